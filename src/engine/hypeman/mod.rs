@@ -1,0 +1,1 @@
+//! The hypeman server as an engine, over its HTTP API.

@@ -1,0 +1,1 @@
+//! hypeman's data directory as an engine: instances, VMM sockets and the snapshot store of this host.

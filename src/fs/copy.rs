@@ -1,0 +1,1 @@
+//! Reflink and sparse copies.

@@ -1,0 +1,98 @@
+//! Writes that are either not there or whole, whatever is killed: temporary file, fsync, rename, fsync of the directory.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Replaces `path` by `bytes`, with the permission bits `mode`.
+///
+/// The temporary file stands beside it as `.NAME.tmp`. Its name is fixed, so that what a killed writer left is taken
+/// over by the next one instead of piling up; therefore writers of one path must hold a lock.
+///
+/// # Errors
+/// When any step fails; then `path` is as it was.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (directory, temporary) = beside(path)?;
+    // A left-over may be anything, also a link that somebody planted: it is removed, never written through.
+    remove_if_there(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    let written = file
+        .write_all(bytes)
+        // The umask may have taken bits away at creation.
+        .and_then(|()| file.set_permissions(PermissionsExt::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_dir(directory)
+}
+
+/// Makes the entries of `directory` durable.
+///
+/// # Errors
+/// When it can't be opened or synced.
+pub fn sync_dir(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Creates `directory` and what is missing above it, 0700, durably. One that is there is left as it is.
+///
+/// # Errors
+/// When it can't be created, or when something that is no directory stands there.
+pub fn create_dir(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Ok(()) => parent.map_or(Ok(()), sync_dir),
+        // Another run was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the file `path` durably and says whether it was there.
+///
+/// # Errors
+/// When it is there and can't be removed.
+pub fn remove(path: &Path) -> io::Result<bool> {
+    let was_there = remove_if_there(path)?;
+    if was_there {
+        sync_dir(beside(path)?.0)?;
+    }
+    Ok(was_there)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The directory of `path`, and the temporary file's path in it.
+fn beside(path: &Path) -> io::Result<(&Path, PathBuf)> {
+    let invalid = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} names no file in a directory", path.display()),
+        )
+    };
+    let directory = path.parent().ok_or_else(invalid)?;
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().ok_or_else(invalid)?);
+    name.push(".tmp");
+    Ok((directory, directory.join(name)))
+}

@@ -1,0 +1,88 @@
+//! What a run did, per instance: the data behind `run-due` and `prune` output. No formatting here.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::instance::InstanceId;
+use crate::snapshot::{Kind, SnapshotId};
+
+/// How a run ended for one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A snapshot was taken (or, in a dry run, would be).
+    Snapshotted,
+    /// No snapshot was due, retention was applied.
+    Pruned,
+    /// Nothing was done: another run works on the instance, or there was nothing to do.
+    Skipped,
+    /// Something failed; `error` says what.
+    Failed,
+    /// The instance is gone for good and its schedule was removed.
+    Retired,
+}
+
+impl Outcome {
+    /// The word in JSON and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Snapshotted => "snapshotted",
+            Self::Pruned => "pruned",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// What happened to one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceResult {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The kind of the snapshot that was taken or tried.
+    pub kind: Option<Kind>,
+    /// The snapshot that was taken; in a dry run there is none yet.
+    pub snapshot_id: Option<SnapshotId>,
+    /// Its name.
+    pub snapshot_name: Option<String>,
+    /// What retention removed, oldest first.
+    pub pruned: Vec<SnapshotId>,
+    /// How long the guest stood still.
+    pub pause: Option<Duration>,
+    /// How long everything took.
+    pub duration: Duration,
+    /// What failed, causes included.
+    pub error: Option<String>,
+    /// What the user should know although it did not fail: a healed clock, a recovered guest, a long pause, why it
+    /// was skipped.
+    pub notes: Vec<String>,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// One for each instance that anything was done or tried for.
+    pub results: Vec<InstanceResult>,
+    /// What concerns no single instance: an unreadable record in the store, a schedule file that can't be read.
+    pub problems: Vec<String>,
+    /// Whether nothing was carried out (`--dry-run`).
+    pub is_dry_run: bool,
+}
+
+impl Report {
+    /// Whether the exit code has to say that something failed.
+    pub fn has_failures(&self) -> bool {
+        !self.problems.is_empty()
+            || self
+                .results
+                .iter()
+                .any(|result| result.outcome == Outcome::Failed || result.error.is_some())
+    }
+}

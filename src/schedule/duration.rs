@@ -1,0 +1,1 @@
+//! Durations as users and Go write them.

@@ -1,0 +1,140 @@
+//! Snapshots: what one is, how scheduled ones are named and recognised. Pure: no I/O, no clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::instance::InstanceId;
+
+/// The tag that marks a scheduled snapshot; its value is `true` (contract, section 3).
+pub const TAG_SCHEDULED: &str = "hypeman.scheduled";
+/// The tag that names the instance whose schedule made the snapshot (contract, section 3).
+pub const TAG_INSTANCE: &str = "hypeman.schedule_instance_id";
+/// The name prefix of a scheduled snapshot whose schedule sets none (contract, section 3).
+pub const DEFAULT_PREFIX: &str = "scheduled";
+
+/// A snapshot's id: one plain path component.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(String);
+
+/// Why a string is no snapshot id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("snapshot id {0:?} is not one plain path component")]
+pub struct InvalidSnapshotId(String);
+
+impl SnapshotId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = InvalidSnapshotId;
+
+    fn from_str(id: &str) -> Result<Self, Self::Err> {
+        // The rules for ids of instances and snapshots are the same: both become path components.
+        id.parse::<InstanceId>()
+            .map(|_| Self(id.to_owned()))
+            .map_err(|_| InvalidSnapshotId(id.to_owned()))
+    }
+}
+
+impl TryFrom<String> for SnapshotId {
+    type Error = InvalidSnapshotId;
+
+    fn try_from(id: String) -> Result<Self, Self::Error> {
+        id.parse()
+    }
+}
+
+impl From<SnapshotId> for String {
+    fn from(id: SnapshotId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Memory, device state and disks.
+    Standby,
+    /// Disks and metadata.
+    Stopped,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Standby => "Standby",
+            Self::Stopped => "Stopped",
+        })
+    }
+}
+
+/// A whole snapshot that an engine lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// What it holds.
+    pub kind: Kind,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// The id of the instance it was taken from; text, because foreign records may hold anything.
+    pub source_instance_id: String,
+    /// The name that instance had then.
+    pub source_instance_name: String,
+    /// The hypervisor that instance had then, as written in the record.
+    pub source_hypervisor: String,
+    /// When it was taken.
+    pub created_at: DateTime<Utc>,
+    /// The sum of the lengths of its files, as the record states it, in bytes.
+    pub size_bytes: u64,
+    /// What it occupies on disk, in bytes; `None` where the engine can't tell.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Snapshot {
+    /// Whether `instance`'s schedule made this snapshot: its source and both marker tags say so.
+    ///
+    /// Retention looks at nothing else (contract, section 3, "Cleanup").
+    pub fn is_scheduled_for(&self, instance: &InstanceId) -> bool {
+        self.is_scheduled() && self.source_instance_id == instance.as_str()
+    }
+
+    /// Whether the schedule of its own source instance made this snapshot.
+    pub fn is_scheduled(&self) -> bool {
+        self.tags.get(TAG_SCHEDULED).map(String::as_str) == Some("true")
+            && self.tags.get(TAG_INSTANCE) == Some(&self.source_instance_id)
+    }
+}
+
+/// A scheduled snapshot's name: `<prefix>-YYYYMMDD-HHMMSS` in UTC (contract, section 3).
+pub fn scheduled_name(prefix: Option<&str>, run_at: DateTime<Utc>) -> String {
+    let prefix = prefix.unwrap_or(DEFAULT_PREFIX);
+    format!("{prefix}-{}", run_at.format("%Y%m%d-%H%M%S"))
+}
+
+/// A scheduled snapshot's tags: the schedule's metadata and the two markers, which win over equal keys.
+pub fn scheduled_tags(
+    metadata: &BTreeMap<String, String>,
+    instance: &InstanceId,
+) -> BTreeMap<String, String> {
+    let mut tags = metadata.clone();
+    tags.insert(TAG_SCHEDULED.to_owned(), "true".to_owned());
+    tags.insert(TAG_INSTANCE.to_owned(), instance.to_string());
+    tags
+}

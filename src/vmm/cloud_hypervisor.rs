@@ -1,0 +1,1 @@
+//! Cloud Hypervisor over its HTTP API.

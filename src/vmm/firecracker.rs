@@ -1,0 +1,1 @@
+//! Firecracker over its HTTP API.

@@ -1,0 +1,286 @@
+//! The port to the process that runs one VM, and one adapter for each VMM.
+//!
+//! A driver speaks one VMM's protocol (vmm.md) with a deadline on every connect, read and write. It never retries, never
+//! decides whether a pause is wanted, and never touches a guest that somebody else paused.
+//!
+//! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
+//! at any point `resume` (if the guest stands still because of us) and `discard`.
+
+pub mod cloud_hypervisor;
+pub mod firecracker;
+pub mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::Hypervisor;
+
+/// What a VMM says of its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmmState {
+    /// The guest runs.
+    Running,
+    /// The guest's processors are stopped and it can go on.
+    Paused,
+    /// The guest has not been started yet.
+    Created,
+    /// The guest has shut down, the VMM is still there.
+    Shutdown,
+    /// Anything else, in the VMM's own word: an I/O error, a panic, an incoming migration.
+    Other(String),
+}
+
+/// A disk of the guest, as its VMM knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The VMM's own name for it: a node, a drive id. Unique within the guest.
+    pub name: String,
+    /// The file or block device behind it, as this process can open it.
+    pub path: PathBuf,
+    /// The image format, such as `raw` or `qcow2`.
+    pub format: String,
+    /// Whether the guest can't write to it.
+    pub is_read_only: bool,
+    /// The file that the image refers to for unchanged data, if any. It is not part of the snapshot.
+    pub backing: Option<PathBuf>,
+}
+
+/// A disk that the VMM shall copy by itself, at the instant of the pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCopy {
+    /// What to copy.
+    pub disk: Disk,
+    /// The file to create, 0600; it does not exist yet.
+    pub target: PathBuf,
+}
+
+/// What a capture wants from the VMM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavePlan {
+    /// The directory for memory and device state; exists, empty, 0700.
+    pub state_dir: PathBuf,
+    /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
+    pub disks: Vec<DiskCopy>,
+}
+
+/// What a finished save can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// How long the guest stood still, by the VMM's own account where it keeps one.
+    pub pause: Duration,
+    /// What made the pause longer than it had to be, in words for the user.
+    pub warnings: Vec<String>,
+}
+
+/// A VMM process, so that a restarted one is not taken for the one that was paused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub start_ticks: u64,
+}
+
+/// What went wrong while talking to a VMM.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// Nobody listens on the socket, or it can't be opened.
+    #[error("can't reach the VMM at {}", socket.display())]
+    Unreachable {
+        /// The control socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The VMM took the connection and did not answer: it hangs, or another client holds its only monitor.
+    #[error("the VMM at {} did not answer {request} within {:.1} s{}", socket.display(), limit.as_secs_f64(), hint.map(|hint| format!(": {hint}")).unwrap_or_default())]
+    TimedOut {
+        /// The control socket.
+        socket: PathBuf,
+        /// The request that was not answered.
+        request: String,
+        /// The deadline.
+        limit: Duration,
+        /// What is likely and what to do.
+        hint: Option<&'static str>,
+    },
+    /// The VMM answered with an error of its own.
+    #[error("the VMM refused {request}: {message}")]
+    Refused {
+        /// The request.
+        request: String,
+        /// The VMM's own words.
+        message: String,
+    },
+    /// The VMM closed the connection: most likely it died.
+    #[error("the VMM at {} closed the connection during {request}", socket.display())]
+    Closed {
+        /// The control socket.
+        socket: PathBuf,
+        /// The request that was under way.
+        request: String,
+    },
+    /// The VMM said something that its protocol does not know.
+    #[error("the VMM's answer to {request} makes no sense: {detail}")]
+    Protocol {
+        /// The request.
+        request: String,
+        /// What is wrong with the answer.
+        detail: String,
+    },
+    /// The driver can't do what this guest needs.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The pause lasted as long as it may.
+    #[error("the guest stood still for {:.1} s, longer than --pause-timeout allows", limit.as_secs_f64())]
+    PauseTooLong {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A file of the snapshot could not be made.
+    #[error("{what}")]
+    File {
+        /// What was tried on which path.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The process was asked to stop.
+    #[error("interrupted by a signal")]
+    Interrupted,
+}
+
+/// A moment after which waiting ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    limit: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    /// A deadline `limit` from now.
+    pub fn after(limit: Duration) -> Self {
+        Self {
+            limit,
+            at: Instant::now() + limit,
+        }
+    }
+
+    /// The whole time that was granted.
+    pub const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// What is left of it; zero when it has passed.
+    pub fn remaining(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(&self) -> bool {
+        self.remaining().is_zero()
+    }
+}
+
+/// How long a driver waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a connect and for the answer to an ordinary request.
+    pub request: Duration,
+}
+
+/// A connection to one VMM.
+pub trait Vmm: Send {
+    /// What the guest does now.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn state(&mut self) -> Result<VmmState, VmmError>;
+
+    /// The VMM's version, as it reports it.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn version(&mut self) -> Result<String, VmmError>;
+
+    /// The process at the other end of the socket; `None` where the kernel can't tell.
+    fn process(&self) -> Option<Process>;
+
+    /// All disks of the guest, read-only ones included.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked, or has a disk that can't be part of a snapshot.
+    fn disks(&mut self) -> Result<Vec<Disk>, VmmError>;
+
+    /// Whether the VMM can copy disks by itself as of the instant of the pause, while the guest goes on.
+    fn copies_disks(&self) -> bool;
+
+    /// Does everything slow or fallible that [`Vmm::save`] needs. The guest runs.
+    ///
+    /// # Errors
+    /// When the VMM refuses; [`Vmm::discard`] removes what was left.
+    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError>;
+
+    /// Stops the guest and returns when it stands still, with its requests to disks drained.
+    ///
+    /// # Errors
+    /// When it does not stop, or when it turns out that somebody else had stopped it: then it is not ours to resume.
+    fn pause(&mut self) -> Result<(), VmmError>;
+
+    /// Gets memory and device state (and the disks of the plan) to the point from which the guest may go on: saved, or
+    /// protected so that later writes don't reach the snapshot.
+    ///
+    /// # Errors
+    /// When the VMM refuses or `deadline` passes; the guest still stands still, except where the VMM resumed it itself.
+    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError>;
+
+    /// Lets the guest go on, and returns when it does. A guest that runs already is no error.
+    ///
+    /// # Errors
+    /// When the guest may still stand still.
+    fn resume(&mut self) -> Result<(), VmmError>;
+
+    /// Waits until everything that goes on behind the running guest is complete, and leaves nothing in the VMM. The
+    /// files are complete, not yet synced.
+    ///
+    /// # Errors
+    /// When the saved state or a disk copy is not whole.
+    fn finish(&mut self) -> Result<Saved, VmmError>;
+
+    /// Cancels and removes whatever a capture of ours, of this process or of one that died, left in the VMM. Does not
+    /// resume the guest. A save that is under way in the VMM is cancelled only if `save_may_have_begun`: otherwise it
+    /// is somebody else's migration.
+    ///
+    /// # Errors
+    /// When something may still be left.
+    fn discard(&mut self, save_may_have_begun: bool) -> Result<(), VmmError>;
+}
+
+/// Connects to the VMM behind `socket`.
+///
+/// # Errors
+/// When nobody answers there within the deadline, or the hypervisor has no driver.
+pub fn open(
+    hypervisor: Hypervisor,
+    socket: &Path,
+    timeouts: Timeouts,
+) -> Result<Box<dyn Vmm>, VmmError> {
+    match hypervisor {
+        Hypervisor::Qemu | Hypervisor::QemuMicrovm => {
+            Ok(Box::new(qemu::Qemu::connect(socket, timeouts)?))
+        }
+        Hypervisor::CloudHypervisor => Ok(Box::new(cloud_hypervisor::CloudHypervisor::connect(
+            socket, timeouts,
+        )?)),
+        Hypervisor::Firecracker => Ok(Box::new(firecracker::Firecracker::connect(
+            socket, timeouts,
+        )?)),
+        Hypervisor::Vz => Err(VmmError::Unsupported(
+            "hypervisor vz runs on macOS only".to_owned(),
+        )),
+    }
+}
