@@ -70,8 +70,10 @@ pub struct Report {
     pub finished_at: DateTime<Utc>,
     /// One for each instance that anything was done or tried for.
     pub results: Vec<InstanceResult>,
-    /// What concerns no single instance: an unreadable record in the store, a schedule file that can't be read.
+    /// What failed and concerns no single instance, such as a store that can't be read.
     pub problems: Vec<String>,
+    /// What the user should look at although nothing failed, such as a directory without a record in the store.
+    pub warnings: Vec<String>,
     /// Whether nothing was carried out (`--dry-run`).
     pub is_dry_run: bool,
 }
