@@ -101,9 +101,10 @@ impl Qmp {
             is_interrupted,
             is_cut_off: false,
         };
-        let greeting = qmp
-            .receive("the greeting", deadline)?
-            .ok_or_else(|| busy(socket, limit))?;
+        let greeting = match qmp.receive("the greeting", deadline) {
+            Err(VmmError::Protocol { .. }) => return Err(no_monitor()),
+            other => other?.ok_or_else(|| busy(socket, limit))?,
+        };
         qmp.version = parse_greeting(&greeting)?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
@@ -447,10 +448,14 @@ fn parse_greeting(greeting: &Value) -> Result<Version, VmmError> {
             minor,
             micro,
         }),
-        _ => Err(VmmError::Protocol {
-            request: "the greeting".to_owned(),
-            detail: "no QMP monitor speaks there".to_owned(),
-        }),
+        _ => Err(no_monitor()),
+    }
+}
+
+fn no_monitor() -> VmmError {
+    VmmError::Protocol {
+        request: "a new connection".to_owned(),
+        detail: "no QMP monitor greets there".to_owned(),
     }
 }
 
@@ -459,3 +464,7 @@ fn parse_timestamp(event: &Value) -> Option<Duration> {
     let microseconds = event.pointer("/timestamp/microseconds")?.as_u64()?;
     Duration::from_secs(seconds).checked_add(Duration::from_micros(microseconds))
 }
+
+#[cfg(test)]
+#[path = "qmp_tests.rs"]
+mod tests;
