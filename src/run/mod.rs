@@ -9,6 +9,8 @@ mod prune;
 pub mod report;
 mod retain;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, OnceLock};

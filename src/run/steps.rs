@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use crate::clock;
-use crate::engine::{CreateRequest, Created};
+use crate::engine::{CreateRequest, Created, EngineError};
 use crate::instance::{Instance, InstanceId};
 use crate::interrupt;
 use crate::run::pick::Job;
@@ -116,7 +116,13 @@ enum End {
     /// An earlier run had finished the snapshot and died before it could record it.
     Found(Snapshot),
     Gone,
-    Failed(Option<Kind>, String),
+    Failed {
+        /// The kind that was tried; `None` if it did not come to that.
+        kind: Option<Kind>,
+        /// Whether the instance was found.
+        is_found: bool,
+        error: String,
+    },
 }
 
 /// Goes on where a run died: its snapshot may be there already.
@@ -129,7 +135,7 @@ fn take_up(
     // The shared listing may have been read while that run was still alive.
     let listing = match context.engine.list() {
         Ok(listing) => listing,
-        Err(error) => return End::Failed(None, describe(&error)),
+        Err(error) => return not_found_out(&error),
     };
     let found = listing.snapshots.into_iter().find(|snapshot| {
         snapshot.is_scheduled_for(&schedule.instance_id) && snapshot.name == attempt.snapshot_name
@@ -154,11 +160,16 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
     let instance = match context.engine.find(id) {
         Ok(Some(instance)) => instance,
         Ok(None) => return End::Gone,
-        Err(error) => return End::Failed(None, describe(&error)),
+        Err(error) => return not_found_out(&error),
+    };
+    let failed = |kind, error| End::Failed {
+        kind,
+        is_found: true,
+        error,
     };
     let kind = match kind_for(&instance) {
         Ok(kind) => kind,
-        Err(error) => return End::Failed(None, error),
+        Err(error) => return failed(None, error),
     };
     let tags = snapshot::scheduled_tags(&schedule.metadata, id);
     let request = CreateRequest {
@@ -170,7 +181,16 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
     };
     match context.engine.create(&request) {
         Ok(created) => End::Taken(kind, created),
-        Err(error) => End::Failed(Some(kind), describe(&error)),
+        Err(error) => failed(Some(kind), describe(&error)),
+    }
+}
+
+/// The engine could not even tell whether the instance is there.
+fn not_found_out(error: &EngineError) -> End {
+    End::Failed {
+        kind: None,
+        is_found: false,
+        error: describe(error),
     }
 }
 
@@ -220,8 +240,15 @@ fn record(
             };
             (result, None, false)
         }
-        End::Failed(kind, error) => {
+        End::Failed {
+            kind,
+            is_found,
+            error,
+        } => {
             schedule.fail(&error, now);
+            if is_found {
+                schedule.missing_since = None;
+            }
             let result = InstanceResult {
                 kind,
                 outcome: Outcome::Failed,
