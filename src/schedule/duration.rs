@@ -308,3 +308,6 @@ pub mod go_optional {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
