@@ -2,6 +2,7 @@
 
 pub mod cadence;
 pub mod duration;
+pub mod progress;
 pub mod validate;
 
 use std::collections::BTreeMap;
