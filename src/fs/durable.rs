@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// over by the next one instead of piling up; therefore writers of one path must hold a lock.
 ///
 /// # Errors
-/// When any step fails; then `path` is as it was.
+/// When any step fails; then `path` is as it was, except that it may hold `bytes` already when only the last fsync
+/// failed.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     write_as(path, bytes, mode, None)
 }
@@ -69,7 +70,11 @@ fn give_to(file: &File, old: &Metadata) -> io::Result<()> {
 /// # Errors
 /// When it can't be opened or synced.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // Some network file systems can't sync a directory and say so (fsync(2)); there is nothing more to be done.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 /// Creates `directory` and what is missing above it, 0700, durably. One that is there is left as it is.

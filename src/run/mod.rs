@@ -19,7 +19,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::clock;
-use crate::engine::{Engine, EngineError, Listing};
+use crate::engine::{Engine, EngineError, Listing, describe};
 use crate::instance::InstanceId;
 use crate::run::report::{InstanceResult, Report};
 use crate::store::Store;
@@ -185,16 +185,4 @@ fn finish(
         warnings,
         is_dry_run,
     }
-}
-
-/// An error and its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, describe};
 use crate::instance::InstanceId;
 use crate::run::report::InstanceResult;
-use crate::run::{Options, describe, outcome};
+use crate::run::{Options, outcome};
 use crate::schedule::cadence::{self, Due};
 use crate::store::Store;
 

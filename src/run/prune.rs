@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::clock;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, describe};
 use crate::instance::InstanceId;
 use crate::run::report::{InstanceResult, Outcome, Report};
-use crate::run::{Context, Options, describe, finish, outcome, parallel, retain};
+use crate::run::{Context, Options, finish, outcome, parallel, retain};
 use crate::store::{LockError, Store};
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.

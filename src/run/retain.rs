@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::engine::describe;
 use crate::retention::{self, Policy};
-use crate::run::{Context, describe};
+use crate::run::Context;
 use crate::schedule::Schedule;
 use crate::snapshot::{Snapshot, SnapshotId};
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use crate::clock;
-use crate::engine::{CreateRequest, Created, EngineError};
+use crate::engine::{CreateRequest, Created, EngineError, describe};
 use crate::instance::{Instance, InstanceId};
 use crate::interrupt;
 use crate::run::pick::Job;
 use crate::run::report::{InstanceResult, Outcome};
 use crate::run::retain::{self, Retained};
-use crate::run::{Context, describe, outcome};
+use crate::run::{Context, outcome};
 use crate::schedule::cadence::{self, Due};
 use crate::schedule::{Attempt, Schedule, progress};
 use crate::snapshot::{self, Kind, Snapshot};

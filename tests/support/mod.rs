@@ -6,4 +6,5 @@ pub mod disk;
 pub mod filesystems;
 pub mod qemu;
 pub mod qmp;
+pub mod vm_host;
 pub mod wait;
