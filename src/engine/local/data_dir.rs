@@ -77,11 +77,6 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// Its absolute path.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Where the instances are.
     pub fn guests_dir(&self) -> PathBuf {
         self.root.join("guests")

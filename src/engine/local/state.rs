@@ -238,3 +238,6 @@ fn explain(error: &VmmError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
