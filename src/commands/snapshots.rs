@@ -30,6 +30,11 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
         let wanted = resolve(reference, &candidates)?.id.clone();
         snapshots.retain(|snapshot| snapshot.source_instance_id == wanted.as_str());
     }
+    for snapshot in &mut snapshots {
+        snapshot.disk_bytes = snapshot
+            .disk_bytes
+            .or_else(|| engine.disk_bytes(&snapshot.id));
+    }
     let now = clock::now();
     let mut by_source: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
     for snapshot in snapshots {
