@@ -158,6 +158,14 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`] when the store can't be read.
     fn list(&self) -> Result<Listing, EngineError>;
 
+    /// What a snapshot occupies on disk, in bytes; `None` where the engine can't tell. Costs a look at each of its files.
+    ///
+    /// # Errors
+    /// When something in it can't be looked at.
+    fn disk_usage(&self, _id: &SnapshotId) -> Result<Option<u64>, EngineError> {
+        Ok(None)
+    }
+
     /// Deletes a snapshot so that it stops being listed first; one that is gone already is no error.
     ///
     /// # Errors

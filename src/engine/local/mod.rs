@@ -201,6 +201,10 @@ impl Engine for Local {
         SnapshotStore::of(&self.open()?).list()
     }
 
+    fn disk_usage(&self, id: &SnapshotId) -> Result<Option<u64>, EngineError> {
+        SnapshotStore::of(&self.open()?).disk_usage(id).map(Some)
+    }
+
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
         SnapshotStore::of(&self.open()?).delete(id)
     }
