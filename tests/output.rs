@@ -237,7 +237,13 @@ fn directories_default_to_the_xdg_places_of_the_user() {
     if rustix::process::geteuid().is_root() {
         // Root has other places, so the tool is run as somebody else, from where that one can start it.
         let tool = host.dir().join("hypeman-snap");
-        fs::copy(set.get_program(), &tool).unwrap();
+        // Copied by another process: while this one holds the copy open for writing, a child of another test's may do
+        // so as well, and then nobody can start it.
+        let copied = std::process::Command::new("cp")
+            .arg(set.get_program())
+            .arg(&tool)
+            .status();
+        assert!(copied.unwrap().success());
         let variables: Vec<_> = set
             .get_envs()
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
