@@ -55,7 +55,9 @@ fn json_says_whether_anything_changed() {
 #[test]
 fn missing_schedule_is_an_error_unless_that_is_to_be_ignored() {
     let host = host();
-    host.run(&["delete", "web-c"]).exits(3).complains(&["\"web-c\""]);
+    host.run(&["delete", "web-c"])
+        .exits(3)
+        .complains(&["\"web-c\""]);
     let said = host
         .run(&["delete", "web-c", "--ignore-not-found"])
         .exits(0)
@@ -125,7 +127,8 @@ fn lock_of_another_run_ends_the_wait_with_exit_code_4() {
         .exits(4)
         .complains(&[ID, "--lock-timeout"]);
     assert!(host.schedule_path(ID).exists());
-    host.run(&["delete", OTHER_ID, "--lock-timeout", "0s"]).exits(0);
+    host.run(&["delete", OTHER_ID, "--lock-timeout", "0s"])
+        .exits(0);
     drop(held);
     host.run(&["delete", ID, "--lock-timeout", "0s"]).exits(0);
 }

@@ -103,7 +103,9 @@ fn schedule_of_an_instance_that_is_gone_is_found_by_id_and_by_prefix() {
             .json();
         assert_eq!(json["instance_id"], ID);
     }
-    host.run(&["get", "web-a"]).exits(3).complains(&["\"web-a\""]);
+    host.run(&["get", "web-a"])
+        .exits(3)
+        .complains(&["\"web-a\""]);
 }
 
 #[test]
@@ -126,7 +128,9 @@ fn instance_without_a_schedule_is_told_from_an_unknown_one() {
     host.run(&["get", "web-b"])
         .exits(3)
         .complains(&["mk3w0000000000000000000b (web-b) has no schedule"]);
-    host.run(&["get", "web-c"]).exits(3).complains(&["\"web-c\""]);
+    host.run(&["get", "web-c"])
+        .exits(3)
+        .complains(&["\"web-c\""]);
 }
 
 #[test]

@@ -43,7 +43,10 @@ fn table_is_aligned_and_complete() {
     let host = host();
     host.write_schedule(
         ID,
-        schedule_with(ID, &json!({"last_run_at": "2026-09-02T03:15:20Z", "last_snapshot_id": "s1"})),
+        schedule_with(
+            ID,
+            &json!({"last_run_at": "2026-09-02T03:15:20Z", "last_snapshot_id": "s1"}),
+        ),
     );
     host.write_schedule(
         OTHER_ID,
@@ -165,7 +168,10 @@ fn unreadable_schedules_are_rows_with_their_errors() {
     host.write_schedule(ID, schedule(ID).to_string());
     host.write_schedule("broken", "{\"instance_id\": ");
     host.write_schedule("other", schedule("another").to_string());
-    host.write_schedule("fast", schedule("fast").to_string().replace("24h0m0s", "1s"));
+    host.write_schedule(
+        "fast",
+        schedule("fast").to_string().replace("24h0m0s", "1s"),
+    );
     let said = host.run(&["list"]).exits(1).is_content();
     let lines: Vec<&str> = said.stdout.lines().collect();
     assert_eq!(lines.len(), 5, "{said:?}");
@@ -177,13 +183,22 @@ fn unreadable_schedules_are_rows_with_their_errors() {
             "{said:?}"
         );
     }
-    assert!(lines[3].starts_with(ID) && lines[3].ends_with("never"), "{said:?}");
+    assert!(
+        lines[3].starts_with(ID) && lines[3].ends_with("never"),
+        "{said:?}"
+    );
 
     let json = host.run(&["list", "-o", "json"]).exits(1).json();
     let row = &json[0];
     assert_eq!(row["instance_id"], "broken");
     let path = host.schedule_path("broken");
-    assert!(row["error"].as_str().unwrap().contains(path.to_str().unwrap()), "{row}");
+    assert!(
+        row["error"]
+            .as_str()
+            .unwrap()
+            .contains(path.to_str().unwrap()),
+        "{row}"
+    );
     assert_eq!(json[2]["instance_id"], ID);
     assert!(json[2].get("error").is_none());
 }

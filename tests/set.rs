@@ -150,7 +150,14 @@ fn another_interval_starts_a_new_cadence() {
     host.write_schedule(ID, seasoned().to_string());
     let json = host
         .run(&[
-            "set", ID, "--interval", "12h", "--max-count", "7", "-o", "json",
+            "set",
+            ID,
+            "--interval",
+            "12h",
+            "--max-count",
+            "7",
+            "-o",
+            "json",
         ])
         .exits(0)
         .json();
@@ -166,9 +173,20 @@ fn another_interval_starts_a_new_cadence() {
 #[test]
 fn dry_run_shows_the_change_and_writes_nothing() {
     let host = host();
-    let create = ["set", ID, "--interval", "1h", "--max-count", "3", "--dry-run"];
+    let create = [
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "3",
+        "--dry-run",
+    ];
     let said = host.run(&create).exits(0).is_content();
-    assert!(said.stdout.starts_with("would have created schedule of web-a"));
+    assert!(
+        said.stdout
+            .starts_with("would have created schedule of web-a")
+    );
     assert!(!host.state_dir().exists());
 
     host.write_schedule(ID, seasoned().to_string());
@@ -193,9 +211,18 @@ fn values_that_break_a_rule_are_refused_by_flag_value_and_rule() {
     let long_prefix = "p".repeat(48);
     let count = ["--max-count", "1"];
     let cases: Vec<(Vec<&str>, Vec<&str>)> = vec![
-        (vec!["--interval", "59s"], vec!["--interval \"59s\"", "at least 1m"]),
-        (vec!["--interval", "0"], vec!["--interval \"0\"", "at least 1m"]),
-        (vec!["--interval", "-1h"], vec!["--interval \"-1h\"", "negative"]),
+        (
+            vec!["--interval", "59s"],
+            vec!["--interval \"59s\"", "at least 1m"],
+        ),
+        (
+            vec!["--interval", "0"],
+            vec!["--interval \"0\"", "at least 1m"],
+        ),
+        (
+            vec!["--interval", "-1h"],
+            vec!["--interval \"-1h\"", "negative"],
+        ),
         (vec!["--interval", "often"], vec!["--interval \"often\""]),
         (vec!["--interval", ""], vec!["--interval \"\""]),
         (vec!["--interval", "60"], vec!["--interval \"60\"", "unit"]),
@@ -203,9 +230,18 @@ fn values_that_break_a_rule_are_refused_by_flag_value_and_rule() {
             vec!["--interval", "99999999999999999999d"],
             vec!["--interval \"99999999999999999999d\""],
         ),
-        (vec!["--interval", "1h", "--max-age", "-1h"], vec!["--max-age \"-1h\"", "negative"]),
-        (vec!["--interval", "1h", "--max-age", "old"], vec!["--max-age \"old\""]),
-        (vec!["--interval", "1h", "--name-prefix", ""], vec!["--name-prefix \"\"", "1 to 47"]),
+        (
+            vec!["--interval", "1h", "--max-age", "-1h"],
+            vec!["--max-age \"-1h\"", "negative"],
+        ),
+        (
+            vec!["--interval", "1h", "--max-age", "old"],
+            vec!["--max-age \"old\""],
+        ),
+        (
+            vec!["--interval", "1h", "--name-prefix", ""],
+            vec!["--name-prefix \"\"", "1 to 47"],
+        ),
         (
             vec!["--interval", "1h", "--name-prefix", &long_prefix],
             vec!["--name-prefix", "1 to 47"],
@@ -226,10 +262,22 @@ fn values_that_break_a_rule_are_refused_by_flag_value_and_rule() {
             vec!["--interval", "1h", "--name-prefix", "../x"],
             vec!["--name-prefix \"../x\""],
         ),
-        (vec!["--interval", "1h", "--metadata", "team"], vec!["--metadata \"team\""]),
-        (vec!["--interval", "1h", "--metadata", "=x"], vec!["--metadata \"=x\"", "1 to 128"]),
-        (vec!["--interval", "1h", "--metadata", &long_key], vec!["--metadata", "1 to 128"]),
-        (vec!["--interval", "1h", "--metadata", &long_value], vec!["--metadata", "256"]),
+        (
+            vec!["--interval", "1h", "--metadata", "team"],
+            vec!["--metadata \"team\""],
+        ),
+        (
+            vec!["--interval", "1h", "--metadata", "=x"],
+            vec!["--metadata \"=x\"", "1 to 128"],
+        ),
+        (
+            vec!["--interval", "1h", "--metadata", &long_key],
+            vec!["--metadata", "1 to 128"],
+        ),
+        (
+            vec!["--interval", "1h", "--metadata", &long_value],
+            vec!["--metadata", "256"],
+        ),
         (
             vec!["--interval", "1h", "--metadata", "k=a;b"],
             vec!["--metadata \"k=a;b\"", "letters"],
@@ -243,7 +291,12 @@ fn values_that_break_a_rule_are_refused_by_flag_value_and_rule() {
             vec!["--metadata \"hypeman.scheduled=false\""],
         ),
         (
-            vec!["--interval", "1h", "--metadata", "hypeman.schedule_instance_id=x"],
+            vec![
+                "--interval",
+                "1h",
+                "--metadata",
+                "hypeman.schedule_instance_id=x",
+            ],
             vec!["--metadata \"hypeman.schedule_instance_id=x\""],
         ),
     ];
@@ -301,16 +354,19 @@ fn instances_are_found_by_id_name_or_unique_prefix() {
 #[test]
 fn unknown_and_ambiguous_instances_are_different_errors() {
     let host = host();
-    let set = |reference: &str| {
-        host.run(&["set", reference, "--interval", "1h", "--max-count", "1"])
-    };
+    let set =
+        |reference: &str| host.run(&["set", reference, "--interval", "1h", "--max-count", "1"]);
     set("web-c").exits(3).complains(&["\"web-c\""]);
     set("").exits(3);
-    set("mk3")
-        .exits(2)
-        .complains(&["ambiguous", &format!("{ID} (web-a)"), &format!("{OTHER_ID} (web-b)")]);
+    set("mk3").exits(2).complains(&[
+        "ambiguous",
+        &format!("{ID} (web-a)"),
+        &format!("{OTHER_ID} (web-b)"),
+    ]);
     host.add_instance(OTHER_ID, "web-a");
-    set("web-a").exits(2).complains(&["ambiguous", ID, OTHER_ID]);
+    set("web-a")
+        .exits(2)
+        .complains(&["ambiguous", ID, OTHER_ID]);
     set(ID).exits(0);
 }
 
@@ -345,7 +401,14 @@ fn lock_of_another_run_ends_the_wait_with_exit_code_4() {
     let state = host.state();
     let set = |timeout: &str| {
         host.run(&[
-            "set", ID, "--interval", "1h", "--max-count", "1", "--lock-timeout", timeout,
+            "set",
+            ID,
+            "--interval",
+            "1h",
+            "--max-count",
+            "1",
+            "--lock-timeout",
+            timeout,
         ])
     };
     let began = Instant::now();
@@ -354,10 +417,27 @@ fn lock_of_another_run_ends_the_wait_with_exit_code_4() {
     set("50ms").exits(4);
     assert_eq!(host.state(), state);
     // The lock of one instance stops no other one, and a dry run needs none.
-    host.run(&["set", OTHER_ID, "--interval", "1h", "--max-count", "1", "--lock-timeout", "0s"])
-        .exits(0);
-    host.run(&["set", ID, "--interval", "1h", "--max-count", "1", "--dry-run"])
-        .exits(0);
+    host.run(&[
+        "set",
+        OTHER_ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "1",
+        "--lock-timeout",
+        "0s",
+    ])
+    .exits(0);
+    host.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "1",
+        "--dry-run",
+    ])
+    .exits(0);
     drop(held);
     set("0s").exits(0);
 }

@@ -23,8 +23,17 @@ fn hours(hours: u64) -> Duration {
 /// Three scheduled snapshots of `web-a`, of which one is too many and one too old, a manual one, and two of others.
 fn host_with_snapshots() -> Host {
     let host = host();
-    host.run(&["set", ID, "--interval", "1h", "--max-count", "2", "--max-age", "1d"])
-        .exits(0);
+    host.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "2",
+        "--max-age",
+        "1d",
+    ])
+    .exits(0);
     let web_a = (ID, "web-a");
     host.add_snapshot("s1", web_a, hours(1), true);
     host.add_snapshot("s2", web_a, hours(2), true);
@@ -37,7 +46,10 @@ fn host_with_snapshots() -> Host {
 
 #[test]
 fn table_says_why_each_is_kept() {
-    let said = host_with_snapshots().run(&["snapshots"]).exits(0).is_content();
+    let said = host_with_snapshots()
+        .run(&["snapshots"])
+        .exits(0)
+        .is_content();
     assert_eq!(
         said.normalised(),
         "\
@@ -60,7 +72,12 @@ fn json_has_the_contracts_fields_and_a_verdict() {
         .exits(0)
         .is_content()
         .json();
-    let ids: Vec<&Value> = json.as_array().unwrap().iter().map(|it| &it["id"]).collect();
+    let ids: Vec<&Value> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["id"])
+        .collect();
     assert_eq!(ids, ["s0", "s3", "s2", "s1"], "the newest comes last");
 
     let snapshot = &json[2];
@@ -121,17 +138,25 @@ fn instance_that_left_only_snapshots_behind_is_found() {
     let host = host_with_snapshots();
     host.remove_instance(OTHER_ID);
     for reference in ["web-b", OTHER_ID, "mk3w", "gone"] {
-        let json = host.run(&["snapshots", reference, "-o", "json"]).exits(0).json();
+        let json = host
+            .run(&["snapshots", reference, "-o", "json"])
+            .exits(0)
+            .json();
         assert_eq!(json.as_array().unwrap().len(), 1, "{reference}");
     }
-    host.run(&["snapshots", "web-c"]).exits(3).complains(&["\"web-c\""]);
-    host.run(&["snapshots", "mk3"]).exits(2).complains(&["ambiguous"]);
+    host.run(&["snapshots", "web-c"])
+        .exits(3)
+        .complains(&["\"web-c\""]);
+    host.run(&["snapshots", "mk3"])
+        .exits(2)
+        .complains(&["ambiguous"]);
 }
 
 #[test]
 fn newest_of_an_instance_that_is_gone_goes_by_age() {
     let host = host();
-    host.run(&["set", ID, "--interval", "1h", "--max-age", "1d"]).exits(0);
+    host.run(&["set", ID, "--interval", "1h", "--max-age", "1d"])
+        .exits(0);
     host.add_snapshot("s1", (ID, "web-a"), hours(25), true);
     let keep = || {
         let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
