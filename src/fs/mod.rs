@@ -6,3 +6,6 @@ pub mod remove;
 pub mod seal;
 pub mod space;
 pub mod tree;
+
+#[cfg(test)]
+mod mounted_tests;

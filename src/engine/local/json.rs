@@ -62,13 +62,69 @@ pub fn read_once<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
 /// # Errors
 /// As [`read_once`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
+    read_patiently(path, || std::thread::sleep(RETRY_AFTER))
+}
+
+fn read_patiently<T: DeserializeOwned>(
+    path: &Path,
+    mut wait: impl FnMut(),
+) -> Result<T, ReadError> {
     let mut result = read_once(path);
     for _ in 0..RETRIES {
         if !matches!(result, Err(ReadError::Parse(_))) {
             break;
         }
-        std::thread::sleep(RETRY_AFTER);
+        wait();
         result = read_once(path);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use serde_json::Value;
+    use std::fs;
+
+    #[test]
+    fn a_file_that_is_being_written_is_read_once_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file.json");
+        let mut halves = ["", r#"{"half":"#, r#"{"half":"whole"}"#].into_iter();
+        fs::write(&path, halves.next().unwrap()).unwrap();
+        let value: Value =
+            read_patiently(&path, || fs::write(&path, halves.next().unwrap()).unwrap()).unwrap();
+        assert_eq!(value["half"], "whole");
+    }
+
+    #[test]
+    fn what_stays_broken_is_an_error_that_says_where() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file.json");
+        fs::write(&path, "{\n  oops").unwrap();
+        let error = read::<Value>(&path).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(!error.is_not_found());
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_told_from_one_that_is_broken() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = read::<Value>(&directory.path().join("missing")).unwrap_err();
+        assert!(error.is_not_found());
+    }
+
+    #[test]
+    fn neither_a_fifo_nor_a_directory_nor_an_endless_file_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(read::<Value>(&fifo).is_err());
+        assert!(read::<Value>(directory.path()).is_err());
+        let large = directory.path().join("large");
+        fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
+        let error = read::<Value>(&large).unwrap_err();
+        assert!(error.to_string().contains("16 MiB"), "{error}");
+    }
 }

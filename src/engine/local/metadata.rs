@@ -241,3 +241,160 @@ pub(super) fn local_time(moment: DateTime<Utc>) -> String {
         .with_timezone(&Local)
         .to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: Value) -> Metadata {
+        try_parse(value).unwrap()
+    }
+
+    fn try_parse(value: Value) -> Result<Metadata, MetadataError> {
+        let Value::Object(whole) = value else {
+            panic!("not an object: {value}");
+        };
+        Metadata::parse(whole, &"vm1".parse().unwrap())
+    }
+
+    /// The contract's example, abridged, with nulls as Go writes them.
+    fn example() -> Value {
+        json!({
+            "Id": "vm1", "Name": "web-a", "Zebra": [1, {"b": 1, "a": 2}], "Env": {"TOKEN": "x"},
+            "Volumes": null, "HypervisorType": "cloud-hypervisor", "HypervisorPID": 4242,
+            "SocketPath": "/data/guests/vm1/ch.sock", "DataDir": "/data/guests/vm1",
+            "Devices": null, "GPUProfile": "", "GPUMdevUUID": "", "SkipGuestAgent": false,
+            "ProgramStartedAt": "2026-09-01T08:00:04Z", "GuestAgentReadyAt": "2026-09-01T08:00:05Z",
+            "StoppedAt": null, "PendingStandbyCompression": {"x": 1},
+            "auto_standby_runtime": {}, "Aardvark": 1, "health_check_runtime": null
+        })
+    }
+
+    fn with(mut value: Value, key: &str, to: Value) -> Value {
+        value[key] = to;
+        value
+    }
+
+    #[test]
+    fn the_fields_that_matter_are_read() {
+        let metadata = parse(example());
+        assert_eq!(metadata.name, "web-a");
+        assert_eq!(metadata.hypervisor().unwrap(), Hypervisor::CloudHypervisor);
+        assert_eq!(metadata.socket, Path::new("/data/guests/vm1/ch.sock"));
+        assert_eq!(metadata.data_dir, Path::new("/data/guests/vm1"));
+        assert_eq!(metadata.process.unwrap().pid, 4242);
+        assert_eq!(metadata.registered_disks, None);
+        assert!(metadata.has_program_started && metadata.is_agent_ready);
+    }
+
+    #[test]
+    fn a_null_marker_is_a_guest_that_boots_and_a_missing_one_an_older_server() {
+        let booting = parse(with(example(), "ProgramStartedAt", Value::Null));
+        assert!(!booting.has_program_started);
+        let booting = parse(with(example(), "GuestAgentReadyAt", Value::Null));
+        assert!(booting.has_program_started && !booting.is_agent_ready);
+        let without_agent = with(example(), "GuestAgentReadyAt", Value::Null);
+        assert!(parse(with(without_agent, "SkipGuestAgent", json!(true))).is_agent_ready);
+        let old = parse(json!({"Id": "vm1"}));
+        assert!(old.has_program_started && old.is_agent_ready);
+    }
+
+    #[test]
+    fn another_instances_file_is_refused() {
+        let error = try_parse(with(example(), "Id", json!("vm2"))).unwrap_err();
+        assert!(matches!(error, MetadataError::WrongId(ref id) if id == "vm2"));
+        assert!(try_parse(json!({"Name": "no id"})).is_err());
+        assert!(try_parse(with(example(), "SocketPath", json!(7))).is_err());
+    }
+
+    #[test]
+    fn hypervisors_are_known_or_said_to_be_unknown() {
+        let none = parse(with(example(), "HypervisorType", json!("")));
+        assert_eq!(none.hypervisor().unwrap(), Hypervisor::CloudHypervisor);
+        let new = parse(with(example(), "HypervisorType", json!("crosvm")));
+        assert!(new.hypervisor().unwrap_err().to_string().contains("crosvm"));
+    }
+
+    #[test]
+    fn a_writable_volume_refuses_every_snapshot() {
+        let volume =
+            |read_only| json!([{"VolumeID": "vol-1", "Readonly": read_only, "Overlay": true}]);
+        let writable = parse(with(example(), "Volumes", volume(false)));
+        for state in [State::Running, State::Standby, State::Stopped] {
+            let refusal = writable.refusal(state).unwrap();
+            assert!(refusal.contains("vol-1"), "{refusal}");
+        }
+        let unsaid = parse(with(example(), "Volumes", json!([{"VolumeID": "vol-1"}])));
+        assert!(unsaid.refusal(State::Stopped).is_some());
+        let read_only = parse(with(example(), "Volumes", volume(true)));
+        assert_eq!(read_only.refusal(State::Running), None);
+    }
+
+    #[test]
+    fn devices_refuse_only_while_the_guest_runs() {
+        for (key, value, word) in [
+            ("GPUProfile", json!("L40S-1Q"), "vGPU"),
+            ("GPUMdevUUID", json!("0000-11"), "vGPU"),
+            ("Devices", json!(["nic-7"]), "nic-7"),
+        ] {
+            let metadata = parse(with(example(), key, value));
+            let refusal = metadata.refusal(State::Running).unwrap();
+            assert!(refusal.contains(word), "{refusal}");
+            assert_eq!(metadata.refusal(State::Stopped), None, "{key}");
+        }
+        assert_eq!(parse(example()).refusal(State::Running), None);
+    }
+
+    #[test]
+    fn what_a_snapshot_stores_is_the_file_without_its_runtime() {
+        let metadata = parse(example());
+        let now = "2026-09-02T03:15:20.5Z".parse().unwrap();
+        let stored = metadata.for_snapshot(State::Running, now);
+        let expected: Vec<&str> = metadata
+            .whole()
+            .keys()
+            .map(String::as_str)
+            .filter(|key| !key.ends_with("_runtime"))
+            .collect();
+        assert_eq!(stored.keys().collect::<Vec<_>>(), expected);
+        assert_eq!(stored["HypervisorPID"], Value::Null);
+        assert_eq!(stored["PendingStandbyCompression"], Value::Null);
+        assert_eq!(stored["Zebra"], json!([1, {"b": 1, "a": 2}]));
+        let stopped: DateTime<Utc> = stored["StoppedAt"].as_str().unwrap().parse().unwrap();
+        assert_eq!(stopped, now);
+        assert_eq!(
+            metadata.for_snapshot(State::Standby, now)["StoppedAt"],
+            Value::Null
+        );
+    }
+
+    #[test]
+    fn a_snapshot_keeps_no_word_of_the_process_that_ran() {
+        let mut value = example();
+        value["HypervisorStartTime"] = json!(123_456);
+        value["HypervisorBootID"] = json!("b-1");
+        let metadata = parse(value);
+        assert_eq!(
+            metadata.process,
+            Some(RecordedProcess {
+                pid: 4242,
+                start_ticks: Some(123_456),
+                boot_id: Some("b-1".to_owned()),
+            })
+        );
+        let stored = metadata.for_snapshot(State::Stopped, DateTime::UNIX_EPOCH);
+        assert_eq!(stored["HypervisorPID"], Value::Null);
+        assert_eq!(stored["HypervisorStartTime"], 0);
+        assert_eq!(stored["HypervisorBootID"], "");
+    }
+
+    #[test]
+    fn large_numbers_survive_to_the_last_digit() {
+        let text =
+            r#"{"Id":"vm1","VsockCID":9223372036854775807,"Big":18446744073709551615,"F":0.1}"#;
+        let whole = serde_json::from_str(text).unwrap();
+        let metadata = Metadata::parse(whole, &"vm1".parse().unwrap()).unwrap();
+        assert_eq!(serde_json::to_string(metadata.whole()).unwrap(), text);
+    }
+}

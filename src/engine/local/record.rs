@@ -102,3 +102,113 @@ pub fn render(
     bytes.push(b'\n');
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The contract's example.
+    const EXAMPLE: &str = r#"{"snapshot":{"id":"s8p1n4f6y0u3e2j7g9l5o1xv","name":"before-deploy","kind":"Standby",
+  "tags":{"team":"infra"},"source_instance_id":"mk3v9t0xq2r7w5d8h1c6b4za",
+  "source_instance_name":"web-a","SourceHypervisor":"cloud-hypervisor",
+  "created_at":"2026-09-02T05:15:20.123456789+02:00","size_bytes":12884901888,
+  "compression_state":"none"},
+ "stored_metadata":{"Id":"mk3v9t0xq2r7w5d8h1c6b4za"}}"#;
+
+    fn parse(text: &str) -> Snapshot {
+        serde_json::from_str::<Record>(text).unwrap().into()
+    }
+
+    #[test]
+    fn hypemans_own_record_is_read() {
+        let snapshot = parse(EXAMPLE);
+        assert_eq!(snapshot.id.as_str(), "s8p1n4f6y0u3e2j7g9l5o1xv");
+        assert_eq!(snapshot.name, "before-deploy");
+        assert_eq!(snapshot.kind, Kind::Standby);
+        assert_eq!(snapshot.tags["team"], "infra");
+        assert_eq!(snapshot.source_hypervisor, "cloud-hypervisor");
+        assert_eq!(
+            snapshot.created_at,
+            "2026-09-02T03:15:20.123456789Z"
+                .parse::<DateTime<chrono::Utc>>()
+                .unwrap()
+        );
+        assert_eq!(snapshot.size_bytes, 12_884_901_888);
+    }
+
+    #[test]
+    fn a_record_is_written_as_hypeman_reads_it() {
+        let snapshot = parse(EXAMPLE);
+        let Value::Object(stored) = json!({"Id": "vm", "Zebra": 1, "Aardvark": null}) else {
+            panic!("not an object");
+        };
+        let text = String::from_utf8(render(&snapshot, &stored).unwrap()).unwrap();
+        assert_eq!(parse(&text), snapshot);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let keys: Vec<&String> = value["snapshot"].as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            [
+                "id",
+                "name",
+                "kind",
+                "tags",
+                "source_instance_id",
+                "source_instance_name",
+                "SourceHypervisor",
+                "created_at",
+                "size_bytes",
+                "compression_state"
+            ]
+        );
+        assert_eq!(value["stored_metadata"], json!(stored));
+        assert!(text.starts_with("{\n  \"snapshot\": {\n    \"id\""));
+        assert!(text.find("Zebra") < text.find("Aardvark"));
+        // Nanoseconds and an offset or `Z`, as Go reads them.
+        let created_at = value["snapshot"]["created_at"].as_str().unwrap();
+        assert!(created_at.contains(".123456789"), "{created_at}");
+        DateTime::parse_from_rfc3339(created_at).unwrap();
+    }
+
+    #[test]
+    fn what_is_empty_is_left_out_or_written_as_the_contract_says() {
+        let mut snapshot = parse(EXAMPLE);
+        snapshot.name.clear();
+        snapshot.tags.clear();
+        let value: Value =
+            serde_json::from_slice(&render(&snapshot, &Map::new()).unwrap()).unwrap();
+        assert_eq!(value["snapshot"]["name"], "");
+        assert_eq!(value["snapshot"].get("tags"), None);
+    }
+
+    #[test]
+    fn missing_and_null_optionals_are_empty_and_unknown_fields_no_obstacle() {
+        let snapshot = parse(
+            r#"{"snapshot":{"id":"s","kind":"Stopped","name":null,"tags":null,"source_instance_id":"vm",
+                "source_hypervisor":"qemu","created_at":"2026-09-02T03:15:20Z","new":{"x":[1]}},"more":1}"#,
+        );
+        assert_eq!((snapshot.name.as_str(), snapshot.tags.len()), ("", 0));
+        assert_eq!(snapshot.source_hypervisor, "");
+        assert_eq!(snapshot.size_bytes, 0);
+    }
+
+    #[test]
+    fn a_record_without_what_retention_needs_is_no_record() {
+        for key in ["id", "kind", "source_instance_id", "created_at"] {
+            let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
+            value["snapshot"].as_object_mut().unwrap().remove(key);
+            assert!(serde_json::from_value::<Record>(value).is_err(), "{key}");
+        }
+        for (key, bad) in [
+            ("id", json!("../../etc")),
+            ("kind", json!("Paused")),
+            ("created_at", json!("yesterday")),
+            ("size_bytes", json!(-1)),
+        ] {
+            let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
+            value["snapshot"][key] = bad;
+            assert!(serde_json::from_value::<Record>(value).is_err(), "{key}");
+        }
+    }
+}

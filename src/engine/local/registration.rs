@@ -298,3 +298,6 @@ fn new_metadata(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,7 @@ use crate::snapshot::{Snapshot, SnapshotId};
 /// How often a directory is made anew because a sweep took it between its creation and its lock.
 const ATTEMPTS: u32 = 10;
 
-/// A snapshot that is being made. Dropped, it removes what was made; [`Staging::discard`] does the same and says
-/// whether it could.
+/// A snapshot that is being made. Dropped, it removes what was made; what can't be removed waits for a sweep.
 #[derive(Debug)]
 pub struct Staging {
     store: SnapshotStore,
@@ -130,27 +129,6 @@ impl Staging {
         snapshot.disk_bytes = Some(disk_bytes);
         Ok(snapshot)
     }
-
-    /// Removes everything that was made.
-    ///
-    /// # Errors
-    /// When something can't be removed; a sweep tries again.
-    pub fn discard(mut self) -> Result<(), EngineError> {
-        self.is_done = true;
-        self.remove().map_err(|error| {
-            EngineError::caused(
-                format!(
-                    "can't remove {}; `hypeman-snap prune` tries again",
-                    self.path.display()
-                ),
-                error,
-            )
-        })
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        empty(&self.path)
-    }
 }
 
 impl Drop for Staging {
@@ -158,7 +136,7 @@ impl Drop for Staging {
         if self.is_done {
             return;
         }
-        if let Err(error) = self.remove() {
+        if let Err(error) = empty(&self.path) {
             log::warn!(
                 "can't remove {}: {error}; `hypeman-snap prune` tries again",
                 self.path.display()
@@ -193,5 +171,185 @@ fn rename_anew(from: &Path, to: &Path) -> io::Result<()> {
             std::fs::rename(from, to)
         }
         result => result.map_err(io::Error::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::{ids, put, store};
+    use super::*;
+    use crate::snapshot::Kind;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn id() -> SnapshotId {
+        "s1".parse().unwrap()
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            id: id(),
+            name: "nightly-1".to_owned(),
+            kind: Kind::Standby,
+            tags: BTreeMap::from([("hypeman.scheduled".to_owned(), "true".to_owned())]),
+            source_instance_id: "vm1".to_owned(),
+            source_instance_name: "web".to_owned(),
+            source_hypervisor: "qemu".to_owned(),
+            created_at: "2026-09-02T03:15:20.5Z".parse().unwrap(),
+            size_bytes: 0,
+            disk_bytes: None,
+        }
+    }
+
+    fn stored() -> Map<String, Value> {
+        Map::from_iter([("Id".to_owned(), json!("vm1"))])
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_snapshot_appears_whole_private_and_with_its_true_sizes() {
+        let (root, store) = store(&[]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        assert_eq!(mode(staging.path()), 0o700);
+        assert_eq!(fs::read_dir(staging.guest()).unwrap().count(), 0);
+        fs::write(staging.guest().join("memory"), vec![7; 1 << 20]).unwrap();
+        fs::set_permissions(
+            staging.guest().join("memory"),
+            fs::Permissions::from_mode(0o644),
+        )
+        .unwrap();
+        fs::File::create(staging.guest().join("disk"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        assert_eq!(ids(&store), Vec::<String>::new());
+
+        let published = staging.publish(snapshot(), &stored()).unwrap();
+        assert_eq!(published.size_bytes, (1 << 30) + (1 << 20));
+        let disk_bytes = published.disk_bytes.unwrap();
+        assert!((1 << 20..2 << 20).contains(&disk_bytes), "{disk_bytes}");
+        let directory = root.path().join("snapshots/s1");
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&directory.join("guest/memory")), 0o600);
+        assert_eq!(mode(&directory.join("snapshot.json")), 0o600);
+        let listing = store.list().unwrap();
+        assert_eq!(listing.problems, Vec::<String>::new());
+        let listed = Snapshot {
+            disk_bytes: None,
+            ..published
+        };
+        assert_eq!(listing.snapshots, [listed]);
+        assert_eq!(store.names().unwrap(), ["s1"]);
+        // Nobody holds it any more.
+        store.delete(&id()).unwrap();
+    }
+
+    #[test]
+    fn what_is_dropped_leaves_nothing() {
+        let (_root, store) = store(&[]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        fs::write(staging.guest().join("memory"), "x").unwrap();
+        drop(staging);
+        assert!(store.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing() {
+        let (_root, store) = store(&[]);
+        let result = std::panic::catch_unwind({
+            let store = store.clone();
+            move || {
+                let _staging = Staging::create(&store, &id()).unwrap();
+                panic!("as a bug would");
+            }
+        });
+        assert!(result.is_err());
+        assert!(store.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_live_staging_is_not_swept_and_a_dead_one_is() {
+        let (root, store) = store(&[]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        put(root.path(), ".staging-dead");
+        let done = store.sweep().unwrap();
+        assert_eq!(done.len(), 1, "{done:?}");
+        assert!(done[0].contains(".staging-dead"), "{done:?}");
+        assert!(staging.guest().is_dir());
+        staging.publish(snapshot(), &stored()).unwrap();
+        assert_eq!(ids(&store), ["s1"]);
+    }
+
+    #[test]
+    fn a_staging_or_snapshot_that_is_there_is_not_touched() {
+        let (root, store) = store(&["s1"]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        assert!(Staging::create(&store, &id()).is_err());
+        fs::write(staging.guest().join("new"), "x").unwrap();
+        let error = staging.publish(snapshot(), &stored()).unwrap_err();
+        assert!(
+            crate::engine::describe(&error).contains("exists"),
+            "{error:?}"
+        );
+        assert_eq!(store.names().unwrap(), ["s1"]);
+        assert!(root.path().join("snapshots/s1/guest/disk").exists());
+        assert!(!root.path().join("snapshots/s1/guest/new").exists());
+    }
+
+    #[test]
+    fn the_record_of_another_snapshot_is_not_published() {
+        let (_root, store) = store(&[]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        let other = Snapshot {
+            id: "s2".parse().unwrap(),
+            ..snapshot()
+        };
+        assert!(staging.publish(other, &stored()).is_err());
+        assert!(store.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_failure_half_way_leaves_no_snapshot() {
+        let (_root, store) = store(&[]);
+        let staging = Staging::create(&store, &id()).unwrap();
+        fs::remove_dir(staging.guest()).unwrap();
+        assert!(staging.publish(snapshot(), &stored()).is_err());
+        assert!(store.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn sweeps_and_creations_at_once_do_not_hurt_each_other() {
+        let (_root, store) = store(&[]);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sweeps: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                            store.sweep().unwrap();
+                        }
+                    })
+                })
+                .collect();
+            for number in 0..30 {
+                let id: SnapshotId = format!("s{number}").parse().unwrap();
+                let staging = Staging::create(&store, &id).unwrap();
+                fs::write(staging.guest().join("disk"), "x").unwrap();
+                staging
+                    .publish(Snapshot { id, ..snapshot() }, &stored())
+                    .unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for sweep in sweeps {
+                sweep.join().unwrap();
+            }
+        });
+        assert_eq!(ids(&store).len(), 30);
+        assert_eq!(store.names().unwrap().len(), 30);
     }
 }

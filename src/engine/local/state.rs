@@ -1,12 +1,12 @@
 //! What an instance does at this moment (contract, "State derivation"), with two cautions of our own: what can't be told
 //! is `Unknown`, never `Stopped`, because the disks of a stopped guest are copied without asking anybody.
 
-use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use super::metadata::{Metadata, RecordedProcess};
+use crate::engine::describe;
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, VmmError, VmmState};
 
@@ -228,13 +228,7 @@ fn age(process: &Process) -> Option<Duration> {
 
 /// An error with all its causes, and what is likely.
 fn explain(error: &VmmError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let mut text = describe(error);
     if let VmmError::Unreachable { source, .. } = error {
         if source.kind() == io::ErrorKind::ConnectionRefused {
             text.push_str(
@@ -244,3 +238,6 @@ fn explain(error: &VmmError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,10 @@ impl SnapshotStore {
     /// # Errors
     /// [`EngineError::Unavailable`] when the directory can't be read.
     pub fn list(&self) -> Result<Listing, EngineError> {
+        self.list_patiently(|| std::thread::sleep(json::RETRY_AFTER))
+    }
+
+    fn list_patiently(&self, mut wait: impl FnMut()) -> Result<Listing, EngineError> {
         let mut listing = Listing::default();
         let mut unparsable = Vec::new();
         for name in self.names()? {
@@ -78,7 +82,7 @@ impl SnapshotStore {
             if unparsable.is_empty() {
                 break;
             }
-            std::thread::sleep(json::RETRY_AFTER);
+            wait();
             let is_last = round == json::RETRIES;
             unparsable.retain(|name| match self.look_at(name) {
                 Err(Problem::Unparsable(_)) if !is_last => true,
@@ -206,4 +210,157 @@ enum Problem {
     Unparsable(String),
     /// Looking again does not help.
     Other(String),
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::snapshot::Kind;
+    use serde_json::json;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    /// A store in a new data directory, with these whole snapshots.
+    pub(in crate::engine::local) fn store(ids: &[&str]) -> (TempDir, SnapshotStore) {
+        let root = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::create(root.path()).unwrap();
+        for name in ids {
+            put(root.path(), name);
+        }
+        (root, SnapshotStore::of(&data_dir))
+    }
+
+    /// Puts a whole snapshot into the store's directory `name`.
+    pub(in crate::engine::local) fn put(root: &Path, name: &str) -> PathBuf {
+        let directory = root.join("snapshots").join(name);
+        fs::create_dir_all(directory.join("guest")).unwrap();
+        fs::write(directory.join("guest/disk"), vec![7; 64 << 10]).unwrap();
+        fs::write(directory.join("snapshot.json"), record(name)).unwrap();
+        directory
+    }
+
+    fn record(id: &str) -> String {
+        json!({"snapshot": {
+            "id": id, "name": format!("nightly-{id}"), "kind": "Stopped", "source_instance_id": "vm1",
+            "created_at": "2026-09-02T05:15:20+02:00", "size_bytes": 5,
+        }})
+        .to_string()
+    }
+
+    pub(in crate::engine::local) fn ids(store: &SnapshotStore) -> Vec<String> {
+        let mut ids: Vec<String> = store
+            .list()
+            .unwrap()
+            .snapshots
+            .iter()
+            .map(|snapshot| snapshot.id.to_string())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn whole_snapshots_are_listed_without_a_problem() {
+        let (_root, store) = store(&["a", "b"]);
+        let listing = store.list().unwrap();
+        assert_eq!(listing.problems, Vec::<String>::new());
+        assert_eq!(ids(&store), ["a", "b"]);
+        let snapshot = &listing.snapshots[0];
+        assert_eq!(snapshot.kind, Kind::Stopped);
+        assert_eq!(snapshot.disk_bytes, None);
+        assert!(store.disk_usage(&snapshot.id).unwrap() >= 64 << 10);
+    }
+
+    #[test]
+    fn a_store_that_does_not_exist_yet_is_empty_and_one_that_is_no_directory_an_error() {
+        let (root, store) = store(&[]);
+        assert_eq!(ids(&store), Vec::<String>::new());
+        fs::write(root.path().join("snapshots"), "").unwrap();
+        assert!(matches!(store.list(), Err(EngineError::Unavailable { .. })));
+    }
+
+    #[test]
+    fn whatever_is_no_whole_snapshot_is_one_problem_that_names_it() {
+        let (root, store) = store(&["good"]);
+        let snapshots = root.path().join("snapshots");
+        fs::remove_file(put(root.path(), "no-record").join("snapshot.json")).unwrap();
+        fs::remove_dir_all(put(root.path(), "no-guest").join("guest")).unwrap();
+        fs::write(put(root.path(), "broken").join("snapshot.json"), "{\"snap").unwrap();
+        fs::write(put(root.path(), "empty").join("snapshot.json"), "").unwrap();
+        fs::write(
+            put(root.path(), "liar").join("snapshot.json"),
+            record("good"),
+        )
+        .unwrap();
+        fs::write(
+            put(root.path(), "hostile").join("snapshot.json"),
+            record("../../x"),
+        )
+        .unwrap();
+        let linked = put(root.path(), "linked-guest");
+        fs::remove_dir_all(linked.join("guest")).unwrap();
+        symlink("/etc", linked.join("guest")).unwrap();
+        let listing = store.list().unwrap();
+        assert_eq!(ids(&store), ["good"]);
+        assert_eq!(listing.problems.len(), 7, "{:#?}", listing.problems);
+        for name in [
+            "no-record",
+            "no-guest",
+            "broken",
+            "empty",
+            "liar",
+            "hostile",
+            "linked-guest",
+        ] {
+            let path = snapshots.join(name).display().to_string();
+            let lines = listing.problems.iter().filter(|line| line.contains(&path));
+            assert_eq!(lines.count(), 1, "{name}: {:#?}", listing.problems);
+        }
+    }
+
+    #[test]
+    fn what_is_none_of_the_stores_is_passed_over() {
+        let (root, store) = store(&["good"]);
+        let snapshots = root.path().join("snapshots");
+        put(root.path(), ".staging-s1");
+        put(root.path(), ".trash-s2");
+        fs::create_dir(snapshots.join("lost+found")).unwrap();
+        fs::write(snapshots.join("README"), "x").unwrap();
+        symlink(snapshots.join("good"), snapshots.join("link")).unwrap();
+        let listing = store.list().unwrap();
+        assert_eq!(ids(&store), ["good"]);
+        assert_eq!(listing.problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_record_that_is_being_overwritten_is_waited_for() {
+        let (root, store) = store(&["a"]);
+        let record_path = root.path().join("snapshots/a/snapshot.json");
+        let whole = fs::read(&record_path).unwrap();
+        fs::write(&record_path, &whole[..10]).unwrap();
+        let mut halves = [whole[..40].to_vec(), whole].into_iter();
+        let listing = store
+            .list_patiently(|| fs::write(&record_path, halves.next().unwrap()).unwrap())
+            .unwrap();
+        assert_eq!(listing.snapshots.len(), 1);
+        assert_eq!(listing.problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn new_ids_look_like_hypemans_and_differ() {
+        let ids: std::collections::BTreeSet<String> = (0..200)
+            .map(|_| SnapshotStore::new_id().unwrap().to_string())
+            .collect();
+        assert_eq!(ids.len(), 200);
+        for id in ids {
+            assert_eq!(id.len(), 24);
+            assert!(id.starts_with(|c: char| c.is_ascii_lowercase()), "{id}");
+            assert!(
+                id.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()),
+                "{id}"
+            );
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use fs2::FileExt;
 use rustix::fs::OFlags;
@@ -14,6 +15,11 @@ use super::store::{STAGING, SnapshotStore, TRASH};
 use crate::engine::EngineError;
 use crate::fs::{durable, remove};
 use crate::snapshot::SnapshotId;
+
+/// How often a lock is tried again before it counts as held, and how long to wait before each.
+const CLAIM_RETRIES: u32 = 20;
+/// See [`CLAIM_RETRIES`].
+const CLAIM_AGAIN_AFTER: Duration = Duration::from_millis(25);
 
 impl SnapshotStore {
     /// Deletes a snapshot: first it gets a name that is not listed, then its files go. One that is gone is no error.
@@ -39,7 +45,7 @@ impl SnapshotStore {
         // What an earlier deletion of the same id may have left would be in the way.
         remove::tree(&trash).map_err(failed)?;
         // Held until the end, so that a sweep of another run leaves it to us.
-        let claimed = match claim(&directory) {
+        let claimed = match claim_patiently(&directory) {
             Ok(claimed) => claimed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
@@ -115,7 +121,7 @@ impl SnapshotStore {
         let failed = |error: io::Error| {
             EngineError::caused(format!("can't remove {}", path.display()), error)
         };
-        match claim(&path) {
+        match claim_patiently(&path) {
             Ok(Some(_claimed)) => empty(&path).map(|()| true).map_err(failed),
             Ok(None) => Err(EngineError::instance(format!(
                 "can't remove {}: another run works on it",
@@ -155,7 +161,178 @@ pub(super) fn claim(path: &Path) -> io::Result<Option<File>> {
     Ok(is_same.then_some(directory))
 }
 
+/// Like [`claim`], but waits a moment for whoever holds it: a child that this process has just started holds every lock
+/// of its parent until it has become another program.
+fn claim_patiently(path: &Path) -> io::Result<Option<File>> {
+    for _ in 0..CLAIM_RETRIES {
+        if let Some(claimed) = claim(path)? {
+            return Ok(Some(claimed));
+        }
+        std::thread::sleep(CLAIM_AGAIN_AFTER);
+    }
+    claim(path)
+}
+
 /// Creates the directory `path`, 0700, which must not exist.
 pub(super) fn create_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::{ids, put, store};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use support::wait::wait_until;
+
+    fn id(id: &str) -> SnapshotId {
+        id.parse().unwrap()
+    }
+
+    fn names(store: &SnapshotStore) -> Vec<String> {
+        let mut names: Vec<String> = store
+            .names()
+            .unwrap()
+            .into_iter()
+            .map(|name| name.into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_deleted_snapshot_is_gone_and_the_others_stay() {
+        let (_root, store) = store(&["a", "b"]);
+        store.delete(&id("a")).unwrap();
+        assert_eq!(names(&store), ["b"]);
+        assert_eq!(ids(&store), ["b"]);
+        store.delete(&id("a")).unwrap();
+        store.delete(&id("never-was")).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_directory_is_not_deleted() {
+        let (root, store) = store(&["a"]);
+        let snapshots = root.path().join("snapshots");
+        fs::write(snapshots.join("file"), "x").unwrap();
+        symlink(snapshots.join("a"), snapshots.join("link")).unwrap();
+        for bad in ["file", "link"] {
+            let error = store.delete(&id(bad)).unwrap_err();
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+        assert_eq!(names(&store), ["a", "file", "link"]);
+        assert_eq!(ids(&store), ["a"]);
+    }
+
+    #[test]
+    fn a_deletion_that_was_cut_short_is_not_listed_and_finished_by_the_sweep() {
+        let (root, store) = store(&["a"]);
+        // Killed right after the rename, and killed in the middle of the removal.
+        put(root.path(), ".trash-s1");
+        fs::remove_file(put(root.path(), ".trash-s2").join("snapshot.json")).unwrap();
+        assert_eq!(ids(&store), ["a"]);
+        let done = store.sweep().unwrap();
+        assert_eq!(done.len(), 2, "{done:?}");
+        assert!(
+            done.iter().all(|line| line.contains(".trash-s")),
+            "{done:?}"
+        );
+        assert_eq!(names(&store), ["a"]);
+        assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_trash_of_an_earlier_deletion_is_not_in_the_way() {
+        let (root, store) = store(&["a"]);
+        put(root.path(), ".trash-a");
+        store.delete(&id("a")).unwrap();
+        assert_eq!(names(&store), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_somebody_holds_is_left_to_them() {
+        let (root, store) = store(&["a"]);
+        let staging = put(root.path(), ".staging-s1");
+        let trash = put(root.path(), ".trash-s2");
+        let held = [
+            claim(&staging).unwrap().unwrap(),
+            claim(&trash).unwrap().unwrap(),
+            claim(&root.path().join("snapshots/a")).unwrap().unwrap(),
+        ];
+        assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+        assert!(store.discard_staging(&id("s1")).is_err());
+        assert!(store.delete(&id("a")).is_err());
+        assert_eq!(names(&store), [".staging-s1", ".trash-s2", "a"]);
+        drop(held);
+        let mut swept = 0;
+        wait_until("both are swept", || {
+            swept += store.sweep().unwrap().len();
+            swept == 2
+        });
+        store.delete(&id("a")).unwrap();
+        assert_eq!(names(&store), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_another_process_holds_is_left_to_it() {
+        let (root, store) = store(&[]);
+        let staging = put(root.path(), ".staging-s1");
+        // Holds the lock until its input ends, and says when it has it.
+        let mut child = std::process::Command::new("flock")
+            .args(["--exclusive", "--nonblock"])
+            .arg(&staging)
+            .args(["--command", "echo locked; cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 7];
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        assert_eq!(&said, b"locked\n");
+        assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+        assert!(staging.join("guest").is_dir());
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+        wait_until("it is swept", || store.sweep().unwrap().len() == 1);
+        assert!(!staging.exists());
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_since_it_was_opened_is_not_claimed() {
+        let (root, _store) = store(&[]);
+        let path = put(root.path(), ".staging-s1");
+        let held = claim(&path).unwrap().unwrap();
+        fs::rename(&path, root.path().join("elsewhere")).unwrap();
+        let other = put(root.path(), ".staging-s1");
+        // The lock belongs to the directory that moved, not to its name.
+        assert!(claim(&other).unwrap().is_some());
+        drop(held);
+    }
+
+    #[test]
+    fn the_sweep_goes_on_behind_what_it_can_not_remove() {
+        let (root, store) = store(&[]);
+        let snapshots = root.path().join("snapshots");
+        put(root.path(), ".trash-s1");
+        symlink("/etc", snapshots.join(".trash-s0")).unwrap();
+        fs::write(snapshots.join(".staging-s2"), "x").unwrap();
+        let error = store.sweep().unwrap_err().to_string();
+        assert!(
+            error.contains(".trash-s0") && error.contains(".staging-s2"),
+            "{error}"
+        );
+        assert!(!error.contains(".trash-s1"), "{error}");
+        assert_eq!(names(&store), [".staging-s2", ".trash-s0"]);
+    }
+
+    #[test]
+    fn one_staging_is_discarded_by_its_id() {
+        let (root, store) = store(&["s1"]);
+        put(root.path(), ".staging-s1");
+        put(root.path(), ".staging-s2");
+        assert!(store.discard_staging(&id("s1")).unwrap());
+        assert!(!store.discard_staging(&id("s1")).unwrap());
+        assert_eq!(names(&store), [".staging-s2", "s1"]);
+    }
 }
