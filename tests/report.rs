@@ -264,6 +264,26 @@ fn run_for_one_instance_leaves_the_others_alone() {
 }
 
 #[test]
+fn recovery_takes_no_snapshot() {
+    let host = scheduled_host();
+    let path = host.schedule_path(ID);
+    let due = fs::read_to_string(&path).unwrap();
+    let (before, rest) = due.split_once("\"next_run_at\": \"2").unwrap();
+    fs::write(&path, format!("{before}\"next_run_at\": \"1{rest}")).unwrap();
+    let state = host.state();
+    let said = host
+        .run(&["run-due", "--recover-only"])
+        .exits(0)
+        .is_content();
+    assert_eq!(said.stdout, "");
+    assert_eq!(host.snapshots(), Vec::<String>::new());
+    assert_eq!(host.state(), state);
+    host.run(&["run-due"]).exits(0).is_content();
+    assert_eq!(host.snapshots().len(), 1, "it was due");
+    host.run(&["run-due", "--recover-only", "--force"]).exits(2);
+}
+
+#[test]
 fn quiet_runs_say_nothing_but_errors() {
     let host = scheduled_host();
     let said = host
