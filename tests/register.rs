@@ -181,6 +181,7 @@ fn values_that_break_a_rule_are_refused() {
             .exits(2)
             .complains(&[expected]);
     }
+    assert!(!host.state_dir().exists());
     host.run(&["register", "vm-1", "--hypervisor", "qemu"])
         .exits(2)
         .complains(&["--socket"]);
@@ -220,6 +221,7 @@ fn unknown_instance_is_not_found() {
     host.run(&["unregister", "vm-2"])
         .exits(3)
         .complains(&["vm-2"]);
+    assert!(!host.state_dir().exists());
 }
 
 #[test]
