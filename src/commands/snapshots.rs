@@ -8,7 +8,7 @@ use super::Context;
 use super::report::{Answer, Fate, SnapshotRow};
 use crate::cli::SnapshotsArgs;
 use crate::clock;
-use crate::engine::{Engine, describe};
+use crate::engine::describe;
 use crate::instance::{InstanceId, InstanceRef, resolve};
 use crate::retention::{self, Decision, Keep, Policy};
 use crate::snapshot::Snapshot;
@@ -32,7 +32,9 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
         snapshots.retain(|snapshot| snapshot.source_instance_id == wanted.as_str());
     }
     for snapshot in &mut snapshots {
-        measure(engine.as_ref(), snapshot);
+        snapshot.disk_bytes = snapshot
+            .disk_bytes
+            .or_else(|| engine.disk_bytes(&snapshot.id));
     }
     let now = clock::now();
     let mut by_source: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
@@ -61,17 +63,6 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
             .then_with(|| a.id.cmp(&b.id))
     });
     Ok(Answer::Snapshots(rows))
-}
-
-/// Finds out what a snapshot occupies on disk, where the listing does not say.
-fn measure(engine: &dyn Engine, snapshot: &mut Snapshot) {
-    if snapshot.disk_bytes.is_some() {
-        return;
-    }
-    match engine.disk_usage(&snapshot.id) {
-        Ok(bytes) => snapshot.disk_bytes = bytes,
-        Err(error) => log::warn!("{}", describe(&error)),
-    }
 }
 
 /// Everything that a reference can mean: instances that exist, that have a schedule, and that left snapshots behind.

@@ -166,12 +166,10 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`] when the store can't be read.
     fn list(&self) -> Result<Listing, EngineError>;
 
-    /// What a snapshot occupies on disk, in bytes; `None` where the engine can't tell. Costs a look at each of its files.
-    ///
-    /// # Errors
-    /// When something in it can't be looked at.
-    fn disk_usage(&self, _id: &SnapshotId) -> Result<Option<u64>, EngineError> {
-        Ok(None)
+    /// What a listed snapshot occupies on disk, in bytes; `None` where the engine can't tell. Looks at each of its
+    /// files, so that only who shows it asks.
+    fn disk_bytes(&self, _id: &SnapshotId) -> Option<u64> {
+        None
     }
 
     /// Deletes a snapshot so that it stops being listed first; one that is gone already is no error.

@@ -201,8 +201,13 @@ impl Engine for Local {
         SnapshotStore::of(&self.open()?).list()
     }
 
-    fn disk_usage(&self, id: &SnapshotId) -> Result<Option<u64>, EngineError> {
-        SnapshotStore::of(&self.open()?).disk_usage(id).map(Some)
+    fn disk_bytes(&self, id: &SnapshotId) -> Option<u64> {
+        let measured = self
+            .open()
+            .and_then(|data| SnapshotStore::of(&data).disk_usage(id));
+        measured
+            .inspect_err(|error| log::warn!("{}", crate::engine::describe(error)))
+            .ok()
     }
 
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
