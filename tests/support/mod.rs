@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod disk;
+pub mod fake_vmm;
 pub mod filesystems;
 pub mod qemu;
 pub mod qmp;
