@@ -16,7 +16,7 @@ use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError};
 use crate::fs::{durable, space};
 use crate::interrupt;
-use crate::vmm::{self, Deadline, SavePlan, Saved, Timeouts, VmmState};
+use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
@@ -129,8 +129,16 @@ fn while_paused(
 ) -> Result<(), EngineError> {
     let deadline = Deadline::after(pause_timeout);
     session.pause()?;
-    disks.copy(deadline)?;
-    session.vmm().save(deadline)?;
+    match session.vmm().disks_settle() {
+        DisksSettle::ByPause => {
+            disks.copy(deadline)?;
+            session.vmm().save(deadline)?;
+        }
+        DisksSettle::BySave => {
+            session.vmm().save(deadline)?;
+            disks.copy(deadline)?;
+        }
+    }
     session.resume()
 }
 
