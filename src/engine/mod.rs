@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::vmm::VmmError;
 
 /// What went wrong in an engine. Every variant's text is complete: it names the thing, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,15 @@ pub enum EngineError {
     /// The process was asked to stop; the guest runs again and nothing is left behind.
     #[error("interrupted by a signal")]
     Interrupted,
+}
+
+impl From<VmmError> for EngineError {
+    fn from(error: VmmError) -> Self {
+        match error {
+            VmmError::Interrupted => Self::Interrupted,
+            error => Self::caused("the VMM's part of the snapshot failed", error),
+        }
+    }
 }
 
 impl EngineError {

@@ -22,7 +22,8 @@ use crate::instance::Hypervisor;
 pub enum VmmState {
     /// The guest runs.
     Running,
-    /// The guest's processors are stopped and it can go on.
+    /// The guest's processors are stopped and [`Vmm::resume`] lets it go on, also after a save that stopped it (QEMU's
+    /// `paused`, `postmigrate` and `finish-migrate`).
     Paused,
     /// The guest has not been started yet.
     Created,
@@ -134,6 +135,9 @@ pub enum VmmError {
     /// The driver can't do what this guest needs.
     #[error("{0}")]
     Unsupported(String),
+    /// Somebody else had stopped the guest before we could: it is not ours to resume.
+    #[error("the guest is paused, but not by this tool; it stays as it is")]
+    PausedByOthers,
     /// The pause lasted as long as it may.
     #[error("the guest stood still for {:.1} s, longer than --pause-timeout allows", limit.as_secs_f64())]
     PauseTooLong {
@@ -228,7 +232,8 @@ pub trait Vmm: Send {
     /// Stops the guest and returns when it stands still, with its requests to disks drained.
     ///
     /// # Errors
-    /// When it does not stop, or when it turns out that somebody else had stopped it: then it is not ours to resume.
+    /// [`VmmError::PausedByOthers`] when it turns out that somebody else had stopped it; anything else when it does not
+    /// stop in time, so that it may still stop because of us.
     fn pause(&mut self) -> Result<(), VmmError>;
 
     /// Gets memory and device state (and the disks of the plan) to the point from which the guest may go on: saved, or

@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# Installs what a script needs and what is missing, on Debian 12 and 13. Sourced by the scripts of contrib/, which set
+# TOP to the repository and call `ensure GROUP…`. Where nothing is missing, nothing is run and no root is needed.
+#
+# To add a need: one row in needs(), and a there_… function where "the command exists" does not say enough.
+
+: "${TOP:?}"
+
+# Lowest Rust that builds the tool, from the one place that declares it.
+msrv() { sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$TOP/Cargo.toml"; }
+
+# group | what | the command that sees whether it is there | Debian packages; `a,b` is the first of them that will do
+#
+# build: the tool · vm: a test VM · test: what test.sh runs besides · bench: the measurements · lint: rustfmt and
+# clippy, which only some toolchains have
+needs() {
+  cat <<'TABLE'
+build | a C compiler    | there_compiler             | gcc libc6-dev
+build | CA certificates | there_certificates         | ca-certificates
+build | cargo           | there_cargo                | cargo,cargo-web
+vm    | a C compiler    | there_compiler             | gcc libc6-dev
+vm    | QEMU            | there qemu-system-x86_64   | qemu-system-x86
+test  | XFS             | there mkfs.xfs             | xfsprogs
+test  | btrfs           | there mkfs.btrfs           | btrfs-progs
+test  | mount           | there mount                | mount
+test  | cron            | there cron                 | cron
+test  | mandoc          | there mandoc               | mandoc
+test  | shellcheck      | there shellcheck           | shellcheck
+bench | python3         | there python3              | python3
+bench | XFS             | there mkfs.xfs             | xfsprogs
+lint  | rustfmt         | there_cargo_command fmt    | rustfmt,rustfmt-web
+lint  | clippy          | there_cargo_command clippy | rust-clippy,rust-web-clippy
+TABLE
+}
+
+say() { printf '==> %s\n' "$*" >&2; }
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# mkfs.xfs, cron and their like are not on every user's path.
+there() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
+
+there_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt ]]; }
+
+there_compiler() { printf 'int main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }
+
+there_cargo() { [[ -n $(version_of cargo) ]] && at_least "$(version_of rustc)" "$(msrv)"; }
+
+there_cargo_command() { cargo "$1" --version >/dev/null 2>&1; }
+
+# The version of a program that prints `name 1.2.3 …`; nothing when it does not run.
+version_of() { "$1" --version 2>/dev/null | awk 'NR == 1 { print $2 }'; }
+
+# at_least 1.96.0 1.85
+at_least() { [[ -n $1 && $(printf '%s\n%s\n' "$1" "$2" | sort --version-sort | head -n 1) == "$2" ]]; }
+
+# The version that apt would install of a package, and its upstream part; nothing when there is none.
+candidate() { apt-cache policy "$1" 2>/dev/null | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }
+candidate_upstream() { candidate "$1" | sed 's/^[0-9]*://; s/[-+~].*//'; }
+
+# Makes a cargo that is new enough the one that runs: rustup's, which only login shells have on their path, or Debian's
+# behind an older one.
+find_cargo() {
+  local dir
+  there_cargo && return
+  for dir in "${CARGO_HOME:-$HOME/.cargo}/bin" /usr/bin; do
+    [[ -x $dir/cargo ]] || continue
+    if at_least "$(version_of "$dir/rustc")" "$(msrv)"; then
+      export PATH="$dir:$PATH"
+      return
+    fi
+  done
+}
+
+# first_that_will_do PACKAGE…: cargo has to be new enough; rustfmt and clippy have to belong to the very compiler that
+# runs, which is so only when that is Debian's.
+first_that_will_do() {
+  local package version
+  for package in "$@"; do
+    version=$(candidate_upstream "$package")
+    if [[ $package == cargo* ]]; then
+      at_least "$version" "$(msrv)" || continue
+    else
+      [[ $(command -v rustc) == /usr/bin/rustc && $version == "$(version_of rustc)" ]] || continue
+    fi
+    printf '%s\n' "$package"
+    return
+  done
+  return 1
+}
+
+as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi; }
+
+# Without a terminal sudo cannot ask for a password.
+can_be_root() {
+  [[ $EUID -eq 0 ]] || { command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; }
+}
+
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install --yes --quiet=2 --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
+}
+
+# install_packages PACKAGE…. A qemu-utils of another release (backports) keeps Debian's qemu-system-x86 out: then it goes back to
+# the version that belongs to it.
+install_packages() {
+  local utils
+  apt_install "$@" && return
+  utils=$(candidate qemu-system-x86)
+  [[ " $* " == *" qemu-system-x86 "* ]] && dpkg-query --show qemu-utils >/dev/null 2>&1 &&
+    apt-cache madison qemu-utils | grep --fixed-strings --quiet -- " $utils " || return 1
+  say "qemu-utils of another release is in the way: taking Debian's, $utils"
+  apt_install --allow-downgrades "$@" "qemu-utils=$utils"
+}
+
+# missing GROUP…: a line `what|packages` for each row of these groups that is not there.
+missing() {
+  local group what check packages
+  while IFS='|' read -r group what check packages; do
+    [[ " $* " == *" $group "* ]] || continue
+    # A command with its words, from the table above.
+    # shellcheck disable=SC2086
+    $check || printf '%s|%s\n' "$what" "$packages"
+  done < <(needs | sed 's/ *| */|/g') | sort --unique
+}
+
+# ensure GROUP…: returns when all of it is there; else ends the script with a message that says what to do.
+ensure() {
+  local lacking what packages all=() some
+  find_cargo
+  lacking=$(missing "$@")
+  [[ -n $lacking ]] || return 0
+  what=$(cut -d'|' -f1 <<<"$lacking" | paste -sd, | sed 's/,/, /g')
+  command -v apt-get >/dev/null || die "missing: $what. Only on Debian does this script install it"
+  if can_be_root; then
+    say "missing: $what"
+    as_root apt-get update --quiet=2 >&2 || say "apt-get update failed; going on with the package lists that are there"
+  fi
+  while IFS='|' read -r what packages; do
+    if [[ $packages == *,* ]]; then
+      IFS=, read -ra some <<<"$packages"
+      packages=$(first_that_will_do "${some[@]}") || die "$what: Debian has none that will do. $(hint "$what")"
+    fi
+    read -ra some <<<"$packages"
+    all+=("${some[@]}")
+  done <<<"$lacking"
+  can_be_root || die "missing, and no root to install it. Run: sudo apt-get install --no-install-recommends ${all[*]}"
+  say "installing ${all[*]}"
+  install_packages "${all[@]}" || die "apt-get could not install ${all[*]}"
+  hash -r
+  find_cargo
+  lacking=$(missing "$@")
+  [[ -z $lacking ]] || die "installed, but still not working: $(cut -d'|' -f1 <<<"$lacking" | paste -sd,)"
+}
+
+hint() {
+  case $1 in
+  cargo) printf 'Rust %s or newer is needed: the package cargo of Debian 13, cargo-web of Debian 12, or https://rustup.rs' "$(msrv)" ;;
+  *) printf 'This one runs: %s (%s); with rustup: rustup component add %s' "$(command -v rustc)" "$(version_of rustc)" "$1" ;;
+  esac
+}
