@@ -170,3 +170,15 @@ pub trait Engine: Send + Sync {
     /// When something could not be removed.
     fn sweep(&self) -> Result<Vec<String>, EngineError>;
 }
+
+/// An error and its causes in one line.
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

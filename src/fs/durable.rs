@@ -1,8 +1,8 @@
 //! Writes that are either not there or whole, whatever is killed: temporary file, fsync, rename, fsync of the directory.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Replaces `path` by `bytes`, with the permission bits `mode`.
@@ -11,18 +11,37 @@ use std::path::{Path, PathBuf};
 /// over by the next one instead of piling up; therefore writers of one path must hold a lock.
 ///
 /// # Errors
-/// When any step fails; then `path` is as it was.
+/// When any step fails; then `path` is as it was, except that it may hold `bytes` already when only the last fsync
+/// failed.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_as(path, bytes, mode, None)
+}
+
+/// Like [`write()`], but a regular file that stands there keeps its permission bits and, where this process may give
+/// files away, its owner and group: whoever else reads or writes it still can. A new one gets `new_mode`.
+///
+/// # Errors
+/// When any step fails; then `path` is as it was.
+pub fn replace(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(old) if old.is_file() => write_as(path, bytes, old.mode() & 0o777, Some(&old)),
+        _ => write_as(path, bytes, new_mode, None),
+    }
+}
+
+fn write_as(path: &Path, bytes: &[u8], mode: u32, owner: Option<&Metadata>) -> io::Result<()> {
     let (directory, temporary) = beside(path)?;
     // A left-over may be anything, also a link that somebody planted: it is removed, never written through.
     remove_if_there(&temporary)?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(mode)
+        // Nobody else's before the owner is set.
+        .mode(mode & 0o600)
         .open(&temporary)?;
     let written = file
         .write_all(bytes)
+        .and_then(|()| owner.map_or(Ok(()), |owner| give_to(&file, owner)))
         // The umask may have taken bits away at creation.
         .and_then(|()| file.set_permissions(PermissionsExt::from_mode(mode)))
         .and_then(|()| file.sync_all())
@@ -34,12 +53,28 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(directory)
 }
 
+/// Gives the file to the owner and group that `old` has, unless it is theirs already or only root could do so.
+fn give_to(file: &File, old: &Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+        return Ok(());
+    }
+    match fchown(file, Some(old.uid()), Some(old.gid())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes the entries of `directory` durable.
 ///
 /// # Errors
 /// When it can't be opened or synced.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // Some network file systems can't sync a directory and say so (fsync(2)); there is nothing more to be done.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 /// Creates `directory` and what is missing above it, 0700, durably. One that is there is left as it is.

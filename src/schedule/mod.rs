@@ -2,13 +2,14 @@
 
 pub mod cadence;
 pub mod duration;
+pub mod progress;
 pub mod validate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::instance::InstanceId;
@@ -39,6 +40,9 @@ pub struct Retention {
         skip_serializing_if = "Option::is_none"
     )]
     pub max_age: Option<Duration>,
+    /// Fields that this tool does not know, kept as they are; empty in what a user declares.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A run that began and has not recorded its end: either it goes on, or it died.
@@ -82,7 +86,11 @@ pub struct Schedule {
     /// The next run by cadence.
     pub next_run_at: DateTime<Utc>,
     /// The newest run that began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "zero_time_as_none"
+    )]
     pub last_run_at: Option<DateTime<Utc>>,
     /// The snapshot of that run; absent while it goes on and after it failed.
     #[serde(
@@ -160,31 +168,76 @@ impl Schedule {
     pub fn settings(&self) -> Settings {
         Settings {
             interval: self.interval,
-            retention: self.retention.clone(),
+            retention: Retention {
+                extra: Map::new(),
+                ..self.retention
+            },
             name_prefix: self.name_prefix.clone(),
             metadata: self.metadata.clone(),
         }
     }
 
     /// Declares `settings`, and says whether that changes anything. Only a changed interval starts a new cadence; the
-    /// record of past runs stays (contract, "Cadence").
+    /// record of past runs stays (contract, "Cadence"), and so does what this tool does not know.
     pub fn declare(&mut self, settings: Settings, now: DateTime<Utc>) -> bool {
         if self.settings() == settings {
             return false;
         }
-        if self.interval != settings.interval {
+        if self.interval != settings.interval || is_go_zero(self.next_run_at) {
             self.next_run_at = cadence::first_run(now, settings.interval, &self.instance_id);
             self.retry_at = None;
         }
         self.interval = settings.interval;
-        self.retention = settings.retention;
+        self.retention.max_count = settings.retention.max_count;
+        self.retention.max_age = settings.retention.max_age;
         self.name_prefix = settings.name_prefix;
         self.metadata = settings.metadata;
         self.updated_at = now;
         true
     }
+
+    /// What deciding about a run needs.
+    pub fn times(&self) -> cadence::Times {
+        cadence::Times {
+            next_run_at: self.next_run_at,
+            retry_at: self.retry_at,
+            attempt: self
+                .attempt
+                .as_ref()
+                .map(|attempt| (attempt.started_at, attempt.tries)),
+            interval: self.interval,
+        }
+    }
 }
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+/// Whether this is the zero value of Go's `time.Time`, which stands for "not set".
+fn is_go_zero(time: DateTime<Utc>) -> bool {
+    /// `0001-01-01T00:00:00Z` in seconds since 1970.
+    const GO_ZERO_SECONDS: i64 = -62_135_596_800;
+    time.timestamp() == GO_ZERO_SECONDS && time.timestamp_subsec_nanos() == 0
+}
+
+/// An optional text, of which Go writes the empty one for "not set".
+fn empty_as_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
+/// An optional time, of which Go writes the zero one for "not set".
+fn zero_time_as_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DateTime<Utc>>, D::Error> {
+    Ok(Option::<DateTime<Utc>>::deserialize(deserializer)?.filter(|time| !is_go_zero(*time)))
+}
+
+/// A value for which Go writes `null` when it is a nil map.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }

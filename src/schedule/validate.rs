@@ -1,1 +1,241 @@
-//! The rules for what a user declares.
+//! The rules for what a user declares, and for what a schedule file holds. Pure: parsing of values is part of it, the
+//! command line is not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Map;
+
+use super::{Retention, Schedule, Settings, duration};
+use crate::instance::InstanceId;
+use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
+
+/// The shortest interval (contract, "Rejections").
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
+/// The longest name prefix: with `-YYYYMMDD-HHMMSS` behind it, it fills the 63 characters of a snapshot's name.
+const MAX_PREFIX_CHARS: usize = 47;
+/// The most metadata entries: a snapshot takes 50 tags, and two are the markers (contract, "Tags").
+const MAX_METADATA: usize = 48;
+/// The longest key of a tag, in characters (contract, "Tags").
+const MAX_KEY_CHARS: usize = 128;
+/// The longest value of a tag, in characters (contract, "Tags").
+const MAX_VALUE_CHARS: usize = 256;
+
+const PREFIX_RULE: &str =
+    "must be 1 to 47 lower-case letters, digits and dashes, with no dash at either end";
+const CHARSET_RULE: &str = "may hold ASCII letters, digits, spaces and _ . : / = + @ - only";
+
+/// The values of `set` as they were typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Input {
+    /// `--interval`.
+    pub interval: String,
+    /// `--max-count`.
+    pub max_count: Option<i64>,
+    /// `--max-age`.
+    pub max_age: Option<String>,
+    /// `--name-prefix`.
+    pub name_prefix: Option<String>,
+    /// `--metadata`, each `KEY=VALUE`.
+    pub metadata: Vec<String>,
+}
+
+/// A value that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting {
+    flag: &'static str,
+    /// Absent when it is the flag that is missing.
+    value: Option<String>,
+    rule: String,
+}
+
+impl InvalidSetting {
+    fn new(flag: &'static str, value: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            flag,
+            value: Some(value.into()),
+            rule: rule.into(),
+        }
+    }
+}
+
+impl fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { flag, value, rule } = self;
+        match value {
+            Some(value) => write!(f, "{flag} {value:?}: {rule}"),
+            None => write!(f, "{flag}: {rule}"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
+
+/// Settings from what was typed, every rule checked (contract, "Rejections" and "Tags").
+///
+/// # Errors
+/// The first value that breaks a rule.
+pub fn settings(input: Input) -> Result<Settings, InvalidSetting> {
+    Ok(Settings {
+        interval: interval(&input.interval)?,
+        retention: retention(input.max_count, input.max_age.as_deref())?,
+        name_prefix: input.name_prefix.map(name_prefix).transpose()?,
+        metadata: metadata(&input.metadata)?,
+    })
+}
+
+fn interval(text: &str) -> Result<Duration, InvalidSetting> {
+    let interval = parse_duration("--interval", text)?;
+    if interval < MIN_INTERVAL {
+        return Err(InvalidSetting::new(
+            "--interval",
+            text,
+            "must be at least 1m",
+        ));
+    }
+    Ok(interval)
+}
+
+fn retention(max_count: Option<i64>, max_age: Option<&str>) -> Result<Retention, InvalidSetting> {
+    const ONE_OF_TWO: &str =
+        "retention needs a limit: give --max-count above 0, --max-age above 0, or both";
+    let count = u64::try_from(max_count.unwrap_or_default()).map_err(|_| {
+        InvalidSetting::new(
+            "--max-count",
+            max_count.unwrap_or_default().to_string(),
+            "must not be negative",
+        )
+    })?;
+    let age = max_age
+        .map(|text| parse_duration("--max-age", text))
+        .transpose()?
+        .filter(|age| !age.is_zero());
+    if count == 0 && age.is_none() {
+        let (flag, value) = match (max_count, max_age) {
+            (Some(_), Some(_)) => ("--max-count and --max-age", Some("0".to_owned())),
+            (Some(_), None) => ("--max-count", Some("0".to_owned())),
+            (None, Some(age)) => ("--max-age", Some(age.to_owned())),
+            (None, None) => ("--max-count or --max-age is missing", None),
+        };
+        return Err(InvalidSetting {
+            flag,
+            value,
+            rule: ONE_OF_TWO.to_owned(),
+        });
+    }
+    Ok(Retention {
+        max_count: count,
+        max_age: age,
+        extra: Map::new(),
+    })
+}
+
+fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, InvalidSetting> {
+    duration::parse(text).map_err(|error| InvalidSetting::new(flag, text, error.rule()))
+}
+
+fn name_prefix(prefix: String) -> Result<String, InvalidSetting> {
+    if is_prefix(&prefix) {
+        Ok(prefix)
+    } else {
+        Err(InvalidSetting::new("--name-prefix", prefix, PREFIX_RULE))
+    }
+}
+
+fn is_prefix(prefix: &str) -> bool {
+    (1..=MAX_PREFIX_CHARS).contains(&prefix.len())
+        && prefix
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !prefix.starts_with('-')
+        && !prefix.ends_with('-')
+}
+
+fn metadata(entries: &[String]) -> Result<BTreeMap<String, String>, InvalidSetting> {
+    const FLAG: &str = "--metadata";
+    let mut metadata = BTreeMap::new();
+    for entry in entries {
+        let invalid = |rule: &str| InvalidSetting::new(FLAG, entry, rule);
+        let (key, value) = entry
+            .split_once('=')
+            .ok_or_else(|| invalid("must be KEY=VALUE"))?;
+        if [TAG_SCHEDULED, TAG_INSTANCE].contains(&key) {
+            return Err(invalid(
+                "this key marks scheduled snapshots and is set by this tool; use another one",
+            ));
+        }
+        if !(1..=MAX_KEY_CHARS).contains(&key.chars().count()) {
+            return Err(invalid("the key must have 1 to 128 characters"));
+        }
+        if value.chars().count() > MAX_VALUE_CHARS {
+            return Err(invalid("the value must have at most 256 characters"));
+        }
+        if !key.chars().chain(value.chars()).all(is_tag_char) {
+            return Err(invalid(CHARSET_RULE));
+        }
+        if metadata.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(invalid("this key is given twice"));
+        }
+    }
+    if metadata.len() > MAX_METADATA {
+        return Err(InvalidSetting::new(
+            FLAG,
+            format!("{} entries", metadata.len()),
+            "at most 48 entries: a snapshot takes 50 tags, and two of them mark it as scheduled",
+        ));
+    }
+    Ok(metadata)
+}
+
+fn is_tag_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || " _.:/=+@-".contains(c)
+}
+
+/// Checks what a schedule file holds, beyond its form: files may be hand-written, damaged or moved.
+///
+/// Metadata is not checked: whoever takes the snapshot says what it can't take.
+///
+/// # Errors
+/// The first rule that is broken, in words, with the value.
+pub fn loaded(schedule: &Schedule, file_id: &InstanceId) -> Result<(), String> {
+    basics(
+        schedule.instance_id.as_str(),
+        file_id,
+        schedule.interval,
+        schedule.retention.max_count,
+        schedule.retention.max_age,
+    )?;
+    match &schedule.name_prefix {
+        Some(prefix) if !is_prefix(prefix) => Err(format!("name_prefix {prefix:?} {PREFIX_RULE}")),
+        _ => Ok(()),
+    }
+}
+
+/// The part of [`loaded`] that a look at a file's times can afford.
+///
+/// # Errors
+/// As [`loaded`].
+pub fn basics(
+    instance_id: &str,
+    file_id: &InstanceId,
+    interval: Duration,
+    max_count: u64,
+    max_age: Option<Duration>,
+) -> Result<(), String> {
+    if instance_id != file_id.as_str() {
+        return Err(format!(
+            "instance_id {instance_id:?} is not the instance that the file is named after"
+        ));
+    }
+    if interval < MIN_INTERVAL {
+        return Err(format!(
+            "interval {:?} must be at least 1m",
+            duration::format_go(interval)
+        ));
+    }
+    if max_count == 0 && max_age.is_none_or(|age| age.is_zero()) {
+        return Err("retention limits nothing: max_count or max_age must be above 0".to_owned());
+    }
+    Ok(())
+}

@@ -5,4 +5,5 @@ pub mod disk;
 pub mod filesystems;
 pub mod qemu;
 pub mod qmp;
+pub mod vm_host;
 pub mod wait;

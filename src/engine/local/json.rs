@@ -1,0 +1,74 @@
+//! Reads the small JSON files of the data directory, which other programs may be overwriting in place at that moment.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use serde::de::DeserializeOwned;
+
+/// Larger files are no metadata; reading them would only cost memory.
+const FILE_MAX_BYTES: u64 = 16 << 20;
+/// How often a file that can't be parsed is read again before that counts, and how long to wait before each.
+pub(super) const RETRIES: u32 = 4;
+/// See [`RETRIES`].
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(25);
+
+/// Why a JSON file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be read at all.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// It is not what it should be; perhaps because somebody writes it at this moment.
+    #[error("it can't be parsed: {0}")]
+    Parse(#[from] serde_json::Error),
+}
+
+impl ReadError {
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::File(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Reads `path` once.
+///
+/// # Errors
+/// When it is no regular file, can't be read, is longer than 16 MiB, or is not a `T`.
+pub fn read_once<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
+    let not_blocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new()
+        .read(true)
+        // A FIFO of that name must not hang the run.
+        .custom_flags(not_blocking)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file").into());
+    }
+    let mut bytes = Vec::new();
+    if file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX_BYTES {
+        return Err(io::Error::other("it is longer than 16 MiB").into());
+    }
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// Reads `path`; while it can't be parsed, again for a tenth of a second, because hypeman overwrites files in place
+/// (contract, section 4).
+///
+/// # Errors
+/// As [`read_once`].
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
+    let mut result = read_once(path);
+    for _ in 0..RETRIES {
+        if !matches!(result, Err(ReadError::Parse(_))) {
+            break;
+        }
+        std::thread::sleep(RETRY_AFTER);
+        result = read_once(path);
+    }
+    result
+}

@@ -1,0 +1,209 @@
+//! One schedule file: read without trust, and written in the form that hypeman writes.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Take};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use serde::Deserialize;
+
+use super::StoreError;
+use crate::instance::InstanceId;
+use crate::schedule::cadence::Times;
+use crate::schedule::{Schedule, duration, validate};
+
+/// The largest file that is read. A schedule with all the metadata it may have stays below a twentieth of it.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
+/// The pauses before reading again what can't be parsed: hypeman overwrites its files in place (contract, "Data
+/// directory"), so a reader may meet an empty or a cut one.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+];
+
+/// A file that was last written so long ago is not being written now.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Why a parser does not take a file's bytes.
+pub(super) enum Refusal {
+    /// They are no JSON, or not of the right form. Reading again may help.
+    Malformed(serde_json::Error),
+    /// They break a rule.
+    Invalid(String),
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// Reads the file at `path` through `parse`; `None` when there is none.
+///
+/// # Errors
+/// When it is no regular file, too large, can't be read, or `parse` refuses it.
+pub(super) fn read<T>(
+    path: &Path,
+    parse: impl Fn(&[u8]) -> Result<T, Refusal>,
+) -> Result<Option<T>, StoreError> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let Some((bytes, file)) = read_bytes(path)? else {
+            return Ok(None);
+        };
+        match parse(&bytes) {
+            Ok(value) => return Ok(Some(value)),
+            Err(Refusal::Invalid(rule)) => {
+                return Err(StoreError::Invalid {
+                    path: path.to_owned(),
+                    rule,
+                });
+            }
+            Err(Refusal::Malformed(source)) => match pauses.next() {
+                Some(pause) if !is_settled(&file) => thread::sleep(*pause),
+                _ => {
+                    return Err(StoreError::Malformed {
+                        path: path.to_owned(),
+                        source,
+                    });
+                }
+            },
+        }
+    }
+}
+
+fn is_settled(file: &File) -> bool {
+    file.metadata()
+        .and_then(|metadata| metadata.modified())
+        .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > SETTLED))
+}
+
+fn read_bytes(path: &Path) -> Result<Option<(Vec<u8>, File)>, StoreError> {
+    let failed = |source: io::Error| StoreError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let not_a_file = |found| StoreError::NotAFile {
+        path: path.to_owned(),
+        found,
+    };
+    // Without NONBLOCK, opening a FIFO would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(not_a_file("a symbolic link")),
+        Err(Errno::NXIO) => return Err(not_a_file("a socket")),
+        Err(errno) => return Err(failed(errno.into())),
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    let kind = metadata.file_type();
+    if !kind.is_file() {
+        return Err(not_a_file(if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else {
+            "a device"
+        }));
+    }
+    let too_large = |size_bytes| StoreError::TooLarge {
+        path: path.to_owned(),
+        size_bytes,
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(too_large(metadata.len()));
+    }
+    let capacity = usize::try_from(metadata.len()).unwrap_or_default() + 1;
+    let mut bytes = Vec::with_capacity(capacity);
+    // It may grow while it is read.
+    let mut limited: Take<&File> = (&file).take(MAX_BYTES + 1);
+    limited.read_to_end(&mut bytes).map_err(failed)?;
+    match u64::try_from(bytes.len()) {
+        Ok(size) if size <= MAX_BYTES => Ok(Some((bytes, file))),
+        _ => Err(too_large(MAX_BYTES + 1)),
+    }
+}
+
+/// What [`super::Store::peek`] looks at; everything else is skipped unread.
+#[derive(Deserialize)]
+struct Glimpse<'a> {
+    #[serde(borrow)]
+    instance_id: Cow<'a, str>,
+    #[serde(with = "duration::go")]
+    interval: Duration,
+    retention: RetentionGlimpse,
+    next_run_at: DateTime<Utc>,
+    #[serde(default)]
+    retry_at: Option<DateTime<Utc>>,
+    #[serde(default)]
+    attempt: Option<AttemptGlimpse>,
+}
+
+#[derive(Deserialize)]
+struct RetentionGlimpse {
+    #[serde(default)]
+    max_count: u64,
+    #[serde(default, with = "duration::go_optional")]
+    max_age: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct AttemptGlimpse {
+    started_at: DateTime<Utc>,
+    tries: u32,
+}
+
+/// The times in a schedule file, with the checks that cost nothing.
+///
+/// # Errors
+/// When the bytes can't be a schedule of this instance.
+pub(super) fn peek(bytes: &[u8], id: &InstanceId) -> Result<Times, Refusal> {
+    let glimpse: Glimpse<'_> = serde_json::from_slice(bytes)?;
+    validate::basics(
+        &glimpse.instance_id,
+        id,
+        glimpse.interval,
+        glimpse.retention.max_count,
+        glimpse.retention.max_age,
+    )
+    .map_err(Refusal::Invalid)?;
+    Ok(Times {
+        next_run_at: glimpse.next_run_at,
+        retry_at: glimpse.retry_at,
+        attempt: glimpse
+            .attempt
+            .map(|attempt| (attempt.started_at, attempt.tries)),
+        interval: glimpse.interval,
+    })
+}
+
+/// The whole schedule, every rule checked.
+///
+/// # Errors
+/// When the bytes are no valid schedule of this instance.
+pub(super) fn decode(bytes: &[u8], id: &InstanceId) -> Result<Schedule, Refusal> {
+    let schedule: Schedule = serde_json::from_slice(bytes)?;
+    validate::loaded(&schedule, id).map_err(Refusal::Invalid)?;
+    Ok(schedule)
+}
+
+/// The schedule as hypeman writes it: two spaces of indentation, its fields first and in its order.
+///
+/// # Errors
+/// When a value can't be written as JSON.
+pub(super) fn encode(schedule: &Schedule) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(schedule)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

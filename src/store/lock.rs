@@ -1,0 +1,118 @@
+//! One lock per instance: `flock` on a file that is created once and never renamed or removed, so that two holders
+//! never hold locks on two different files of the same name.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fs2::FileExt;
+use rustix::fs::{Mode, OFlags};
+
+use super::Store;
+use crate::fs::durable;
+use crate::instance::InstanceId;
+use crate::schedule::duration::format_human;
+
+/// How often a held lock is tried again; `flock` itself knows no time-out.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Why a lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process held it all the time.
+    #[error("another run works on instance {id} and held {} for longer than {}; try again later, or raise --lock-timeout", path.display(), format_human(*timeout))]
+    Held {
+        /// The instance.
+        id: InstanceId,
+        /// The lock file.
+        path: PathBuf,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The system refused.
+    #[error("can't lock {}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The right to work on one instance, until it is dropped or the process ends.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct Lock {
+    _file: File,
+}
+
+impl Store {
+    /// Takes `id`'s lock, waiting up to `timeout` for whoever holds it.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when it was not released in time, [`LockError::Io`] when it can't be taken at all.
+    pub fn lock(&self, id: &InstanceId, timeout: Duration) -> Result<Lock, LockError> {
+        let begin = Instant::now();
+        let path = self.lock_path(id);
+        let failed = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        let file = open(self.locks(), &path).map_err(failed)?;
+        while !is_locked(&file).map_err(failed)? {
+            let left = timeout.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return Err(LockError::Held {
+                    id: id.clone(),
+                    path,
+                    timeout,
+                });
+            }
+            thread::sleep(left.min(POLL));
+        }
+        Ok(Lock { _file: file })
+    }
+
+    /// Takes `id`'s lock if nobody holds it; `None` when somebody does.
+    ///
+    /// # Errors
+    /// [`LockError::Io`] when it can't be taken at all.
+    pub fn try_lock(&self, id: &InstanceId) -> Result<Option<Lock>, LockError> {
+        match self.lock(id, Duration::ZERO) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(LockError::Held { .. }) => Ok(None),
+            Err(error @ LockError::Io { .. }) => Err(error),
+        }
+    }
+
+    fn lock_path(&self, id: &InstanceId) -> PathBuf {
+        self.locks().join(format!("{id}.lock"))
+    }
+}
+
+fn open(directory: &Path, path: &Path) -> io::Result<File> {
+    durable::create_dir(directory)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file; remove it",
+        ))
+    }
+}
+
+/// Tries to lock the file, and says whether it is locked now.
+fn is_locked(file: &File) -> io::Result<bool> {
+    match FileExt::try_lock_exclusive(file) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
