@@ -3,7 +3,9 @@
 
 pub mod disk;
 pub mod filesystems;
+pub mod guests;
 pub mod qemu;
 pub mod qmp;
+pub mod throwaway;
 pub mod vm_host;
 pub mod wait;
