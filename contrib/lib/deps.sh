@@ -168,3 +168,9 @@ hint() {
   *) printf 'This one runs: %s (%s); with rustup: rustup component add %s' "$(command -v rustc)" "$(version_of rustc)" "$1" ;;
   esac
 }
+
+# Where `cargo build --release` leaves the tool.
+release_binary() {
+  (cd "$TOP" && cargo metadata --format-version 1 --no-deps --locked) |
+    sed 's|.*"target_directory":"\([^"]*\)".*|\1/release/hypeman-snap|'
+}

@@ -68,3 +68,53 @@ fn one(file: &File, mode: u32) -> io::Result<()> {
     }
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn everything_below_becomes_private_and_keeps_its_content() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("guest");
+        fs::create_dir_all(directory.join("state")).unwrap();
+        for (name, mode) in [("state/memory", 0o644), ("state/run", 0o755)] {
+            fs::write(directory.join(name), "x").unwrap();
+            fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        fs::set_permissions(directory.join("state"), Permissions::from_mode(0o755)).unwrap();
+        seal(&directory).unwrap();
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(mode(&directory.join("state")), 0o700);
+        assert_eq!(mode(&directory.join("state/memory")), 0o600);
+        assert_eq!(mode(&directory.join("state/run")), 0o700);
+        assert_eq!(fs::read(directory.join("state/memory")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_a_link_points_to_keeps_its_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("guest");
+        fs::create_dir(&directory).unwrap();
+        let outside = root.path().join("outside");
+        fs::write(&outside, "x").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o644)).unwrap();
+        symlink(&outside, directory.join("link")).unwrap();
+        symlink(root.path().join("nowhere"), directory.join("dangling")).unwrap();
+        seal(&directory).unwrap();
+        assert_eq!(mode(&outside), 0o644);
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_an_error_that_names_it() {
+        let root = tempfile::tempdir().unwrap();
+        let error = seal(&root.path().join("missing")).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+}

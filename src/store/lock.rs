@@ -116,3 +116,6 @@ fn is_locked(file: &File) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,11 @@ impl Metadata {
     /// # Errors
     /// When this tool does not know it.
     pub fn hypervisor(&self) -> Result<Hypervisor, UnknownHypervisor> {
-        self.hypervisor.parse()
+        match self.hypervisor.as_str() {
+            // A file from before there was a choice.
+            "" => Ok(Hypervisor::CloudHypervisor),
+            named => named.parse(),
+        }
     }
 
     /// The file's content, keys in its order.

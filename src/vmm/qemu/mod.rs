@@ -1,65 +1,253 @@
 //! QEMU over QMP.
+//!
+//! The guest is stopped for as long as it takes to start the copies of its disks and to protect its memory; everything is
+//! written behind the running guest. Files go to QEMU as descriptors, never as names, and no shell is involved.
+//! Whatever is made in QEMU carries [`PREFIX`], so that a later process finds it.
+
+mod backup;
+mod capture;
+mod cleanup;
+mod disks;
+mod inbox;
+mod jobs;
+mod migration;
+mod process;
+mod qmp;
 
 use std::path::Path;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use self::capture::Capture;
+use self::cleanup::Before;
+use self::migration::Phase;
+use self::qmp::{Qmp, RunChange};
 use super::{Deadline, Disk, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState};
 
-/// Holds the driver's place: none of these can exist.
+/// What the names of everything begin with that is made in QEMU: nodes, jobs, fd sets, descriptors.
+const PREFIX: &str = "hypeman-snap";
+/// The name of the memory file's descriptor.
+const MEMORY_FD: &str = "hypeman-snap-memory";
+/// How long a save may go on behind the guest without any progress.
+const STALL: Duration = Duration::from_secs(60);
+/// Longest wait between two looks at a guest that shall go on.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Whose pause it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// This process did not ask for any; an earlier one may have.
+    Unknown,
+    /// This process asked for it.
+    Ours,
+    /// Somebody else was first.
+    Foreign,
+    /// It was ours and the guest has gone on: what stops it now is somebody else.
+    Over,
+}
+
+/// A connection to one QEMU.
 #[derive(Debug)]
-pub enum Qemu {}
+pub struct Qemu {
+    qmp: Qmp,
+    process: Option<Process>,
+    pause: Pause,
+    capture: Option<Capture>,
+    /// What is put back after a capture.
+    before: Before,
+    /// Whether [`Vmm::save`] has got to its end, so that the guest may simply go on.
+    is_saved: bool,
+    stall: Duration,
+}
 
 impl Qemu {
-    /// Connects to the VMM behind `socket`.
+    /// Connects to the QMP monitor behind `socket`. A monitor serves one client at a time.
     ///
     /// # Errors
-    /// Always: there is no driver.
-    pub fn connect(_socket: &Path, _timeouts: Timeouts) -> Result<Self, VmmError> {
-        Err(VmmError::Unsupported("there is no driver".to_owned()))
+    /// [`VmmError::Unreachable`] when nobody listens, [`VmmError::TimedOut`] when nobody greets.
+    pub fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, VmmError> {
+        Ok(Self::new(Qmp::connect(socket, timeouts.request)?))
+    }
+
+    fn new(qmp: Qmp) -> Self {
+        Self {
+            process: process::peer(qmp.peer()),
+            qmp,
+            pause: Pause::Unknown,
+            capture: None,
+            before: Before::default(),
+            is_saved: false,
+            stall: STALL,
+        }
+    }
+
+    /// QEMU's word for what the guest does.
+    fn status(&mut self) -> Result<String, VmmError> {
+        let answer = self.qmp.execute("query-status", &json!({}))?;
+        answer
+            .get("status")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .ok_or_else(|| VmmError::Protocol {
+                request: "query-status".to_owned(),
+                detail: "it has no status".to_owned(),
+            })
+    }
+
+    /// Sees to it that no save stops the guest again once it goes on: one in the pause does that at its end, and so
+    /// does a background save whose memory is not protected yet.
+    fn settle_migration(&mut self) -> Result<(), VmmError> {
+        let migration = migration::look(&mut self.qmp)?;
+        if migration.phase != Phase::UnderWay {
+            return Ok(());
+        }
+        let is_background = migration::is_background(&mut self.qmp)? == Some(true);
+        if is_background && migration.pages > 0 {
+            return Ok(());
+        }
+        migration::cancel(&mut self.qmp)
+    }
+
+    fn resume_now(&mut self) -> Result<(), VmmError> {
+        self.qmp.listen(Duration::ZERO)?;
+        let mut unsettled = None;
+        if self.is_saved {
+            if capture::has_resumed(self.qmp.changes()) {
+                return Ok(());
+            }
+        } else {
+            // A save that can't be ended must not keep the guest from going on.
+            unsettled = self.settle_migration().err();
+            if self.status()? == "running" {
+                return unsettled.map_or(Ok(()), Err);
+            }
+        }
+        self.qmp.execute("cont", &json!({}))?;
+        let deadline = Deadline::after(self.qmp.limit());
+        while !capture::has_resumed(self.qmp.changes()) && self.status()? != "running" {
+            if deadline.has_passed() {
+                return Err(self
+                    .qmp
+                    .timed_out("cont with a running guest", deadline.limit()));
+            }
+            self.qmp.listen(LOOK)?;
+        }
+        unsettled.map_or(Ok(()), Err)
     }
 }
 
 impl Vmm for Qemu {
     fn state(&mut self) -> Result<VmmState, VmmError> {
-        match *self {}
+        Ok(state(self.status()?))
     }
 
     fn version(&mut self) -> Result<String, VmmError> {
-        match *self {}
+        let version = self.qmp.version();
+        Ok(format!(
+            "{}.{}.{}",
+            version.major, version.minor, version.micro
+        ))
     }
 
     fn process(&self) -> Option<Process> {
-        match *self {}
+        self.process.clone()
     }
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
-        match *self {}
+        let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
+        disks::list(&drives, self.process.as_ref())
     }
 
     fn copies_disks(&self) -> bool {
-        match *self {}
+        true
     }
 
-    fn prepare(&mut self, _plan: &SavePlan) -> Result<(), VmmError> {
-        match *self {}
+    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
+        self.is_saved = false;
+        self.before = Before::look(&mut self.qmp)?;
+        self.capture = Some(Capture::prepare(&mut self.qmp, plan, self.before)?);
+        Ok(())
     }
 
     fn pause(&mut self) -> Result<(), VmmError> {
-        match *self {}
+        self.qmp.forget_changes()?;
+        self.pause = Pause::Ours;
+        self.qmp.execute("stop", &json!({}))?;
+        // QEMU reports a stop before it answers, and reports none for a guest that stood still already.
+        if self.qmp.changes().iter().any(|change| !change.runs) {
+            return Ok(());
+        }
+        self.pause = Pause::Foreign;
+        Err(VmmError::PausedByOthers)
     }
 
-    fn save(&mut self, _deadline: Deadline) -> Result<(), VmmError> {
-        match *self {}
+    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
+        let Some(capture) = &mut self.capture else {
+            return Err(VmmError::Unsupported(
+                "nothing was prepared for this save".to_owned(),
+            ));
+        };
+        self.qmp.listen(Duration::ZERO)?;
+        capture.save(&mut self.qmp, deadline)?;
+        self.is_saved = true;
+        Ok(())
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
-        match *self {}
+        if matches!(self.pause, Pause::Foreign | Pause::Over) {
+            return Ok(());
+        }
+        self.qmp.ignore_interrupts();
+        let result = self.resume_now();
+        self.qmp.heed_interrupts();
+        if result.is_ok() {
+            self.pause = Pause::Over;
+        }
+        result
     }
 
     fn finish(&mut self) -> Result<Saved, VmmError> {
-        match *self {}
+        let Some(capture) = &self.capture else {
+            return Err(VmmError::Unsupported(
+                "nothing was prepared for this save".to_owned(),
+            ));
+        };
+        let pause = measure(self.qmp.changes()).unwrap_or_default();
+        capture.complete(&mut self.qmp, self.stall)?;
+        cleanup::remove_all(&mut self.qmp, false, self.before)?;
+        let saved = capture.conclude(pause)?;
+        self.capture = None;
+        Ok(saved)
     }
 
-    fn discard(&mut self, _save_may_have_begun: bool) -> Result<(), VmmError> {
-        match *self {}
+    fn discard(&mut self, save_may_have_begun: bool) -> Result<(), VmmError> {
+        self.qmp.ignore_interrupts();
+        let result = cleanup::remove_all(&mut self.qmp, save_may_have_begun, self.before);
+        self.qmp.heed_interrupts();
+        result
     }
 }
+
+/// What QEMU's word for the run state means here (`RunState` in QEMU's QAPI).
+fn state(status: String) -> VmmState {
+    match status.as_str() {
+        "running" => VmmState::Running,
+        // The latter two: a save in the pause goes on or has ended.
+        "paused" | "finish-migrate" | "postmigrate" => VmmState::Paused,
+        "prelaunch" => VmmState::Created,
+        "shutdown" => VmmState::Shutdown,
+        _ => VmmState::Other(status),
+    }
+}
+
+/// From the first stop to the first resume after it, by QEMU's clock.
+fn measure(changes: &[RunChange]) -> Option<Duration> {
+    let mut changes = changes.iter().skip_while(|change| change.runs);
+    let stopped_at = changes.next()?.at?;
+    let resumed_at = changes.find(|change| change.runs)?.at?;
+    Some(resumed_at.saturating_sub(stopped_at))
+}
+
+#[cfg(test)]
+mod tests;

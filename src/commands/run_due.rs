@@ -1,0 +1,74 @@
+//! `run-due`: snapshots what is due, then applies retention.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+
+use super::Context;
+use super::report::Answer;
+use super::target::Targets;
+use crate::cli::RunDueArgs;
+use crate::instance::InstanceId;
+use crate::interrupt;
+use crate::run::report::{Outcome, Report};
+use crate::run::{self, Options};
+
+/// Runs what is due, or what was named.
+///
+/// # Errors
+/// When the run as a whole can't go on. What fails for single instances is in the answer.
+pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
+    interrupt::catch().context("can't catch signals")?;
+    // Which schedules there are is read only when somebody names one: an idle minute must stay cheap.
+    let only = if args.instance.is_empty() {
+        None
+    } else {
+        Targets::read(context)?.only(&args.instance)?
+    };
+    let options = options(context, only, args.dry_run, args.force);
+    let report = run::run_due(context.store, context.engine, &options)?;
+    log(&report);
+    Ok(Answer::Run(report))
+}
+
+/// What a run is told, from the settings and the command's own flags.
+pub fn options(
+    context: &Context<'_>,
+    only: Option<BTreeSet<InstanceId>>,
+    dry_run: bool,
+    force: bool,
+) -> Options {
+    let limits = &context.settings.limits;
+    Options {
+        jobs: limits.jobs,
+        dry_run,
+        force,
+        only,
+        missing_grace: limits.missing_grace,
+        lock_timeout: context.settings.lock_timeout,
+    }
+}
+
+/// Says on stderr what failed and what the user should know.
+pub fn log(report: &Report) {
+    for result in &report.results {
+        let instance = result.instance_id.as_str();
+        for note in &result.notes {
+            // Skipped work is no news: another run has it, or there was nothing to do.
+            if result.outcome == Outcome::Skipped {
+                log::info!(instance; "{note}");
+            } else {
+                log::warn!(instance; "{note}");
+            }
+        }
+        if let Some(error) = &result.error {
+            log::error!(instance; "{error}");
+        }
+    }
+    for warning in &report.warnings {
+        log::warn!("{warning}");
+    }
+    for problem in &report.problems {
+        log::error!("{problem}");
+    }
+}

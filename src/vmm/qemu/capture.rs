@@ -1,0 +1,360 @@
+//! One capture: what is prepared, what happens in the pause, what goes on behind the running guest.
+//!
+//! Memory is saved by a background snapshot where QEMU can: then the guest may go on as soon as all RAM is protected.
+//! Where it can't, memory is saved in the pause.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::super::{Deadline, SavePlan, Saved, VmmError};
+use super::backup::{self, Backup};
+use super::cleanup::Before;
+use super::migration::{self, Migration, Phase};
+use super::qmp::{Qmp, RunChange};
+use super::{MEMORY_FD, PREFIX, disks, jobs};
+
+/// The file with memory and device state, under the name that hypeman gives it (contract, section 4).
+const MEMORY_FILE: &str = "memory";
+/// Longest wait between two looks in the pause.
+const PAUSE_LOOK: Duration = Duration::from_micros(300);
+/// Longest wait between two looks behind the running guest.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Within this time QEMU clears away what a failed save leaves; until then it refuses another ("duplicate yank
+/// instance").
+const CLEARED: Duration = Duration::from_secs(1);
+
+/// How memory is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Method {
+    /// Behind the running guest.
+    Background,
+    /// In the pause, for this reason.
+    InPause(String),
+}
+
+/// A capture from its preparation on.
+#[derive(Debug)]
+pub(super) struct Capture {
+    memory: File,
+    memory_path: PathBuf,
+    method: Method,
+    /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
+    stale_pages: u64,
+    backups: Vec<Backup>,
+}
+
+impl Capture {
+    /// Does what can be done while the guest runs.
+    ///
+    /// # Errors
+    /// As [`super::super::Vmm::prepare`].
+    pub fn prepare(qmp: &mut Qmp, plan: &SavePlan, before: Before) -> Result<Self, VmmError> {
+        let earlier = migration::look(qmp)?;
+        if earlier.phase == Phase::UnderWay {
+            return Err(VmmError::Unsupported(
+                "the VMM is migrating or saving this guest already; try again when it has finished"
+                    .to_owned(),
+            ));
+        }
+        if !earlier.blocked.is_empty() {
+            return Err(VmmError::Refused {
+                request: "to save this guest".to_owned(),
+                message: earlier.blocked.join("; "),
+            });
+        }
+        let method = match before.is_background {
+            None => Method::InPause("this QEMU is older than 6.0".to_owned()),
+            Some(true) => Method::Background,
+            Some(false) => match migration::set_background(qmp, true) {
+                Ok(()) => Method::Background,
+                Err(VmmError::Refused { message, .. }) => Method::InPause(message),
+                Err(error) => return Err(error),
+            },
+        };
+        let memory_path = plan.state_dir.join(MEMORY_FILE);
+        let mut capture = Self {
+            memory: backup::create(&memory_path)?,
+            memory_path,
+            method,
+            stale_pages: earlier.pages,
+            backups: Vec::new(),
+        };
+        capture.pass_memory(qmp)?;
+        if !plan.disks.is_empty() {
+            let drives = disks::parse(qmp.execute("query-block", &json!({}))?)?;
+            for (index, copy) in plan.disks.iter().enumerate() {
+                let backup = Backup::prepare(qmp, index, copy, &drives)?;
+                capture.backups.push(backup);
+            }
+        }
+        Ok(capture)
+    }
+
+    /// Gives QEMU the memory file, which takes a save's descriptor away when it begins.
+    fn pass_memory(&self, qmp: &mut Qmp) -> Result<(), VmmError> {
+        qmp.execute_with_fd("getfd", &json!({"fdname": MEMORY_FD}), self.memory.as_fd())
+            .map(drop)
+    }
+
+    /// Gets everything to the point from which the guest may go on.
+    ///
+    /// # Errors
+    /// As [`super::super::Vmm::save`].
+    pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
+        check_stands_still(qmp.changes())?;
+        if !self.backups.is_empty() {
+            let urgent = self.method != Method::Background;
+            backup::start(qmp, &self.backups, urgent, deadline)?;
+        }
+        if self.method == Method::Background {
+            match self.save_in_background(qmp, deadline)? {
+                None => return Ok(()),
+                Some(reason) => {
+                    migration::set_background(qmp, false)?;
+                    self.rewind_memory()?;
+                    self.pass_memory(qmp)?;
+                    self.method = Method::InPause(reason);
+                }
+            }
+        }
+        self.save_in_pause(qmp, deadline)
+    }
+
+    /// Starts the save and waits until all RAM is protected; or returns why this guest can't be saved that way.
+    fn save_in_background(
+        &mut self,
+        qmp: &mut Qmp,
+        deadline: Deadline,
+    ) -> Result<Option<String>, VmmError> {
+        match migrate(qmp, deadline) {
+            Err(VmmError::Refused { message, .. }) => return Ok(Some(message)),
+            other => other?,
+        }
+        loop {
+            let migration = migration::look_by(qmp, deadline)?;
+            check_stood_still(qmp.changes())?;
+            match migration.phase {
+                Phase::Completed => return Ok(None),
+                Phase::UnderWay if self.is_protected(&migration) => return Ok(None),
+                Phase::UnderWay => {}
+                // A guest that QEMU let go on had been protected: then it was the writing that failed.
+                Phase::Failed(reason) if !has_resumed(qmp.changes()) => {
+                    return Ok(Some(reason.unwrap_or_else(|| {
+                        "QEMU could not protect the guest's memory".to_owned()
+                    })));
+                }
+                other => return Err(self.not_saved(other)),
+            }
+            if deadline.has_passed() {
+                return Err(VmmError::PauseTooLong {
+                    limit: deadline.limit(),
+                });
+            }
+            qmp.listen(PAUSE_LOOK)?;
+        }
+    }
+
+    /// Whether pages of this save have been written: see [`Migration::pages`]. A number that an earlier save left
+    /// proves nothing.
+    fn is_protected(&self, migration: &Migration) -> bool {
+        migration.pages > 0 && migration.pages != self.stale_pages
+    }
+
+    /// Saves memory and waits for its end. QEMU can't do that while a job still writes, so the disks come first.
+    fn save_in_pause(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
+        let too_long = || VmmError::PauseTooLong {
+            limit: deadline.limit(),
+        };
+        backup::hurry(qmp, &self.backups)?;
+        for backup in &self.backups {
+            if !jobs::conclude(qmp, &backup.job, &backup.purpose(), deadline)? {
+                return Err(too_long());
+            }
+        }
+        jobs::remove(qmp, PREFIX)?;
+        migration::lift_bandwidth(qmp)?;
+        migrate_again(qmp, deadline)?;
+        loop {
+            let migration = migration::look_by(qmp, deadline)?;
+            check_stands_still(qmp.changes())?;
+            match migration.phase {
+                Phase::Completed => return Ok(()),
+                Phase::UnderWay if deadline.has_passed() => return Err(too_long()),
+                Phase::UnderWay => qmp.listen(PAUSE_LOOK)?,
+                other => return Err(self.not_saved(other)),
+            }
+        }
+    }
+
+    /// Waits for the end of what goes on behind the running guest. Fails when nothing moves for `stall`.
+    ///
+    /// # Errors
+    /// As [`super::super::Vmm::finish`].
+    pub fn complete(&self, qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
+        let in_background = self.method == Method::Background;
+        if in_background {
+            backup::hurry(qmp, &self.backups)?;
+        }
+        let mut last = Vec::new();
+        let mut moved_at = Instant::now();
+        loop {
+            let migration = migration::look(qmp)?;
+            let jobs = if in_background {
+                jobs::list(qmp, PREFIX)?
+            } else {
+                Vec::new()
+            };
+            let mut progress = vec![migration.pages, migration.transferred, migration.remaining];
+            progress.extend(jobs.iter().map(|job| job.current_progress));
+            let mut is_complete = match migration.phase {
+                Phase::Completed => true,
+                Phase::UnderWay => false,
+                other => return Err(self.not_saved(other)),
+            };
+            for backup in self.backups.iter().filter(|_| in_background) {
+                let job = jobs.iter().find(|job| job.id == backup.job);
+                match job {
+                    Some(job) if job.is_concluded() && job.error.is_none() => {}
+                    Some(job) if !job.is_concluded() => is_complete = false,
+                    other => return Err(jobs::failed(&backup.purpose(), other.cloned())),
+                }
+            }
+            if is_complete {
+                return Ok(());
+            }
+            if progress != last {
+                last = progress;
+                moved_at = Instant::now();
+            } else if moved_at.elapsed() > stall {
+                return Err(qmp.timed_out("with any progress of the save", stall));
+            }
+            qmp.listen(LOOK)?;
+        }
+    }
+
+    /// What can be told once all is removed from QEMU.
+    ///
+    /// # Errors
+    /// [`VmmError::File`] when a file can't be brought to its final size.
+    pub fn conclude(&self, pause: Duration) -> Result<Saved, VmmError> {
+        for backup in &self.backups {
+            backup.release().map_err(|source| VmmError::File {
+                what: format!(
+                    "can't give back unused room of the copy of disk {}",
+                    backup.disk
+                ),
+                source,
+            })?;
+        }
+        let warnings = match &self.method {
+            Method::Background => Vec::new(),
+            Method::InPause(reason) => vec![slow(pause, !self.backups.is_empty(), reason)],
+        };
+        Ok(Saved { pause, warnings })
+    }
+
+    fn rewind_memory(&mut self) -> Result<(), VmmError> {
+        // QEMU's descriptor shares the offset with ours.
+        self.memory
+            .set_len(0)
+            .and_then(|()| self.memory.seek(SeekFrom::Start(0)))
+            .map(drop)
+            .map_err(|source| VmmError::File {
+                what: format!("can't empty {}", self.memory_path.display()),
+                source,
+            })
+    }
+
+    fn not_saved(&self, phase: Phase) -> VmmError {
+        let message = match phase {
+            Phase::Failed(Some(reason)) => reason,
+            Phase::Cancelled => "it was cancelled".to_owned(),
+            Phase::None | Phase::UnderWay | Phase::Completed | Phase::Failed(None) => format!(
+                "it gave no reason; is there room for {}?",
+                self.memory_path.display()
+            ),
+        };
+        VmmError::Refused {
+            request: "to save the guest's memory".to_owned(),
+            message,
+        }
+    }
+}
+
+fn migrate(qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
+    let uri = json!({"uri": format!("fd:{MEMORY_FD}")});
+    qmp.execute_by("migrate", &uri, deadline).map(drop)
+}
+
+/// As [`migrate`], perhaps after an attempt that has failed and whose remains QEMU is about to clear away.
+fn migrate_again(qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
+    let cleared = Deadline::after(CLEARED);
+    loop {
+        match migrate(qmp, deadline) {
+            Err(VmmError::Refused { message, .. })
+                if message.contains("yank") && !cleared.has_passed() =>
+            {
+                qmp.listen(PAUSE_LOOK)?;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether the guest went on since the pause began.
+pub(super) fn has_resumed(changes: &[RunChange]) -> bool {
+    changes.iter().any(|change| change.runs)
+}
+
+/// The guest must not have moved since the pause began: disks and memory would be of different instants.
+fn check_stands_still(changes: &[RunChange]) -> Result<(), VmmError> {
+    if has_resumed(changes) {
+        return Err(interfered());
+    }
+    Ok(())
+}
+
+/// QEMU lets the guest go on by itself once it is protected, and never stops it again. If it stops once more, somebody
+/// had resumed it earlier.
+fn check_stood_still(changes: &[RunChange]) -> Result<(), VmmError> {
+    let stops_again = changes
+        .iter()
+        .skip_while(|change| !change.runs)
+        .any(|change| !change.runs);
+    if stops_again {
+        return Err(interfered());
+    }
+    Ok(())
+}
+
+fn interfered() -> VmmError {
+    VmmError::Unsupported(
+        "somebody else resumed or stopped the guest while it was being saved; the snapshot is given up".to_owned(),
+    )
+}
+
+/// The warning of a save in the pause, with what would help.
+fn slow(pause: Duration, with_disks: bool, reason: &str) -> String {
+    let what = if with_disks {
+        "its memory and disks were"
+    } else {
+        "its memory was"
+    };
+    let remedy = if reason.contains("host kernel") {
+        "a kernel from 5.7 on, and for a QEMU that is not root vm.unprivileged_userfaultfd=1, would"
+    } else if reason.contains("memory configuration") {
+        "private memory for the guest (no shared memory, no file or huge pages behind it) would"
+    } else {
+        "a QEMU from 6.0 on without other migration capabilities switched on would"
+    };
+    format!(
+        "the guest stood still for {:.1} s because {what} saved in the pause: {reason}; {remedy} make that milliseconds",
+        pause.as_secs_f64()
+    )
+}

@@ -1,0 +1,146 @@
+//! Finds and removes what captures leave in QEMU, of this process or of one that died: all of it carries our prefix.
+
+use serde_json::{Value, json};
+
+use super::super::VmmError;
+use super::jobs;
+use super::migration::{self, Phase};
+use super::qmp::Qmp;
+use super::{MEMORY_FD, PREFIX};
+
+/// What a capture found in QEMU and puts back; where it is not known, QEMU's defaults are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    /// Whether memory was to be saved behind the running guest; `None` where QEMU does not know how (before 6.0).
+    pub is_background: Option<bool>,
+    /// The speed limit of a save, in bytes per second.
+    pub bandwidth: Option<u64>,
+}
+
+impl Before {
+    /// What QEMU is set to now.
+    ///
+    /// # Errors
+    /// When QEMU can't be asked.
+    pub fn look(qmp: &mut Qmp) -> Result<Self, VmmError> {
+        Ok(Self {
+            is_background: migration::is_background(qmp)?,
+            bandwidth: migration::bandwidth(qmp)?,
+        })
+    }
+}
+
+/// Removes everything of ours. Each part is tried, whatever became of the others, except on a dead connection.
+///
+/// # Errors
+/// The first thing that could not be removed.
+pub(super) fn remove_all(
+    qmp: &mut Qmp,
+    cancels_migration: bool,
+    before: Before,
+) -> Result<(), VmmError> {
+    let mut first = None;
+    let mut attempt = |result: Result<(), VmmError>| match result {
+        Ok(()) => Ok(()),
+        Err(
+            error @ (VmmError::TimedOut { .. } | VmmError::Closed { .. } | VmmError::Interrupted),
+        ) => Err(error),
+        Err(error) => {
+            first.get_or_insert(error);
+            Ok(())
+        }
+    };
+    if cancels_migration {
+        attempt(migration::cancel(qmp))?;
+    }
+    attempt(remove_jobs(qmp))?;
+    attempt(remove_nodes(qmp))?;
+    attempt(remove_fdsets(qmp))?;
+    attempt(close_memory(qmp))?;
+    attempt(restore_settings(qmp, before))?;
+    first.map_or(Ok(()), Err)
+}
+
+/// Removes our jobs. A guest that stopped because our copy failed in the way of its write goes on: QEMU repeats that
+/// write, which nothing of ours stands in the way of any more.
+fn remove_jobs(qmp: &mut Qmp) -> Result<(), VmmError> {
+    if !jobs::remove(qmp, PREFIX)? {
+        return Ok(());
+    }
+    let status = qmp.execute("query-status", &json!({}))?;
+    if status.get("status").and_then(Value::as_str) == Some("io-error") {
+        qmp.execute("cont", &json!({}))?;
+    }
+    Ok(())
+}
+
+/// Removes our nodes, uppermost first: one that another stands on is refused until that one is gone.
+fn remove_nodes(qmp: &mut Qmp) -> Result<(), VmmError> {
+    loop {
+        let mut refusal = None;
+        let mut removed = false;
+        for node in nodes(qmp)? {
+            match qmp.execute("blockdev-del", &json!({"node-name": node})) {
+                Ok(_) => removed = true,
+                Err(error @ VmmError::Refused { .. }) => refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match refusal {
+            None => return Ok(()),
+            Some(error) if !removed => return Err(error),
+            Some(_) => {}
+        }
+    }
+}
+
+fn nodes(qmp: &mut Qmp) -> Result<Vec<String>, VmmError> {
+    let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
+    Ok(nodes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|node| node.get("node-name")?.as_str())
+        .filter(|name| name.starts_with(PREFIX))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn remove_fdsets(qmp: &mut Qmp) -> Result<(), VmmError> {
+    let sets = qmp.execute("query-fdsets", &json!({}))?;
+    for set in sets.as_array().into_iter().flatten() {
+        let is_ours = set
+            .get("fds")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|fd| fd.get("opaque")?.as_str())
+            .any(|opaque| opaque.starts_with(PREFIX));
+        if is_ours {
+            qmp.execute("remove-fd", &json!({"fdset-id": set.get("fdset-id")}))?;
+        }
+    }
+    Ok(())
+}
+
+/// Closes the memory file's descriptor, if no save has taken it yet.
+fn close_memory(qmp: &mut Qmp) -> Result<(), VmmError> {
+    match qmp.execute("closefd", &json!({"fdname": MEMORY_FD})) {
+        // QEMU knows no such descriptor: that is what was wanted.
+        Ok(_) | Err(VmmError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts back what a save was set up with, unless a migration goes on: then it is somebody else's.
+fn restore_settings(qmp: &mut Qmp, before: Before) -> Result<(), VmmError> {
+    if migration::look(qmp)?.phase == Phase::UnderWay {
+        return Ok(());
+    }
+    migration::restore_bandwidth(qmp, before.bandwidth)?;
+    let was_background = before.is_background.unwrap_or(false);
+    if migration::is_background(qmp)? == Some(!was_background) {
+        migration::set_background(qmp, was_background)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The guest's disks, from QEMU's own description of them. Parses and judges; asks nothing and copies nothing.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::super::{Disk, Process, VmmError};
+use super::process;
+
+/// Formats that a snapshot can hold.
+const FORMATS: [&str; 2] = ["raw", "qcow2"];
+/// Drivers that stand on top of a format and don't change the data.
+const FILTERS: [&str; 3] = ["throttle", "copy-on-read", "preallocate"];
+/// Protocols whose data is one file or block device of this host.
+const LOCAL: [&str; 2] = ["file", "host_device"];
+
+/// An entry of `query-block`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Drive {
+    /// The name given on the command line; empty for a drive that was made from a named node.
+    #[serde(default)]
+    device: String,
+    /// What is in the drive; nothing in an empty removable one.
+    inserted: Option<Inserted>,
+}
+
+/// What is in a drive: the uppermost node.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Inserted {
+    #[serde(rename = "node-name", default)]
+    node_name: String,
+    drv: String,
+    ro: bool,
+    file: String,
+    image: Image,
+}
+
+/// An image and what it stands on.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Image {
+    filename: String,
+    format: String,
+    /// The size that the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// What it occupies, in bytes; missing where the protocol can't tell.
+    actual_size: Option<u64>,
+    #[serde(default)]
+    encrypted: bool,
+    backing_image: Option<Box<Image>>,
+    #[serde(default)]
+    format_specific: Value,
+}
+
+/// A disk as the backup of it needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The uppermost node.
+    pub node: String,
+    /// `raw` or `qcow2`.
+    pub format: String,
+    /// The size that the guest sees, in bytes.
+    pub virtual_bytes: u64,
+    /// What the image and everything that it stands on occupy, in bytes.
+    pub used_bytes: u64,
+}
+
+/// Reads the answer to `query-block`.
+///
+/// # Errors
+/// When it has not the expected form.
+pub(super) fn parse(answer: Value) -> Result<Vec<Drive>, VmmError> {
+    serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
+        request: "query-block".to_owned(),
+        detail: error.to_string(),
+    })
+}
+
+/// The disks in `drives`, as this process can open them. Empty drives are left out, and so are read-only disks that
+/// are no local files: there is nothing in them that could change.
+///
+/// # Errors
+/// [`VmmError::Unsupported`] for a writable disk that can't be part of a snapshot, with the reason.
+pub(super) fn list(drives: &[Drive], process: Option<&Process>) -> Result<Vec<Disk>, VmmError> {
+    let mut disks = Vec::new();
+    for drive in drives {
+        let Some(inserted) = &drive.inserted else {
+            continue;
+        };
+        let found = describe(inserted).and_then(|(format, file, backing)| {
+            let path = process::locate(process, &file)
+                .map_err(|error| format!("its file {} can't be used: {error}", file.display()))?;
+            Ok(Disk {
+                name: inserted.node_name.clone(),
+                path,
+                format,
+                is_read_only: inserted.ro,
+                backing,
+            })
+        });
+        match found {
+            Ok(disk) => disks.push(disk),
+            Err(_) if inserted.ro => {}
+            Err(reason) => {
+                return Err(VmmError::Unsupported(format!(
+                    "disk {} can't be part of a snapshot: {reason}",
+                    drive.title(inserted)
+                )));
+            }
+        }
+    }
+    Ok(disks)
+}
+
+/// The disk with the uppermost node `node`, for its backup.
+pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
+    let inserted = drives
+        .iter()
+        .filter_map(|drive| drive.inserted.as_ref())
+        .find(|inserted| inserted.node_name == node)?;
+    let (format, ..) = describe(inserted).ok()?;
+    // A filter's image repeats what it filters.
+    let image = inserted.below_filters();
+    let chain = std::iter::successors(Some(image), |image| image.backing_image.as_deref());
+    Some(Source {
+        node: node.to_owned(),
+        format,
+        virtual_bytes: image.virtual_size,
+        used_bytes: chain
+            .map(|image| image.actual_size.unwrap_or(image.virtual_size))
+            .sum(),
+    })
+}
+
+impl Drive {
+    fn title<'a>(&'a self, inserted: &'a Inserted) -> &'a str {
+        if self.device.is_empty() {
+            &inserted.node_name
+        } else {
+            &self.device
+        }
+    }
+}
+
+impl Inserted {
+    /// The image under filters such as `throttle`.
+    fn below_filters(&self) -> &Image {
+        let mut image = &self.image;
+        while let Some(below) = image.backing_image.as_deref() {
+            if !FILTERS.contains(&image.format.as_str()) {
+                break;
+            }
+            image = below;
+        }
+        image
+    }
+}
+
+/// Format, file and backing file of what is in a drive; else why a snapshot can't hold it.
+fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), String> {
+    let image = inserted.below_filters();
+    let format = &image.format;
+    if !FORMATS.contains(&format.as_str()) {
+        return Err(format!(
+            "its format is {format}, and only {} can be saved",
+            FORMATS.join(" and ")
+        ));
+    }
+    if image.encrypted {
+        return Err("it is encrypted by QEMU, and a copy by QEMU would not be".to_owned());
+    }
+    if image
+        .format_specific
+        .pointer("/data/data-file")
+        .is_some_and(|data_file| !data_file.is_null())
+    {
+        return Err("its data is in an external data file".to_owned());
+    }
+    let name = if FILTERS.contains(&inserted.drv.as_str()) {
+        &image.filename
+    } else {
+        &inserted.file
+    };
+    let backing = image.backing_image.as_ref().map(|backing| {
+        local_file(&backing.filename).unwrap_or_else(|_| (&backing.filename).into())
+    });
+    Ok((format.clone(), local_file(name)?, backing))
+}
+
+/// The local file that QEMU's file name means: a plain path, `file:PATH`, or `json:{…}` with protocol layers. Else why
+/// there is none.
+fn local_file(name: &str) -> Result<PathBuf, String> {
+    if let Some(options) = name.strip_prefix("json:") {
+        let options: Map<String, Value> = serde_json::from_str(options)
+            .map_err(|error| format!("its file name {name:?} can't be read: {error}"))?;
+        return file_of_options(&options);
+    }
+    // A protocol ends at the first colon, unless a slash comes first.
+    let path = match name.split_once([':', '/']) {
+        Some((protocol, rest)) if name.as_bytes().get(protocol.len()) == Some(&b':') => {
+            if !LOCAL.contains(&protocol) {
+                return Err(elsewhere(protocol));
+            }
+            rest
+        }
+        _ => name,
+    };
+    plain_path(path)
+}
+
+/// Goes down from a format's options to the file's.
+fn file_of_options(options: &Map<String, Value>) -> Result<PathBuf, String> {
+    let driver = options
+        .get("driver")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if LOCAL.contains(&driver) {
+        let name = options.get("filename").and_then(Value::as_str);
+        return plain_path(name.unwrap_or_default());
+    }
+    if driver == "raw" && (options.contains_key("offset") || options.contains_key("size")) {
+        return Err("it is only a part of its file (raw with offset or size)".to_owned());
+    }
+    match options.get("file") {
+        Some(Value::Object(below)) => file_of_options(below),
+        _ => Err(elsewhere(driver)),
+    }
+}
+
+fn plain_path(path: &str) -> Result<PathBuf, String> {
+    if path.is_empty() {
+        return Err("its file has no name".to_owned());
+    }
+    if path.starts_with("/dev/fdset/") {
+        return Err("its file was given to QEMU as a descriptor, without a name".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn elsewhere(protocol: &str) -> String {
+    format!("its data is not in a file or block device of this host, but behind {protocol:?}")
+}
+
+#[cfg(test)]
+#[path = "disks_tests.rs"]
+mod tests;

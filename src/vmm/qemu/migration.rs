@@ -1,0 +1,247 @@
+//! QEMU's migration, which is how it saves memory and device state: its status, its capabilities, its speed.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::{Deadline, VmmError};
+use super::qmp::Qmp;
+
+/// Saves memory while the guest runs, by write protection of its pages.
+const BACKGROUND: &str = "background-snapshot";
+/// The speed of a save in the pause, in bytes per second: without bound, and a number that nobody else would choose, so
+/// that a later process recognises it as ours.
+const OUR_BANDWIDTH: u64 = (1 << 50) + 20_220_707;
+/// QEMU's own default of `max-bandwidth`, in bytes per second.
+const DEFAULT_BANDWIDTH: u64 = 128 << 20;
+/// Time between two looks at a migration that is being cancelled.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How a migration stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// There was none.
+    None,
+    /// It goes on.
+    UnderWay,
+    /// All of it is written.
+    Completed,
+    /// It failed, for the reason that QEMU gives, if any.
+    Failed(Option<String>),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// The answer to `query-migrate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Migration {
+    /// How it stands.
+    pub phase: Phase,
+    /// Pages of RAM that were saved: zero pages and others.
+    ///
+    /// QEMU counts them in `ram_save_iterate`, which a background snapshot calls only after the device state has been
+    /// saved and `ram_write_tracking_start` has protected all RAM (`bg_migration_thread`, 6.0 to 10.x). `active` alone
+    /// and `transferred` come before that.
+    pub pages: u64,
+    /// Bytes that were written; with `pages` and `remaining` it tells whether anything moves.
+    pub transferred: u64,
+    /// Bytes that are still to be saved.
+    pub remaining: u64,
+    /// Why this guest can't be saved at all.
+    pub blocked: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    status: Option<String>,
+    error_desc: Option<String>,
+    #[serde(default)]
+    ram: Ram,
+    #[serde(default)]
+    blocked_reasons: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Ram {
+    #[serde(default)]
+    normal: u64,
+    #[serde(default)]
+    duplicate: u64,
+    #[serde(default)]
+    transferred: u64,
+    #[serde(default)]
+    remaining: u64,
+}
+
+impl Migration {
+    fn parse(answer: Value) -> Result<Self, VmmError> {
+        let info: Info = serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
+            request: "query-migrate".to_owned(),
+            detail: error.to_string(),
+        })?;
+        Ok(Self {
+            phase: match info.status.as_deref() {
+                None | Some("none") => Phase::None,
+                Some("completed") => Phase::Completed,
+                Some("failed") => Phase::Failed(info.error_desc),
+                Some("cancelled") => Phase::Cancelled,
+                // All others, known and to come, stand between the beginning and one of these ends.
+                Some(_) => Phase::UnderWay,
+            },
+            pages: info.ram.normal.saturating_add(info.ram.duplicate),
+            transferred: info.ram.transferred,
+            remaining: info.ram.remaining,
+            blocked: info.blocked_reasons,
+        })
+    }
+}
+
+/// How the migration stands.
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn look(qmp: &mut Qmp) -> Result<Migration, VmmError> {
+    Migration::parse(qmp.execute("query-migrate", &json!({}))?)
+}
+
+/// As [`look`], with no more time than is left until `deadline`.
+///
+/// # Errors
+/// As [`look`]; [`VmmError::PauseTooLong`].
+pub(super) fn look_by(qmp: &mut Qmp, deadline: Deadline) -> Result<Migration, VmmError> {
+    Migration::parse(qmp.execute_by("query-migrate", &json!({}), deadline)?)
+}
+
+/// Cancels a migration that goes on and waits until it has ended.
+///
+/// # Errors
+/// When it has not ended within the time of a request.
+pub(super) fn cancel(qmp: &mut Qmp) -> Result<(), VmmError> {
+    if look(qmp)?.phase != Phase::UnderWay {
+        return Ok(());
+    }
+    qmp.execute("migrate_cancel", &json!({}))?;
+    let deadline = Deadline::after(qmp.limit());
+    while look(qmp)?.phase == Phase::UnderWay {
+        if deadline.has_passed() {
+            return Err(qmp.timed_out("migrate_cancel with an end of the save", deadline.limit()));
+        }
+        qmp.listen(LOOK)?;
+    }
+    Ok(())
+}
+
+/// Whether memory is saved behind the running guest; `None` where QEMU does not know how (before 6.0).
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn is_background(qmp: &mut Qmp) -> Result<Option<bool>, VmmError> {
+    let capabilities = qmp.execute("query-migrate-capabilities", &json!({}))?;
+    Ok(capabilities
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|one| one.get("capability").and_then(Value::as_str) == Some(BACKGROUND))
+        .and_then(|one| one.get("state"))
+        .and_then(Value::as_bool))
+}
+
+/// Switches the save behind the running guest on or off.
+///
+/// # Errors
+/// [`VmmError::Refused`] when the kernel or the guest's memory does not allow it, or while a migration goes on.
+pub(super) fn set_background(qmp: &mut Qmp, is_on: bool) -> Result<(), VmmError> {
+    let capabilities = json!([{"capability": BACKGROUND, "state": is_on}]);
+    qmp.execute(
+        "migrate-set-capabilities",
+        &json!({"capabilities": capabilities}),
+    )
+    .map(drop)
+}
+
+/// The speed limit of a save, in bytes per second.
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn bandwidth(qmp: &mut Qmp) -> Result<Option<u64>, VmmError> {
+    let parameters = qmp.execute("query-migrate-parameters", &json!({}))?;
+    Ok(parameters.get("max-bandwidth").and_then(Value::as_u64))
+}
+
+/// Lifts the speed limit of a save, which a background save has not.
+///
+/// # Errors
+/// When QEMU refuses.
+pub(super) fn lift_bandwidth(qmp: &mut Qmp) -> Result<(), VmmError> {
+    set_bandwidth(qmp, OUR_BANDWIDTH)
+}
+
+/// Puts the speed limit back: to `before`, or, where that is not known, to QEMU's default. One that is not ours stays.
+///
+/// # Errors
+/// When QEMU refuses.
+pub(super) fn restore_bandwidth(qmp: &mut Qmp, before: Option<u64>) -> Result<(), VmmError> {
+    if bandwidth(qmp)? != Some(OUR_BANDWIDTH) {
+        return Ok(());
+    }
+    set_bandwidth(qmp, before.unwrap_or(DEFAULT_BANDWIDTH))
+}
+
+fn set_bandwidth(qmp: &mut Qmp, bytes_per_second: u64) -> Result<(), VmmError> {
+    let parameters = json!({"max-bandwidth": bytes_per_second});
+    qmp.execute("migrate-set-parameters", &parameters).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phase(answer: Value) -> Phase {
+        Migration::parse(answer).unwrap().phase
+    }
+
+    #[test]
+    fn every_status_before_an_end_is_under_way() {
+        assert_eq!(phase(json!({})), Phase::None);
+        assert_eq!(phase(json!({"status": "none"})), Phase::None);
+        for status in ["setup", "active", "cancelling", "device", "what-comes-next"] {
+            assert_eq!(
+                phase(json!({"status": status})),
+                Phase::UnderWay,
+                "{status}"
+            );
+        }
+        assert_eq!(phase(json!({"status": "completed"})), Phase::Completed);
+        assert_eq!(phase(json!({"status": "cancelled"})), Phase::Cancelled);
+        assert_eq!(phase(json!({"status": "failed"})), Phase::Failed(None));
+        assert_eq!(
+            phase(json!({"status": "failed", "error-desc": "no space"})),
+            Phase::Failed(Some("no space".to_owned()))
+        );
+    }
+
+    #[test]
+    fn bytes_of_the_stream_header_are_no_saved_pages() {
+        // As QEMU 9 answers between its header and the write protection.
+        let answer = json!({"status": "active", "ram": {
+            "total": 1_091_379_200_u64, "remaining": 1_091_379_200_u64, "transferred": 2125,
+            "normal": 0, "duplicate": 0, "page-size": 4096,
+        }});
+        let migration = Migration::parse(answer).unwrap();
+        assert_eq!((migration.pages, migration.transferred), (0, 2125));
+    }
+
+    #[test]
+    fn zero_pages_count_as_saved() {
+        let answer = json!({"status": "active", "ram": {"normal": 3, "duplicate": 40}});
+        assert_eq!(Migration::parse(answer).unwrap().pages, 43);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_an_error() {
+        assert!(Migration::parse(json!({"status": 7})).is_err());
+        assert!(Migration::parse(json!([])).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! Captures that succeed.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use support::disk::DiskFormat;
+use support::qemu::DiskStyle;
+
+use super::*;
+
+#[test]
+fn a_captured_guest_goes_on_where_it_was_and_nothing_is_left_in_the_vmm() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions::new(scratch.path()));
+    let before = vm.traces();
+    let mut qemu = connect(&vm);
+    assert_eq!(qemu.state().unwrap(), VmmState::Running);
+    let directory = state_dir(scratch.path(), "snapshot");
+    let plan = plan(&mut qemu, &directory);
+    let tick = vm.wait_next_tick();
+    let saved = capture(&mut qemu, &plan).unwrap();
+    assert_eq!(saved.warnings, Vec::<String>::new());
+    assert_eq!(vm.traces(), before);
+    vm.wait_next_tick();
+
+    let pauses = vm.pauses_ms();
+    assert_eq!(pauses.len(), 1, "{pauses:?}");
+    assert!((saved.pause.as_secs_f64() * 1e3 - pauses[0]).abs() < 0.01);
+    for file in [directory.join("memory"), plan.disks[0].target.clone()] {
+        let metadata = fs::metadata(&file).unwrap();
+        assert_eq!(
+            metadata.permissions().mode() & 0o777,
+            0o600,
+            "{}",
+            file.display()
+        );
+        assert!(metadata.len() > 1 << 20, "{}", file.display());
+    }
+    assert_goes_on(&vm, &plan, tick);
+}
+
+#[test]
+fn ten_captures_in_a_row_are_all_whole() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        disks: 2,
+        disk_style: DiskStyle::Drive,
+        ..VmOptions::new(scratch.path())
+    });
+    let before = vm.traces();
+    let mut qemu = connect(&vm);
+    let mut plans = Vec::new();
+    for index in 0..10 {
+        let directory = state_dir(scratch.path(), &format!("snapshot{index}"));
+        let plan = plan(&mut qemu, &directory);
+        assert_eq!(plan.disks.len(), 2);
+        let tick = vm.wait_next_tick();
+        capture(&mut qemu, &plan).unwrap();
+        assert_eq!(vm.traces(), before, "capture {index}");
+        plans.push((plan, tick));
+    }
+    // Restoring takes long: the first, which found nothing, and the last, which found the most.
+    for (plan, tick) in [&plans[0], &plans[9]] {
+        assert_goes_on(&vm, plan, *tick);
+    }
+}
+
+#[test]
+fn a_copy_stays_as_sparse_as_its_disk() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        disk_mib: 1024,
+        ..VmOptions::new(scratch.path())
+    });
+    let mut qemu = connect(&vm);
+    let directory = state_dir(scratch.path(), "snapshot");
+    let plan = plan(&mut qemu, &directory);
+    capture(&mut qemu, &plan).unwrap();
+    let metadata = fs::metadata(&plan.disks[0].target).unwrap();
+    assert_eq!(metadata.len(), 1 << 30);
+    let used = metadata.blocks() * 512;
+    assert!(used < 64 << 20, "{used}");
+}
+
+#[test]
+fn a_qcow2_disk_is_copied_with_all_that_it_stands_on() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        disk_format: DiskFormat::Qcow2,
+        ..VmOptions::new(scratch.path())
+    });
+    let before = vm.traces();
+    let mut qemu = connect(&vm);
+    let directory = state_dir(scratch.path(), "snapshot");
+    let plan = plan(&mut qemu, &directory);
+    assert_eq!(plan.disks[0].disk.format, "qcow2");
+    let tick = vm.wait_next_tick();
+    capture(&mut qemu, &plan).unwrap();
+    assert_eq!(vm.traces(), before);
+    assert_goes_on(&vm, &plan, tick);
+}

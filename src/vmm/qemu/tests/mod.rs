@@ -1,0 +1,98 @@
+//! The driver against a real QEMU with a guest that notices torn snapshots.
+
+mod captures;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use support::qemu::{TestVm, VmOptions};
+use tempfile::TempDir;
+
+use super::*;
+use crate::vmm::DiskCopy;
+
+/// Generous: software emulation on a busy machine can be twenty times slower than alone.
+const TIMEOUTS: Timeouts = Timeouts {
+    request: Duration::from_secs(30),
+};
+/// As much as a pause may take where nothing goes wrong.
+const PAUSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A directory with a short name, for disks and snapshots.
+fn scratch() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("snap-")
+        .tempdir_in("/tmp")
+        .unwrap()
+}
+
+fn connect(vm: &TestVm) -> Qemu {
+    Qemu::connect(vm.socket(), TIMEOUTS).unwrap()
+}
+
+/// A directory for one snapshot, as the caller of the port makes it.
+fn state_dir(parent: &Path, name: &str) -> PathBuf {
+    let directory = parent.join(name);
+    DirBuilder::new().mode(0o700).create(&directory).unwrap();
+    directory
+}
+
+/// The plan by which the VMM copies all writable disks into `directory`.
+fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
+    let disks = qemu.disks().unwrap();
+    SavePlan {
+        state_dir: directory.to_owned(),
+        disks: disks
+            .into_iter()
+            .filter(|disk| !disk.is_read_only)
+            .map(|disk| DiskCopy {
+                target: directory.join(disk.path.file_name().unwrap()),
+                disk,
+            })
+            .collect(),
+    }
+}
+
+/// As the caller of the port does before a pause: a guest's unwritten data would make it longer.
+fn sync_disks(plan: &SavePlan) {
+    for copy in &plan.disks {
+        fs::File::open(&copy.disk.path)
+            .unwrap()
+            .sync_data()
+            .unwrap();
+    }
+}
+
+/// Everything from the preparation to the end.
+fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
+    qemu.prepare(plan)?;
+    sync_disks(plan);
+    qemu.pause()?;
+    qemu.save(Deadline::after(PAUSE_LIMIT))?;
+    qemu.resume()?;
+    qemu.finish()
+}
+
+/// The options of a VM like `vm` in which the snapshot in `directory` is restored, and that snapshot's disks.
+fn restored(vm: &TestVm, plan: &SavePlan) -> TestVm {
+    let disks: Vec<PathBuf> = plan.disks.iter().map(|copy| copy.target.clone()).collect();
+    let options = VmOptions {
+        socket: None,
+        ..vm.options().clone()
+    };
+    TestVm::restore(&options, &plan.state_dir.join("memory"), &disks)
+}
+
+/// The guest in the snapshot goes on from `at_least` or later, and finds RAM and disks at the same instant.
+fn assert_goes_on(vm: &TestVm, plan: &SavePlan, at_least: u64) {
+    let again = restored(vm, plan);
+    let tick = again.wait_next_tick();
+    assert!(
+        tick >= at_least,
+        "it went back to {tick}, before {at_least}"
+    );
+    again.wait_ticks_beyond(tick + 40);
+    assert_eq!(again.torn_lines(), Vec::<String>::new());
+}
