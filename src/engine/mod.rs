@@ -51,9 +51,10 @@ pub enum EngineError {
 
 impl From<VmmError> for EngineError {
     fn from(error: VmmError) -> Self {
-        match error {
-            VmmError::Interrupted => Self::Interrupted,
-            error => Self::caused("the VMM's part of the snapshot failed", error),
+        if matches!(error, VmmError::Interrupted) {
+            Self::Interrupted
+        } else {
+            Self::caused("the VMM's part of the snapshot failed", error)
         }
     }
 }

@@ -54,13 +54,11 @@ pub(super) fn running(
         .hypervisor()
         .map_err(|error| EngineError::instance(error.to_string()))?;
     let mut vmm = vmm::open(hypervisor, &metadata.socket, around.timeouts)?;
-    match vmm.state()? {
-        VmmState::Running => {}
-        other => {
-            return Err(EngineError::instance(format!(
-                "the guest does not run any more: its VMM says {other:?}"
-            )));
-        }
+    let state = vmm.state()?;
+    if state != VmmState::Running {
+        return Err(EngineError::instance(format!(
+            "the guest does not run any more: its VMM says {state:?}"
+        )));
     }
     let version = vmm.version()?;
     let disks = vmm.disks()?;
