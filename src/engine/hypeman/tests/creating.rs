@@ -251,6 +251,42 @@ fn a_server_that_still_copies_behind_a_proxy_is_waited_for_and_not_disturbed() {
 }
 
 #[test]
+fn a_guest_that_the_server_is_about_to_wake_is_left_to_it() {
+    let server = server();
+    let change = |world: &mut World| {
+        make(world);
+        suspend(world);
+    };
+    server.world().fail(POST, Fault::after(change, Fault::Drop));
+    let mut engine = engine(&server);
+    engine.pace.calm = Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        let creation = scope.spawn(|| create(&engine, State::Running));
+        let looks = || server.world().lines("GET /instances/").len();
+        wait_until(|| looks() > 5);
+        server.world().set_state(ID, "Running");
+        let created = creation.join().unwrap().unwrap();
+        assert!(!created.warnings.concat().contains("woken"));
+    });
+    assert_created(&server, 1);
+    assert!(server.world().lines(WAKE).is_empty());
+}
+
+#[test]
+fn a_guest_that_stays_suspended_after_its_snapshot_is_listed_is_woken() {
+    let server = server();
+    let change = |world: &mut World| {
+        make(world);
+        suspend(world);
+    };
+    server.world().fail(POST, Fault::after(change, Fault::Drop));
+    let created = create(&engine(&server), State::Running).unwrap();
+    assert!(created.warnings.concat().contains("woken again"));
+    assert_created(&server, 1);
+    assert_eq!(state(&server), "Running");
+}
+
+#[test]
 fn a_guest_that_a_dead_server_left_suspended_is_woken_when_the_time_is_up() {
     let server = server();
     server
