@@ -294,6 +294,23 @@ mod tests {
     }
 
     #[test]
+    fn files_on_another_file_system_are_copied_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let Ok(shm) = tempfile::tempdir_in("/dev/shm") else {
+            eprintln!("SKIPPED: a handover between file systems: no /dev/shm");
+            return;
+        };
+        let mut handover = own_dir(dir.path());
+        handover.state_dir = shm.path().to_owned();
+        fs::write(dir.path().join(NAME).join("memory"), "m").unwrap();
+        handover.collect(&["memory"]).unwrap();
+        let kept = shm.path().join("memory");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "m");
+        assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o7777, 0o600);
+        assert!(!dir.path().join(NAME).exists());
+    }
+
+    #[test]
     fn what_is_no_plain_file_of_the_vmms_is_not_taken() {
         type Trick = fn(&Path, &Path) -> io::Result<()>;
         let tricks: [(&str, Trick); 5] = [

@@ -102,6 +102,8 @@ struct Inner {
     extra_config: Value,
     faults: Vec<(Request, Fault)>,
     requests: Vec<Request>,
+    saves: usize,
+    late_write: Option<Vec<u8>>,
     is_released: bool,
     is_ending: bool,
 }
@@ -127,6 +129,8 @@ impl FakeVmm {
                 extra_config: json!({}),
                 faults: Vec::new(),
                 requests: Vec::new(),
+                saves: 0,
+                late_write: None,
                 is_released: false,
                 is_ending: false,
             }),
@@ -149,6 +153,12 @@ impl FakeVmm {
         self.shared.lock().faults.push((request, fault));
     }
 
+    /// The next save first carries out a write that the guest had asked for before the pause: the first disk's file
+    /// becomes `bytes`. The saved state counts it as done.
+    pub fn write_in_save(&self, bytes: &[u8]) {
+        self.shared.lock().late_write = Some(bytes.to_vec());
+    }
+
     /// Lets a [`Fault::Hang`] go on.
     pub fn release(&self) {
         self.shared.lock().is_released = true;
@@ -168,6 +178,11 @@ impl FakeVmm {
     /// Adds the members of the object `extra` to the configuration that the VMM tells.
     pub fn add_config(&self, extra: Value) {
         self.shared.lock().extra_config = extra;
+    }
+
+    /// How many saves were carried out, with or without success.
+    pub fn saves(&self) -> usize {
+        self.shared.lock().saves
     }
 
     /// All requests so far, in their order.
@@ -323,8 +338,23 @@ impl Shared {
             (Request::Save, Dialect::Firecracker) if guest == Guest::Running => {
                 self.error(400, "Create snapshot error: save/restore unavailable while running")
             }
-            (Request::Save, Dialect::CloudHypervisor) => self.save_cloud_hypervisor(body),
-            (Request::Save, Dialect::Firecracker) => self.save_firecracker(body),
+            (Request::Save, dialect) => {
+                self.drain();
+                let answer = match dialect {
+                    Dialect::CloudHypervisor => self.save_cloud_hypervisor(body),
+                    Dialect::Firecracker => self.save_firecracker(body),
+                };
+                self.lock().saves += 1;
+                answer
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let mut inner = self.lock();
+        if let Some(bytes) = inner.late_write.take() {
+            let disk = inner.disks[0].path.as_ref().expect("a disk to write to");
+            fs::write(disk, bytes).expect("a late write");
         }
     }
 

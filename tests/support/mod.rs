@@ -9,6 +9,7 @@ pub mod fake_tls;
 pub mod fake_vmm;
 pub mod filesystems;
 pub mod guests;
+pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;
 pub mod throwaway;
