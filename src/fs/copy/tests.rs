@@ -174,7 +174,10 @@ fn a_file_is_copied_whether_the_file_system_knows_reflinks_or_not() {
 #[test]
 fn between_two_file_systems_there_are_no_reflinks_but_copies() {
     let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
-        println!("skipped: /dev/shm is no second file system here");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: /dev/shm is no second file system here"
+        );
         return;
     };
     let directory = tempfile::tempdir().unwrap();
