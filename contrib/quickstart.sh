@@ -47,11 +47,12 @@ export HYPEMAN_SNAP_STATE_DIR=$work/state HYPEMAN_SNAP_DATA_DIR=$work/data HYPEM
 mkdir "$work/vm" "$work/restored"
 "$TOP/tests/support/guest/build.sh" "$work/guest.elf"
 
-# start_vm DIR ACCELERATOR ARGUMENTS…: a VM with disk, serial output and messages in DIR; its pid goes to $vm.
+# start_vm DIR ACCELERATOR ARGUMENTS…: a VM with disk, serial output and messages in DIR; its pid goes to $vm. In a
+# session of its own, so that Ctrl-C interrupts this script, and not the VM in the middle of a snapshot.
 start_vm() {
   local dir=$1 accelerator=$2
   shift 2
-  qemu-system-x86_64 -nodefaults -no-user-config -display none -machine pc -accel "$accelerator" -m "$RAM_MIB" \
+  setsid qemu-system-x86_64 -nodefaults -no-user-config -display none -machine pc -accel "$accelerator" -m "$RAM_MIB" \
     -kernel "$work/guest.elf" \
     -blockdev "file,node-name=file,filename=$dir/disk.raw" -blockdev raw,node-name=disk,file=file \
     -device ide-hd,drive=disk -chardev "file,id=serial,path=$dir/serial" -serial chardev:serial "$@" \
@@ -70,7 +71,7 @@ counter() {
 # wait_beyond DIR N SECONDS: the guest counts beyond N in that time.
 wait_beyond() {
   local deadline=$((SECONDS + $3))
-  until (($(counter "$1") > $2)); do
+  until [[ $(counter "$1") -gt $2 ]]; do
     ((SECONDS < deadline)) || return 1
     sleep 0.1
   done
@@ -113,7 +114,8 @@ before=$(counter "$work/vm")
 # Not due for an hour: --force takes a snapshot now.
 show hypeman-snap run-due --instance "$INSTANCE" --force
 after=$(counter "$work/vm")
-wait_beyond "$work/vm" "$after" 30 || die "the guest stands still after its snapshot"
+# A second of counting, so that the next snapshot has another second in its name.
+wait_beyond "$work/vm" $((after + 220)) 30 || die "the guest stands still after its snapshot"
 printf 'The guest counted from %s to %s meanwhile, and is at %s now.\n' "$before" "$after" "$(counter "$work/vm")"
 
 printf '\n$ hypeman-snap run-due --instance %s --force --output json\n' "$INSTANCE"
@@ -138,7 +140,7 @@ mkfifo "$work/restored/monitor.in" "$work/restored/monitor.out"
 start_vm "$work/restored" "$accel" -incoming fd:3 \
   -chardev "pipe,id=monitor,path=$work/restored/monitor" -mon monitor 3<"$memory"
 deadline=$((SECONDS + 30))
-until (($(counter "$work/restored") > saved + 20)); do
+until [[ $(counter "$work/restored") -gt $((saved + 20)) ]]; do
   if ((SECONDS >= deadline)) || ! kill -0 "$vm" 2>/dev/null; then
     cat "$work/restored/messages" >&2
     die "the restored VM does not count beyond $saved"

@@ -211,6 +211,10 @@ pub struct RunDueArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Only resume guests that a killed run left paused, and clean up after it
+    #[arg(long, conflicts_with = "force")]
+    pub recover_only: bool,
+
     /// How long a guest may stand still before its snapshot is given up [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub pause_timeout: Option<Duration>,

@@ -26,7 +26,7 @@ use clap::Parser;
 
 use cli::{Cli, EngineKind, OutputFormat};
 use commands::failure;
-use engine::{Engine, EngineError};
+use engine::{Engine, EngineError, hypeman};
 use exit::Exit;
 use settings::{Settings, Surroundings};
 use store::Store;
@@ -87,7 +87,18 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
                 vmm_timeout: settings.limits.vmm_timeout,
             },
         ))),
-        EngineKind::Hypeman => Err(EngineError::unavailable("not yet")),
+        EngineKind::Hypeman => Ok(Box::new(hypeman::Hypeman::new(hypeman::Settings {
+            base_url: settings
+                .base_url
+                .clone()
+                .or_else(hypeman::cli_base_url)
+                .unwrap_or_else(|| hypeman::DEFAULT_BASE_URL.to_owned()),
+            key: hypeman::KeySource::from_environment(),
+            ca_file: settings.ca_file.clone(),
+            insecure_http: settings.allows_insecure_http,
+            request_timeout: hypeman::DEFAULT_REQUEST_TIMEOUT,
+            create_timeout: settings.limits.create_timeout,
+        })?)),
     }
 }
 

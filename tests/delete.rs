@@ -92,6 +92,27 @@ fn without_an_engine_a_name_is_neither_deleted_nor_said_to_be_missing() {
 }
 
 #[test]
+fn reference_is_never_taken_for_a_path() {
+    let host = host();
+    let outside = host.state_dir().join("outside.json");
+    fs::write(&outside, "{}").unwrap();
+    for reference in [
+        "../outside",
+        ".",
+        "..",
+        "/",
+        "snapshot-schedules/../x",
+        "*",
+        "a\nb",
+    ] {
+        host.run(&["delete", reference]).exits(3);
+        host.run(&["get", reference]).exits(3);
+    }
+    assert!(outside.exists());
+    assert!(host.schedule_path(ID).exists() && host.schedule_path(OTHER_ID).exists());
+}
+
+#[test]
 fn ambiguous_reference_deletes_nothing() {
     let host = host();
     host.run(&["delete", "mk3", "--ignore-not-found"])

@@ -26,6 +26,7 @@ test  | mount           | there mount                | mount
 test  | cron            | there cron                 | cron
 test  | mandoc          | there mandoc               | mandoc
 test  | shellcheck      | there shellcheck           | shellcheck
+test  | strace          | there strace               | strace
 bench | python3         | there python3              | python3
 bench | XFS             | there mkfs.xfs             | xfsprogs
 lint  | rustfmt         | there_cargo_command fmt    | rustfmt,rustfmt-web

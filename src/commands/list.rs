@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::Context;
 use super::report::{Answer, Newest, ScheduleRow};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, describe};
 use crate::instance::InstanceId;
 
 /// Reads every schedule, and asks the engine once for names and snapshots.
@@ -22,8 +22,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
         match Known::ask(context) {
             Ok(known) => Some(known),
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                log::warn!("names and snapshots are not known: {error:#}");
+                log::warn!("names and snapshots are not known: {}", describe(&error));
                 None
             }
         }
@@ -46,7 +45,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
             Ok(Some(schedule)) => Ok(schedule),
             // Deleted since the directory was read.
             Ok(None) => continue,
-            Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => Err(describe(&error)),
         };
         rows.push(ScheduleRow {
             name: known

@@ -30,6 +30,8 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
             .map(|disk| absolute(disk))
             .collect::<anyhow::Result<_>>()?,
     };
+    // A refused request leaves nothing behind, not even a lock file.
+    registration.validate().map_err(refusal)?;
     let _lock = context
         .store
         .lock(&args.id, context.settings.lock_timeout)?;

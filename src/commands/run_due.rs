@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::run::report::{Outcome, Report};
 use crate::run::{self, Options};
 
-/// Runs what is due, or what was named.
+/// Runs what is due, or what was named; or only puts right what a run that died left behind.
 ///
 /// # Errors
 /// When the run as a whole can't go on. What fails for single instances is in the answer.
@@ -26,7 +26,11 @@ pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
         Targets::read(context)?.only(&args.instance)?
     };
     let options = options(context, only, args.dry_run, args.force);
-    let report = run::run_due(context.store, context.engine, &options)?;
+    let report = if args.recover_only {
+        run::recover(context.store, context.engine, &options)?
+    } else {
+        run::run_due(context.store, context.engine, &options)?
+    };
     log(&report);
     Ok(Answer::Run(report))
 }
@@ -54,8 +58,9 @@ pub fn log(report: &Report) {
     for result in &report.results {
         let instance = result.instance_id.as_str();
         for note in &result.notes {
-            // Skipped work is no news: another run has it, or there was nothing to do.
-            if result.outcome == Outcome::Skipped {
+            // That another run has it is no news, and what a dry run foresees is its answer.
+            let is_foreseen = report.is_dry_run && result.outcome == Outcome::Skipped;
+            if result.is_locked || is_foreseen {
                 log::info!(instance; "{note}");
             } else {
                 log::warn!(instance; "{note}");

@@ -1,9 +1,12 @@
 //! `set`: declares an instance's whole schedule. The same values again change nothing.
 
+use log::warn;
+
 use super::report::{Answer, Declared};
 use super::{Context, target};
 use crate::cli::SetArgs;
 use crate::clock;
+use crate::engine::describe;
 use crate::schedule::{Schedule, validate};
 
 /// Checks the values, finds the instance, and writes its schedule under its lock if that changes anything.
@@ -21,6 +24,11 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     })?;
     let engine = (context.engine)()?;
     let instance = target::existing(engine.as_ref(), &args.instance)?;
+    match engine.rival_schedule(&instance.id) {
+        Ok(rival) => rival.iter().for_each(|rival| warn!("{rival}")),
+        // It is no reason not to declare a schedule.
+        Err(error) => warn!("{}", describe(&error)),
+    }
     // A dry run writes nothing, not even a lock file; files are replaced whole, so reading needs no lock.
     let _lock = if args.dry_run {
         None

@@ -8,6 +8,7 @@ use super::Context;
 use super::report::{Answer, Fate, SnapshotRow};
 use crate::cli::SnapshotsArgs;
 use crate::clock;
+use crate::engine::describe;
 use crate::instance::{InstanceId, InstanceRef, resolve};
 use crate::retention::{self, Decision, Keep, Policy};
 use crate::snapshot::Snapshot;
@@ -119,8 +120,7 @@ fn fates(
         Ok(Some(schedule)) => schedule,
         Ok(None) => return all(Fate::Unscheduled),
         Err(error) => {
-            let error = anyhow::Error::from(error);
-            log::warn!(instance = id.as_str(); "{error:#}");
+            log::warn!(instance = id.as_str(); "{}", describe(&error));
             return all(Fate::Unreadable);
         }
     };

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::failure::Refused;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, describe};
 use crate::instance::{InstanceId, InstanceRef, ResolveError, resolve};
 
 /// The schedules and, once a reference needs them, the names that the engine knows.
@@ -50,13 +50,14 @@ impl<'a> Targets<'a> {
                 match resolve(reference, &candidates) {
                     Ok(found) => {
                         log::warn!(
-                            "taking {reference:?} as the start of id {}: names can't be looked up: {error}",
-                            found.id
+                            "taking {reference:?} as the start of id {}: names can't be looked up: {}",
+                            found.id,
+                            describe(error)
                         );
                         Ok(found.clone())
                     }
                     Err(ambiguous @ ResolveError::Ambiguous { .. }) => Err(ambiguous.into()),
-                    Err(ResolveError::NotFound(_)) => Err(anyhow::anyhow!("{error}").context(
+                    Err(ResolveError::NotFound(_)) => Err(anyhow::anyhow!(describe(error)).context(
                         format!("no schedule's id starts with {reference:?}, and names can't be looked up"),
                     )),
                 }
@@ -105,7 +106,7 @@ impl<'a> Targets<'a> {
                 Err(Refused::NotFound(match resolve(reference, instances) {
                     Ok(instance) => format!(
                         "instance {} has no schedule; give it one with `hypeman-snap set`",
-                        describe(instance)
+                        in_words(instance)
                     ),
                     Err(_) => format!(
                         "no schedule's instance has the id, the name or the id prefix {reference:?}"
@@ -126,8 +127,8 @@ pub fn existing(engine: &dyn Engine, reference: &str) -> anyhow::Result<Instance
     Ok(resolve(reference, &instances)?.clone())
 }
 
-/// An instance in words: its name if it has one, and its id.
-pub fn describe(instance: &InstanceRef) -> String {
+/// An instance in words: its id, and its name if it has one.
+fn in_words(instance: &InstanceRef) -> String {
     if instance.name.is_empty() || instance.name == instance.id.as_str() {
         instance.id.to_string()
     } else {

@@ -5,7 +5,7 @@ use super::register::{refusal, require_local};
 use super::report::{Answer, Registration, RegistrationChange};
 use crate::cli::UnregisterArgs;
 use crate::engine::local::data_dir::DataDir;
-use crate::engine::local::registration;
+use crate::engine::local::registration::{self, RegistrationError};
 
 /// Removes what `register` wrote, under the instance's lock; schedule and snapshots stay.
 ///
@@ -15,6 +15,9 @@ use crate::engine::local::registration;
 pub fn run(context: &Context<'_>, args: &UnregisterArgs) -> anyhow::Result<Answer> {
     require_local(context.settings, "unregister")?;
     let data_dir = DataDir::open(&context.settings.data_dir)?;
+    if data_dir.find(&args.id).is_ok_and(|found| found.is_none()) {
+        return Err(refusal(RegistrationError::NotFound(args.id.clone())));
+    }
     let _lock = context
         .store
         .lock(&args.id, context.settings.lock_timeout)?;

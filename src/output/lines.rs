@@ -238,7 +238,8 @@ fn foreseen(result: &InstanceResult) -> Option<String> {
             Some(format!("would snapshot {}{kind}", name(result)))
         }
         Outcome::Retired => Some("would retire its schedule".to_owned()),
-        Outcome::Pruned | Outcome::Skipped | Outcome::Failed => None,
+        Outcome::Skipped => (!result.notes.is_empty()).then(|| visible(&result.notes.join("; "))),
+        Outcome::Pruned | Outcome::Failed => None,
     };
     joined(main, pruned)
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows engines by their trait only, prints nothing, and lets no instance's failure stop the others.
 
+mod foresee;
 mod outcome;
 mod parallel;
 mod pick;
@@ -120,7 +121,7 @@ pub fn run_due(
         &jobs,
         |job| {
             if options.dry_run {
-                steps::foresee(&context, job)
+                foresee::foresee(&context, job)
             } else {
                 steps::serve(&context, job)
             }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use log::debug;
 
 use crate::clock;
 use crate::engine::{CreateRequest, Created, EngineError, describe};
@@ -101,10 +102,19 @@ fn due_under_lock(
     let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
     save(context, &schedule)?;
     let began = Instant::now();
-    let end = match died {
+    let mut end = match died {
         Some(_) => take_up(context, &schedule, &attempt, &mut notes),
         None => take(context, &schedule, &attempt),
     };
+    if let End::Failed {
+        is_found: false,
+        is_open,
+        ..
+    } = &mut end
+    {
+        // While nothing can be found out, an end that was open stays so.
+        *is_open = died.is_some();
+    }
     let mut result = record(context, &mut schedule, &attempt, end, began.elapsed())?;
     result.notes.splice(0..0, notes);
     Ok(result)
@@ -121,6 +131,8 @@ enum End {
         kind: Option<Kind>,
         /// Whether the instance was found.
         is_found: bool,
+        /// Whether the snapshot may still turn up under the attempt's name.
+        is_open: bool,
         error: String,
     },
 }
@@ -141,12 +153,10 @@ fn take_up(
         snapshot.is_scheduled_for(&schedule.instance_id) && snapshot.name == attempt.snapshot_name
     });
     if let Some(snapshot) = found {
-        notes.push(
-            "an earlier run had taken this snapshot and died before it could say so".to_owned(),
-        );
+        notes.push("an earlier run had taken this snapshot and did not see it finished".to_owned());
         return End::Found(snapshot);
     }
-    notes.push("an earlier run died before its snapshot was whole; this one takes it".to_owned());
+    notes.push("an earlier run did not finish its snapshot; this one takes it".to_owned());
     match context.engine.sweep() {
         Ok(lines) => notes.extend(lines),
         Err(error) => notes.push(describe(&error)),
@@ -162,15 +172,21 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
         Ok(None) => return End::Gone,
         Err(error) => return not_found_out(&error),
     };
-    let failed = |kind, error| End::Failed {
+    let failed = |kind, error, is_open| End::Failed {
         kind,
         is_found: true,
+        is_open,
         error,
     };
     let kind = match kind_for(&instance) {
         Ok(kind) => kind,
-        Err(error) => return failed(None, error),
+        Err(error) => return failed(None, error, false),
     };
+    match context.engine.rival_schedule(id) {
+        Ok(rival) => context.warn(rival.into_iter().collect()),
+        // Whatever is wrong, the snapshot itself will meet it.
+        Err(error) => debug!("instance {id}: {}", describe(&error)),
+    }
     let tags = snapshot::scheduled_tags(&schedule.metadata, id);
     let request = CreateRequest {
         instance: &instance,
@@ -181,7 +197,10 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
     };
     match context.engine.create(&request) {
         Ok(created) => End::Taken(kind, created),
-        Err(error) => failed(Some(kind), describe(&error)),
+        Err(error) => {
+            let is_open = matches!(error, EngineError::Unclear { .. });
+            failed(Some(kind), describe(&error), is_open)
+        }
     }
 }
 
@@ -190,6 +209,7 @@ fn not_found_out(error: &EngineError) -> End {
     End::Failed {
         kind: None,
         is_found: false,
+        is_open: false,
         error: describe(error),
     }
 }
@@ -243,9 +263,14 @@ fn record(
         End::Failed {
             kind,
             is_found,
+            is_open,
             error,
         } => {
             schedule.fail(&error, now);
+            if is_open {
+                // As if this run had died: the next one looks for this very snapshot first.
+                schedule.attempt = Some(attempt.clone());
+            }
             if is_found {
                 schedule.missing_since = None;
             }
@@ -269,7 +294,7 @@ fn record(
     Ok(result)
 }
 
-fn add_error(result: &mut InstanceResult, error: Option<String>) {
+pub(super) fn add_error(result: &mut InstanceResult, error: Option<String>) {
     if let Some(error) = error {
         result.error = Some(match result.error.take() {
             Some(first) => format!("{first}; {error}"),
@@ -279,7 +304,7 @@ fn add_error(result: &mut InstanceResult, error: Option<String>) {
 }
 
 /// Removes the schedule of an instance that is gone for good.
-fn retire_if_done(
+pub(super) fn retire_if_done(
     context: &Context<'_>,
     schedule: &Schedule,
     retained: &Retained,
@@ -300,85 +325,8 @@ fn retire_if_done(
     Ok(())
 }
 
-/// Says what [`serve`] would do, without lock and without writing anything.
-pub(super) fn foresee(context: &Context<'_>, job: &Job) -> InstanceResult {
-    if !job.is_due {
-        return outcome::skipped(&job.id, "would put right what an earlier run left behind");
-    }
-    foresee_due(context, &job.id).unwrap_or_else(|error| outcome::failed(&job.id, error))
-}
-
-fn foresee_due(context: &Context<'_>, id: &InstanceId) -> Result<InstanceResult, String> {
-    let Some(mut schedule) = load(context, id)? else {
-        return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
-    };
-    let now = clock::now();
-    let mut notes: Vec<String> = heal(&mut schedule, now).into_iter().collect();
-    if !is_due(context, &schedule, now) {
-        return Ok(InstanceResult {
-            notes,
-            ..outcome::plain(id, Outcome::Skipped)
-        });
-    }
-    if schedule.attempt.is_some() {
-        notes.push("an earlier run died, or is still at it".to_owned());
-    }
-    let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
-    let instance = context.engine.find(id).map_err(|error| describe(&error))?;
-    let Some(instance) = instance else {
-        schedule.note_missing(now);
-        let mut result = outcome::plain(id, Outcome::Pruned);
-        let retained = retain::apply(context, &schedule, None, false, now);
-        retire_if_done(context, &schedule, &retained, now, &mut result)?;
-        result.pruned = retained.removed;
-        result.error = retained.error;
-        return Ok(result);
-    };
-    let mut result = InstanceResult {
-        snapshot_name: Some(attempt.snapshot_name.clone()),
-        notes,
-        ..outcome::plain(id, Outcome::Snapshotted)
-    };
-    let foreseen = match kind_for(&instance) {
-        Ok(kind) => {
-            result.kind = Some(kind);
-            Some(foreseen_snapshot(&schedule, &instance, kind, &attempt)?)
-        }
-        Err(error) => {
-            result.outcome = Outcome::Failed;
-            result.error = Some(error);
-            None
-        }
-    };
-    let retained = retain::apply(context, &schedule, foreseen.as_ref(), true, now);
-    add_error(&mut result, retained.error);
-    result.pruned = retained.removed;
-    Ok(result)
-}
-
-/// The snapshot that a run would take, so that retention can be foreseen with it.
-fn foreseen_snapshot(
-    schedule: &Schedule,
-    instance: &Instance,
-    kind: Kind,
-    attempt: &Attempt,
-) -> Result<Snapshot, String> {
-    Ok(Snapshot {
-        id: "not-taken-yet".parse().map_err(|error| describe(&error))?,
-        name: attempt.snapshot_name.clone(),
-        kind,
-        tags: snapshot::scheduled_tags(&schedule.metadata, &schedule.instance_id),
-        source_instance_id: instance.id.to_string(),
-        source_instance_name: instance.name.clone(),
-        source_hypervisor: String::new(),
-        created_at: attempt.run_at,
-        size_bytes: 0,
-        disk_bytes: None,
-    })
-}
-
 /// The kind of snapshot that an instance's state allows (contract, section 3).
-fn kind_for(instance: &Instance) -> Result<Kind, String> {
+pub(super) fn kind_for(instance: &Instance) -> Result<Kind, String> {
     Kind::for_state(instance.state).ok_or_else(|| {
         let note = instance
             .state_note
@@ -393,7 +341,7 @@ fn kind_for(instance: &Instance) -> Result<Kind, String> {
 }
 
 /// Brings a next run that lies impossibly far ahead back onto the grid, and says so.
-fn heal(schedule: &mut Schedule, now: DateTime<Utc>) -> Option<String> {
+pub(super) fn heal(schedule: &mut Schedule, now: DateTime<Utc>) -> Option<String> {
     let id = &schedule.instance_id;
     match cadence::due(&schedule.times(), id, now) {
         Due::Heal { next_run_at } => {
@@ -406,7 +354,7 @@ fn heal(schedule: &mut Schedule, now: DateTime<Utc>) -> Option<String> {
     }
 }
 
-fn is_due(context: &Context<'_>, schedule: &Schedule, now: DateTime<Utc>) -> bool {
+pub(super) fn is_due(context: &Context<'_>, schedule: &Schedule, now: DateTime<Utc>) -> bool {
     context.options.force
         || matches!(
             cadence::due(&schedule.times(), &schedule.instance_id, now),
@@ -415,7 +363,7 @@ fn is_due(context: &Context<'_>, schedule: &Schedule, now: DateTime<Utc>) -> boo
 }
 
 /// Whether a snapshot of the instance has this name; names are unique per source (contract, section 3).
-fn is_name_taken(context: &Context<'_>, id: &InstanceId, name: &str) -> bool {
+pub(super) fn is_name_taken(context: &Context<'_>, id: &InstanceId, name: &str) -> bool {
     context.listing().is_ok_and(|listing| {
         listing
             .snapshots
@@ -424,7 +372,7 @@ fn is_name_taken(context: &Context<'_>, id: &InstanceId, name: &str) -> bool {
     })
 }
 
-fn load(context: &Context<'_>, id: &InstanceId) -> Result<Option<Schedule>, String> {
+pub(super) fn load(context: &Context<'_>, id: &InstanceId) -> Result<Option<Schedule>, String> {
     context.store.load(id).map_err(|error| describe(&error))
 }
 

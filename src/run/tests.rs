@@ -1,5 +1,7 @@
 //! The promises of a run, with an engine in memory that can fail in ways that a real one can't be made to.
 
+mod unclear;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -25,6 +27,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 enum Behaviour {
     Works(State),
     CreateFails,
+    CreateUnclear,
     CreatePanics,
     Unreachable,
     Gone,
@@ -74,7 +77,9 @@ impl Engine for &Fake {
         let state = match self.behaviour(id) {
             Behaviour::Gone => return Ok(None),
             Behaviour::Unreachable => return Err(EngineError::unavailable("nobody home")),
-            Behaviour::CreateFails | Behaviour::CreatePanics => State::Running,
+            Behaviour::CreateFails | Behaviour::CreateUnclear | Behaviour::CreatePanics => {
+                State::Running
+            }
             Behaviour::Works(state) => state,
         };
         Ok(Some(Instance {
@@ -96,6 +101,11 @@ impl Engine for &Fake {
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
         match self.behaviour(&request.instance.id) {
             Behaviour::CreateFails => return Err(EngineError::instance("the disk is full")),
+            Behaviour::CreateUnclear => {
+                return Err(EngineError::Unclear {
+                    message: "the answer was lost".to_owned(),
+                });
+            }
             Behaviour::CreatePanics => panic!("this panic is part of the test"),
             Behaviour::Works(_) | Behaviour::Unreachable | Behaviour::Gone => {}
         }

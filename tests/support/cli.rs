@@ -361,17 +361,23 @@ fn normalise(text: &str) -> String {
             .map(str::trim)
             .filter(|cell| !cell.is_empty())
             .map(|cell| {
-                hide(
-                    &hide(cell, "####-##-## ##:##:## +##:##", "TIME"),
-                    "#.# KiB",
-                    "SIZE",
-                )
+                if is_size(cell) {
+                    "SIZE".to_owned()
+                } else {
+                    hide(cell, "####-##-## ##:##:## +##:##", "TIME")
+                }
             })
             .collect();
         lines.push_str(&cells.join("  "));
         lines.push('\n');
     }
     lines
+}
+
+fn is_size(cell: &str) -> bool {
+    cell.split_once(' ').is_some_and(|(number, unit)| {
+        number.parse::<f64>().is_ok() && ["B", "KiB", "MiB"].contains(&unit)
+    })
 }
 
 /// `text` with each part that looks like `pattern`, where `#` is a digit, replaced.

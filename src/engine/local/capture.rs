@@ -16,7 +16,7 @@ use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError};
 use crate::fs::{durable, space};
 use crate::interrupt;
-use crate::vmm::{self, Deadline, SavePlan, Saved, Timeouts, VmmState};
+use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
@@ -54,13 +54,11 @@ pub(super) fn running(
         .hypervisor()
         .map_err(|error| EngineError::instance(error.to_string()))?;
     let mut vmm = vmm::open(hypervisor, &metadata.socket, around.timeouts)?;
-    match vmm.state()? {
-        VmmState::Running => {}
-        other => {
-            return Err(EngineError::instance(format!(
-                "the guest does not run any more: its VMM says {other:?}"
-            )));
-        }
+    let state = vmm.state()?;
+    if state != VmmState::Running {
+        return Err(EngineError::instance(format!(
+            "the guest does not run any more: its VMM says {state:?}"
+        )));
     }
     let version = vmm.version()?;
     let disks = vmm.disks()?;
@@ -129,8 +127,16 @@ fn while_paused(
 ) -> Result<(), EngineError> {
     let deadline = Deadline::after(pause_timeout);
     session.pause()?;
-    disks.copy(deadline)?;
-    session.vmm().save(deadline)?;
+    match session.vmm().disks_settle() {
+        DisksSettle::ByPause => {
+            disks.copy(deadline)?;
+            session.vmm().save(deadline)?;
+        }
+        DisksSettle::BySave => {
+            session.vmm().save(deadline)?;
+            disks.copy(deadline)?;
+        }
+    }
     session.resume()
 }
 

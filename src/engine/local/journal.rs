@@ -165,7 +165,7 @@ mod tests {
         for phase in [Phase::Preparing, Phase::Pausing, Phase::Saving] {
             journal.write(&entry(phase)).unwrap();
             assert_eq!(journal.read(&id).unwrap(), Some(entry(phase)));
-            assert_eq!(journal.ids().unwrap(), [id.clone()]);
+            assert_eq!(journal.ids().unwrap(), std::slice::from_ref(&id));
         }
         journal.remove(&id).unwrap();
         assert_eq!(journal.read(&id).unwrap(), None);

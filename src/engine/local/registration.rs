@@ -69,7 +69,7 @@ impl Registration {
     ///
     /// # Errors
     /// [`RegistrationError::Invalid`] with the first rule that is broken.
-    fn validate(&self) -> Result<(), RegistrationError> {
+    pub fn validate(&self) -> Result<(), RegistrationError> {
         let invalid = |message: String| Err(RegistrationError::Invalid(message));
         let is_letter = |c: char| c.is_ascii_alphanumeric();
         if !self.name.starts_with(is_letter)

@@ -3,23 +3,18 @@
 //! Memory is saved by a background snapshot where QEMU can: then the guest may go on as soon as all RAM is protected.
 //! Where it can't, memory is saved in the pause.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::{Deadline, SavePlan, Saved, VmmError};
+use super::super::{Deadline, Process, SavePlan, Saved, VmmError};
 use super::backup::{self, Backup};
 use super::cleanup::Before;
+use super::memory::Memory;
 use super::migration::{self, Migration, Phase};
 use super::qmp::{Qmp, RunChange};
-use super::{MEMORY_FD, PREFIX, disks, jobs};
+use super::{IO_ERROR, MEMORY_FD, PREFIX, disks, jobs, status};
 
-/// The file with memory and device state, under the name that hypeman gives it (contract, section 4).
-const MEMORY_FILE: &str = "memory";
 /// Longest wait between two looks in the pause.
 const PAUSE_LOOK: Duration = Duration::from_micros(300);
 /// Longest wait between two looks behind the running guest.
@@ -41,8 +36,7 @@ enum Method {
 /// A capture from its preparation on.
 #[derive(Debug)]
 pub(super) struct Capture {
-    memory: File,
-    memory_path: PathBuf,
+    memory: Memory,
     method: Method,
     /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
     stale_pages: u64,
@@ -54,7 +48,12 @@ impl Capture {
     ///
     /// # Errors
     /// As [`super::super::Vmm::prepare`].
-    pub fn prepare(qmp: &mut Qmp, plan: &SavePlan, before: Before) -> Result<Self, VmmError> {
+    pub fn prepare(
+        qmp: &mut Qmp,
+        plan: &SavePlan,
+        before: Before,
+        process: Option<&Process>,
+    ) -> Result<Self, VmmError> {
         let earlier = migration::look(qmp)?;
         if earlier.phase == Phase::UnderWay {
             return Err(VmmError::Unsupported(
@@ -77,15 +76,12 @@ impl Capture {
                 Err(error) => return Err(error),
             },
         };
-        let memory_path = plan.state_dir.join(MEMORY_FILE);
         let mut capture = Self {
-            memory: backup::create(&memory_path)?,
-            memory_path,
+            memory: Memory::prepare(qmp, &plan.state_dir, process)?,
             method,
             stale_pages: earlier.pages,
             backups: Vec::new(),
         };
-        capture.pass_memory(qmp)?;
         if !plan.disks.is_empty() {
             let drives = disks::parse(qmp.execute("query-block", &json!({}))?)?;
             for (index, copy) in plan.disks.iter().enumerate() {
@@ -96,18 +92,18 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Gives QEMU the memory file, which takes a save's descriptor away when it begins.
-    fn pass_memory(&self, qmp: &mut Qmp) -> Result<(), VmmError> {
-        qmp.execute_with_fd("getfd", &json!({"fdname": MEMORY_FD}), self.memory.as_fd())
-            .map(drop)
-    }
-
     /// Gets everything to the point from which the guest may go on.
     ///
     /// # Errors
     /// As [`super::super::Vmm::save`].
-    pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
+    pub fn save(
+        &mut self,
+        qmp: &mut Qmp,
+        process: Option<&Process>,
+        deadline: Deadline,
+    ) -> Result<(), VmmError> {
         check_stands_still(qmp.changes())?;
+        self.memory.top_up(qmp, process)?;
         if !self.backups.is_empty() {
             let urgent = self.method != Method::Background;
             backup::start(qmp, &self.backups, urgent, deadline)?;
@@ -117,8 +113,7 @@ impl Capture {
                 None => return Ok(()),
                 Some(reason) => {
                     migration::set_background(qmp, false)?;
-                    self.rewind_memory()?;
-                    self.pass_memory(qmp)?;
+                    self.memory.pass_again(qmp)?;
                     self.method = Method::InPause(reason);
                 }
             }
@@ -138,7 +133,9 @@ impl Capture {
         }
         loop {
             let migration = migration::look_by(qmp, deadline)?;
-            check_stood_still(qmp.changes())?;
+            if stops_again(qmp.changes()) && status(qmp)? != IO_ERROR {
+                return Err(interfered());
+            }
             match migration.phase {
                 Phase::Completed => return Ok(None),
                 Phase::UnderWay if self.is_protected(&migration) => return Ok(None),
@@ -243,6 +240,7 @@ impl Capture {
     /// # Errors
     /// [`VmmError::File`] when a file can't be brought to its final size.
     pub fn conclude(&self, pause: Duration) -> Result<Saved, VmmError> {
+        self.memory.release()?;
         for backup in &self.backups {
             backup.release().map_err(|source| VmmError::File {
                 what: format!(
@@ -259,25 +257,13 @@ impl Capture {
         Ok(Saved { pause, warnings })
     }
 
-    fn rewind_memory(&mut self) -> Result<(), VmmError> {
-        // QEMU's descriptor shares the offset with ours.
-        self.memory
-            .set_len(0)
-            .and_then(|()| self.memory.seek(SeekFrom::Start(0)))
-            .map(drop)
-            .map_err(|source| VmmError::File {
-                what: format!("can't empty {}", self.memory_path.display()),
-                source,
-            })
-    }
-
     fn not_saved(&self, phase: Phase) -> VmmError {
         let message = match phase {
             Phase::Failed(Some(reason)) => reason,
             Phase::Cancelled => "it was cancelled".to_owned(),
             Phase::None | Phase::UnderWay | Phase::Completed | Phase::Failed(None) => format!(
                 "it gave no reason; is there room for {}?",
-                self.memory_path.display()
+                self.memory.path().display()
             ),
         };
         VmmError::Refused {
@@ -321,16 +307,12 @@ fn check_stands_still(changes: &[RunChange]) -> Result<(), VmmError> {
 }
 
 /// QEMU lets the guest go on by itself once it is protected, and never stops it again. If it stops once more, somebody
-/// had resumed it earlier.
-fn check_stood_still(changes: &[RunChange]) -> Result<(), VmmError> {
-    let stops_again = changes
+/// had resumed it earlier, unless it met an I/O error (that of a copy shows in the end).
+fn stops_again(changes: &[RunChange]) -> bool {
+    changes
         .iter()
         .skip_while(|change| !change.runs)
-        .any(|change| !change.runs);
-    if stops_again {
-        return Err(interfered());
-    }
-    Ok(())
+        .any(|change| !change.runs)
 }
 
 fn interfered() -> VmmError {

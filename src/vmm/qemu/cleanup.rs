@@ -1,12 +1,14 @@
 //! Finds and removes what captures leave in QEMU, of this process or of one that died: all of it carries our prefix.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::super::VmmError;
 use super::jobs;
 use super::migration::{self, Phase};
 use super::qmp::Qmp;
-use super::{MEMORY_FD, PREFIX};
+use super::{IO_ERROR, MEMORY_FD, PREFIX, status};
 
 /// What a capture found in QEMU and puts back; where it is not known, QEMU's defaults are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,13 +32,14 @@ impl Before {
     }
 }
 
-/// Removes everything of ours. Each part is tried, whatever became of the others, except on a dead connection.
+/// Removes everything of ours. Each part is tried, whatever became of the others, except on a dead connection. A save
+/// that goes on is ended if `ends_save`, which says how long it may stand still if it can't be cancelled.
 ///
 /// # Errors
 /// The first thing that could not be removed.
 pub(super) fn remove_all(
     qmp: &mut Qmp,
-    cancels_migration: bool,
+    ends_save: Option<Duration>,
     before: Before,
 ) -> Result<(), VmmError> {
     let mut first = None;
@@ -50,8 +53,8 @@ pub(super) fn remove_all(
             Ok(())
         }
     };
-    if cancels_migration {
-        attempt(migration::cancel(qmp))?;
+    if let Some(stall) = ends_save {
+        attempt(migration::end(qmp, stall))?;
     }
     attempt(remove_jobs(qmp))?;
     attempt(remove_nodes(qmp))?;
@@ -67,8 +70,7 @@ fn remove_jobs(qmp: &mut Qmp) -> Result<(), VmmError> {
     if !jobs::remove(qmp, PREFIX)? {
         return Ok(());
     }
-    let status = qmp.execute("query-status", &json!({}))?;
-    if status.get("status").and_then(Value::as_str) == Some("io-error") {
+    if status(qmp)? == IO_ERROR {
         qmp.execute("cont", &json!({}))?;
     }
     Ok(())

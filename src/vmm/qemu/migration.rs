@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, VmmError};
-use super::qmp::Qmp;
+use super::qmp::{Qmp, Version};
 
 /// Saves memory while the guest runs, by write protection of its pages.
 const BACKGROUND: &str = "background-snapshot";
@@ -114,7 +114,20 @@ pub(super) fn look_by(qmp: &mut Qmp, deadline: Deadline) -> Result<Migration, Vm
     Migration::parse(qmp.execute_by("query-migrate", &json!({}), deadline)?)
 }
 
-/// Cancels a migration that goes on and waits until it has ended.
+/// Whether a background save that is cancelled or fails leaves the guest whole. Before 8.1 QEMU did not take the write
+/// protection away then, and the guest's processors hung at their next write ("migration: stop tracking ram writes when
+/// cancelling background migration", May 2023; seen with 7.2.22).
+pub(super) fn fails_cleanly(version: &Version) -> bool {
+    const FIXED: Version = Version {
+        major: 8,
+        minor: 1,
+        micro: 0,
+    };
+    *version >= FIXED
+}
+
+/// Cancels a migration that goes on and waits until it has ended. Not for a background save, unless QEMU
+/// [`fails_cleanly`].
 ///
 /// # Errors
 /// When it has not ended within the time of a request.
@@ -123,14 +136,60 @@ pub(super) fn cancel(qmp: &mut Qmp) -> Result<(), VmmError> {
         return Ok(());
     }
     qmp.execute("migrate_cancel", &json!({}))?;
-    let deadline = Deadline::after(qmp.limit());
-    while look(qmp)?.phase == Phase::UnderWay {
+    let limit = qmp.limit();
+    await_end(qmp, limit, "migrate_cancel with an end of the save")
+}
+
+/// Ends a migration that goes on: by cancelling it, or, where that would harm the guest, by waiting for its end. Then it
+/// fails when nothing moves for `stall`.
+///
+/// # Errors
+/// When it has not ended.
+pub(super) fn end(qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
+    if fails_cleanly(qmp.version()) || is_background(qmp)? != Some(true) {
+        return cancel(qmp);
+    }
+    await_end(
+        qmp,
+        stall,
+        "with any progress of the save that it can't give up",
+    )
+}
+
+fn await_end(qmp: &mut Qmp, stall: Duration, request: &str) -> Result<(), VmmError> {
+    let mut deadline = Deadline::after(stall);
+    let mut last = look(qmp)?;
+    while last.phase == Phase::UnderWay {
         if deadline.has_passed() {
-            return Err(qmp.timed_out("migrate_cancel with an end of the save", deadline.limit()));
+            return Err(qmp.timed_out(request, stall));
+        }
+        qmp.listen(LOOK)?;
+        let now = look(qmp)?;
+        if now != last {
+            deadline = Deadline::after(stall);
+            last = now;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a background save that goes on has protected the guest's memory, from when on QEMU doesn't stop the
+/// guest again, or has ended.
+///
+/// # Errors
+/// When that takes longer than the time of a request.
+pub(super) fn await_protection(qmp: &mut Qmp) -> Result<(), VmmError> {
+    let deadline = Deadline::after(qmp.limit());
+    loop {
+        let migration = look(qmp)?;
+        if migration.phase != Phase::UnderWay || migration.pages > 0 {
+            return Ok(());
+        }
+        if deadline.has_passed() {
+            return Err(qmp.timed_out("with a protected memory", deadline.limit()));
         }
         qmp.listen(LOOK)?;
     }
-    Ok(())
 }
 
 /// Whether memory is saved behind the running guest; `None` where QEMU does not know how (before 6.0).

@@ -8,8 +8,10 @@ mod backup;
 mod capture;
 mod cleanup;
 mod disks;
+mod files;
 mod inbox;
 mod jobs;
+mod memory;
 mod migration;
 mod process;
 mod qmp;
@@ -23,12 +25,17 @@ use self::capture::Capture;
 use self::cleanup::Before;
 use self::migration::Phase;
 use self::qmp::{Qmp, RunChange};
-use super::{Deadline, Disk, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState};
+use super::peer::Peer;
+use super::{
+    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
+};
 
 /// What the names of everything begin with that is made in QEMU: nodes, jobs, fd sets, descriptors.
 const PREFIX: &str = "hypeman-snap";
 /// The name of the memory file's descriptor.
 const MEMORY_FD: &str = "hypeman-snap-memory";
+/// QEMU's word for a guest that stopped at a disk's error; it goes on with the same request.
+const IO_ERROR: &str = "io-error";
 /// How long a save may go on behind the guest without any progress.
 const STALL: Duration = Duration::from_secs(60);
 /// Longest wait between two looks at a guest that shall go on.
@@ -72,7 +79,7 @@ impl Qemu {
 
     fn new(qmp: Qmp) -> Self {
         Self {
-            process: process::peer(qmp.peer()),
+            process: Peer::of(qmp.peer()).map(|peer| peer.process),
             qmp,
             pause: Pause::Unknown,
             capture: None,
@@ -80,19 +87,6 @@ impl Qemu {
             is_saved: false,
             stall: STALL,
         }
-    }
-
-    /// QEMU's word for what the guest does.
-    fn status(&mut self) -> Result<String, VmmError> {
-        let answer = self.qmp.execute("query-status", &json!({}))?;
-        answer
-            .get("status")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-            .ok_or_else(|| VmmError::Protocol {
-                request: "query-status".to_owned(),
-                detail: "it has no status".to_owned(),
-            })
     }
 
     /// Sees to it that no save stops the guest again once it goes on: one in the pause does that at its end, and so
@@ -103,8 +97,8 @@ impl Qemu {
             return Ok(());
         }
         let is_background = migration::is_background(&mut self.qmp)? == Some(true);
-        if is_background && migration.pages > 0 {
-            return Ok(());
+        if is_background {
+            return migration::await_protection(&mut self.qmp);
         }
         migration::cancel(&mut self.qmp)
     }
@@ -119,13 +113,13 @@ impl Qemu {
         } else {
             // A save that can't be ended must not keep the guest from going on.
             unsettled = self.settle_migration().err();
-            if self.status()? == "running" {
+            if status(&mut self.qmp)? == "running" {
                 return unsettled.map_or(Ok(()), Err);
             }
         }
         self.qmp.execute("cont", &json!({}))?;
         let deadline = Deadline::after(self.qmp.limit());
-        while !capture::has_resumed(self.qmp.changes()) && self.status()? != "running" {
+        while !capture::has_resumed(self.qmp.changes()) && status(&mut self.qmp)? != "running" {
             if deadline.has_passed() {
                 return Err(self
                     .qmp
@@ -139,7 +133,7 @@ impl Qemu {
 
 impl Vmm for Qemu {
     fn state(&mut self) -> Result<VmmState, VmmError> {
-        Ok(state(self.status()?))
+        Ok(state(status(&mut self.qmp)?))
     }
 
     fn version(&mut self) -> Result<String, VmmError> {
@@ -163,10 +157,20 @@ impl Vmm for Qemu {
         true
     }
 
+    fn disks_settle(&self) -> DisksSettle {
+        // `stop` has drained the requests; a guest that QEMU resumed itself at the end of a save writes again.
+        DisksSettle::ByPause
+    }
+
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
         self.is_saved = false;
         self.before = Before::look(&mut self.qmp)?;
-        self.capture = Some(Capture::prepare(&mut self.qmp, plan, self.before)?);
+        self.capture = Some(Capture::prepare(
+            &mut self.qmp,
+            plan,
+            self.before,
+            self.process.as_ref(),
+        )?);
         Ok(())
     }
 
@@ -189,7 +193,7 @@ impl Vmm for Qemu {
             ));
         };
         self.qmp.listen(Duration::ZERO)?;
-        capture.save(&mut self.qmp, deadline)?;
+        capture.save(&mut self.qmp, self.process.as_ref(), deadline)?;
         self.is_saved = true;
         Ok(())
     }
@@ -215,7 +219,7 @@ impl Vmm for Qemu {
         };
         let pause = measure(self.qmp.changes()).unwrap_or_default();
         capture.complete(&mut self.qmp, self.stall)?;
-        cleanup::remove_all(&mut self.qmp, false, self.before)?;
+        cleanup::remove_all(&mut self.qmp, None, self.before)?;
         let saved = capture.conclude(pause)?;
         self.capture = None;
         Ok(saved)
@@ -223,10 +227,27 @@ impl Vmm for Qemu {
 
     fn discard(&mut self, save_may_have_begun: bool) -> Result<(), VmmError> {
         self.qmp.ignore_interrupts();
-        let result = cleanup::remove_all(&mut self.qmp, save_may_have_begun, self.before);
+        let ends_save = save_may_have_begun.then_some(self.stall);
+        let result = cleanup::remove_all(&mut self.qmp, ends_save, self.before);
         self.qmp.heed_interrupts();
         result
     }
+}
+
+/// QEMU's word for what the guest does.
+///
+/// # Errors
+/// When QEMU can't be asked.
+fn status(qmp: &mut Qmp) -> Result<String, VmmError> {
+    let answer = qmp.execute("query-status", &json!({}))?;
+    answer
+        .get("status")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| VmmError::Protocol {
+            request: "query-status".to_owned(),
+            detail: "it has no status".to_owned(),
+        })
 }
 
 /// What QEMU's word for the run state means here (`RunState` in QEMU's QAPI).

@@ -1,0 +1,180 @@
+//! The file that takes memory and device state, and how much room it needs.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::super::{Process, VmmError};
+use super::qmp::Qmp;
+use super::{MEMORY_FD, files, migration};
+
+/// The file's name in the state directory, as hypeman has it (contract, section 4).
+const NAME: &str = "memory";
+/// What the devices' state and their own memory (video, firmware) take at most, in bytes.
+const DEVICES: u64 = 64 << 20;
+/// What a page takes in the file beyond its content, as a part of the memory's size.
+const HEADERS: u64 = 256;
+
+/// The file, and what was reserved for it.
+#[derive(Debug)]
+pub(super) struct Memory {
+    file: File,
+    path: PathBuf,
+    /// Whether the room must be there before the save begins.
+    needs_room: bool,
+    reserved: u64,
+}
+
+impl Memory {
+    /// Creates the file in `directory` and gives it to QEMU. Where a save that fails does harm, its room is reserved.
+    ///
+    /// # Errors
+    /// [`VmmError::File`] when there is no room; else what QEMU refuses.
+    pub fn prepare(
+        qmp: &mut Qmp,
+        directory: &Path,
+        process: Option<&Process>,
+    ) -> Result<Self, VmmError> {
+        let path = directory.join(NAME);
+        let mut memory = Self {
+            file: files::create(&path)?,
+            path,
+            needs_room: !migration::fails_cleanly(qmp.version()),
+            reserved: 0,
+        };
+        // Until the pause the guest goes on taking memory.
+        let bound = memory.bound(qmp, process)?;
+        memory.reserve(bound + bound / 16)?;
+        memory.pass(qmp)?;
+        Ok(memory)
+    }
+
+    /// Reserves what the guest has come to need since the preparation. It stands still now.
+    ///
+    /// # Errors
+    /// As [`Memory::prepare`].
+    pub fn top_up(&mut self, qmp: &mut Qmp, process: Option<&Process>) -> Result<(), VmmError> {
+        let bound = self.bound(qmp, process)?;
+        self.reserve(bound)
+    }
+
+    /// Gives QEMU the file; a save takes the descriptor away when it begins.
+    fn pass(&self, qmp: &mut Qmp) -> Result<(), VmmError> {
+        let name = json!({"fdname": MEMORY_FD});
+        qmp.execute_with_fd("getfd", &name, self.file.as_fd())
+            .map(drop)
+    }
+
+    /// Makes the file as good as new after a save that failed, and gives it to QEMU again.
+    ///
+    /// # Errors
+    /// [`VmmError::File`], or what QEMU refuses.
+    pub fn pass_again(&mut self, qmp: &mut Qmp) -> Result<(), VmmError> {
+        self.reserved = 0;
+        self.file
+            .set_len(0)
+            // QEMU's descriptor shares the offset with ours.
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
+            .map_err(|source| VmmError::File {
+                what: format!("can't empty {}", self.path.display()),
+                source,
+            })?;
+        self.pass(qmp)
+    }
+
+    /// Gives back what was reserved and not needed.
+    ///
+    /// # Errors
+    /// [`VmmError::File`].
+    pub fn release(&self) -> Result<(), VmmError> {
+        files::release(&self.file).map_err(|source| VmmError::File {
+            what: format!("can't give back unused room of {}", self.path.display()),
+            source,
+        })
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<(), VmmError> {
+        if !self.needs_room || bytes <= self.reserved {
+            return Ok(());
+        }
+        files::reserve(&self.file, 0, bytes).map_err(|source| VmmError::File {
+            what: format!(
+                "can't reserve the room that the guest's memory may need, {} MiB, for {}",
+                bytes >> 20,
+                self.path.display()
+            ),
+            source,
+        })?;
+        self.reserved = bytes;
+        Ok(())
+    }
+
+    /// The most that the file can need now, in bytes. Pages that the guest never touched take next to nothing.
+    fn bound(&self, qmp: &mut Qmp, process: Option<&Process>) -> Result<u64, VmmError> {
+        if !self.needs_room {
+            return Ok(0);
+        }
+        let size = size_bytes(qmp)?;
+        let touched = process
+            .and_then(|process| fs::read_to_string(format!("/proc/{}/status", process.pid)).ok())
+            .and_then(|status| parse_touched(&status));
+        // Of memory that is mapped from a file, any page may hold something before it is touched.
+        let content = match touched {
+            Some(touched) if !is_mapped_from_file(qmp)? => touched.min(size),
+            _ => size,
+        };
+        Ok(content + size / HEADERS + DEVICES)
+    }
+}
+
+/// The size of the guest's memory, in bytes.
+fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
+    let summary = qmp.execute("query-memory-size-summary", &json!({}))?;
+    let field = |name| summary.get(name).and_then(Value::as_u64);
+    let base = field("base-memory").ok_or_else(|| VmmError::Protocol {
+        request: "query-memory-size-summary".to_owned(),
+        detail: "it has no base-memory".to_owned(),
+    })?;
+    Ok(base + field("plugged-memory").unwrap_or(0))
+}
+
+fn is_mapped_from_file(qmp: &mut Qmp) -> Result<bool, VmmError> {
+    let objects = qmp.execute("qom-list", &json!({"path": "/objects"}))?;
+    Ok(objects
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|object| object.get("type")?.as_str())
+        .any(|kind| kind == "child<memory-backend-file>"))
+}
+
+/// What a process holds in memory and swap, in bytes, from its `/proc/PID/status` (proc(5)).
+fn parse_touched(status: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+        Some(kibibytes << 10)
+    };
+    Some(field("VmRSS:")? + field("VmSwap:")? + field("HugetlbPages:").unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_has_touched_is_in_memory_in_swap_or_in_huge_pages() {
+        let status =
+            "Name:\tqemu\nVmRSS:\t   78304 kB\nVmSwap:\t    1024 kB\nHugetlbPages:\t   2048 kB\n";
+        assert_eq!(parse_touched(status), Some((78304 + 1024 + 2048) << 10));
+        assert_eq!(parse_touched("Name:\tkthreadd\n"), None);
+    }
+}
