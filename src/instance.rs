@@ -111,6 +111,10 @@ impl fmt::Display for State {
 }
 
 /// The VMM that runs an instance, spelled as in hypeman's files (contract, section 3).
+#[expect(
+    clippy::enum_variant_names,
+    reason = "Cloud Hypervisor is a product's name"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hypervisor {

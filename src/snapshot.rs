@@ -7,7 +7,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::InstanceId;
+use crate::instance::{InstanceId, State};
 
 /// The tag that marks a scheduled snapshot; its value is `true` (contract, section 3).
 pub const TAG_SCHEDULED: &str = "hypeman.scheduled";
@@ -71,6 +71,21 @@ pub enum Kind {
     Standby,
     /// Disks and metadata.
     Stopped,
+}
+
+impl Kind {
+    /// The kind that an instance in `state` gets; `None` where none can be taken (contract, section 3).
+    pub const fn for_state(state: State) -> Option<Self> {
+        match state {
+            State::Running | State::Standby => Some(Self::Standby),
+            State::Stopped => Some(Self::Stopped),
+            State::Created
+            | State::Initializing
+            | State::Paused
+            | State::Shutdown
+            | State::Unknown => None,
+        }
+    }
 }
 
 impl fmt::Display for Kind {

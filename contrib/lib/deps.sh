@@ -26,6 +26,7 @@ test  | mount           | there mount                | mount
 test  | cron            | there cron                 | cron
 test  | mandoc          | there mandoc               | mandoc
 test  | shellcheck      | there shellcheck           | shellcheck
+test  | strace          | there strace               | strace
 bench | python3         | there python3              | python3
 bench | XFS             | there mkfs.xfs             | xfsprogs
 lint  | rustfmt         | there_cargo_command fmt    | rustfmt,rustfmt-web
@@ -104,16 +105,22 @@ apt_install() {
     apt-get install --yes --quiet=2 --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
-# install_packages PACKAGE…. A qemu-utils of another release (backports) keeps Debian's qemu-system-x86 out: then it goes back to
-# the version that belongs to it.
+status() { dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null; }
+
+# install_packages PACKAGE…. What is installed already may be in the way: a qemu-utils of another release (backports)
+# goes back to the version that belongs to Debian's qemu-system-x86, and Debian 12's own cargo makes room for cargo-web.
 install_packages() {
-  local utils
-  apt_install "$@" && return
+  local utils more=() removed
+  apt_install --no-remove "$@" 2>/dev/null && return
   utils=$(candidate qemu-system-x86)
-  [[ " $* " == *" qemu-system-x86 "* ]] && dpkg-query --show qemu-utils >/dev/null 2>&1 &&
-    apt-cache madison qemu-utils | grep --fixed-strings --quiet -- " $utils " || return 1
-  say "qemu-utils of another release is in the way: taking Debian's, $utils"
-  apt_install --allow-downgrades "$@" "qemu-utils=$utils"
+  if [[ " $* " == *" qemu-system-x86 "* && $(status qemu-utils) == installed &&
+    $(apt-cache madison qemu-utils) == *" $utils "* ]]; then
+    say "qemu-utils of another release is in the way: taking Debian's, $utils"
+    more=(--allow-downgrades "qemu-utils=$utils")
+  fi
+  removed=$(apt-get install --simulate --no-install-recommends "$@" "${more[@]}" 2>/dev/null | awk '$1 == "Remv" { print $2 }' | paste -sd' ')
+  [[ -z $removed ]] || say "removing what is in the way: $removed"
+  apt_install "$@" "${more[@]}"
 }
 
 # missing GROUP…: a line `what|packages` for each row of these groups that is not there.
@@ -161,4 +168,10 @@ hint() {
   cargo) printf 'Rust %s or newer is needed: the package cargo of Debian 13, cargo-web of Debian 12, or https://rustup.rs' "$(msrv)" ;;
   *) printf 'This one runs: %s (%s); with rustup: rustup component add %s' "$(command -v rustc)" "$(version_of rustc)" "$1" ;;
   esac
+}
+
+# Where `cargo build --release` leaves the tool.
+release_binary() {
+  (cd "$TOP" && cargo metadata --format-version 1 --no-deps --locked) |
+    sed 's|.*"target_directory":"\([^"]*\)".*|\1/release/hypeman-snap|'
 }

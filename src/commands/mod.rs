@@ -1,1 +1,53 @@
-//! One file per subcommand.
+//! One file per command: settings and arguments in, an [`Answer`] out. Commands print nothing to stdout; what the user
+//! should know besides the answer goes through the log to stderr.
+
+mod completions;
+mod delete;
+pub mod failure;
+mod get;
+mod list;
+mod prune;
+mod register;
+pub mod report;
+mod run_due;
+mod set;
+mod snapshots;
+mod target;
+mod unregister;
+
+use crate::cli::Command;
+use crate::engine::{Engine, EngineError};
+use crate::settings::Settings;
+use crate::store::Store;
+use report::Answer;
+
+/// What every command is given.
+pub struct Context<'a> {
+    /// Flags and environment, validated.
+    pub settings: &'a Settings,
+    /// The schedule files.
+    pub store: &'a Store,
+    /// Opens the engine. Called at most once per command, and not at all by commands that can do without: opening
+    /// may look at the data directory or need a server.
+    pub engine: &'a dyn Fn() -> Result<Box<dyn Engine>, EngineError>,
+}
+
+/// Carries out one command.
+///
+/// # Errors
+/// When the command as a whole could not be carried out; [`failure::exit_for`] says what that means for the shell.
+/// What failed for single instances is in the answer.
+pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
+    match command {
+        Command::Set(args) => set::run(context, args),
+        Command::Get(args) => get::run(context, args),
+        Command::List => list::run(context),
+        Command::Delete(args) => delete::run(context, args),
+        Command::RunDue(args) => run_due::run(context, args),
+        Command::Prune(args) => prune::run(context, args),
+        Command::Snapshots(args) => snapshots::run(context, args),
+        Command::Register(args) => register::run(context, args),
+        Command::Unregister(args) => unregister::run(context, args),
+        Command::Completions(args) => completions::run(args),
+    }
+}

@@ -37,6 +37,13 @@ pub enum EngineError {
         #[source]
         source: Option<Box<dyn Error + Send + Sync>>,
     },
+    /// A creation ended without a clear answer: the snapshot may still turn up. The next attempt must look for it by
+    /// its name, and use that name again, so that there are never two.
+    #[error("{message}")]
+    Unclear {
+        /// What happened, and what was found so far.
+        message: String,
+    },
     /// The process was asked to stop; the guest runs again and nothing is left behind.
     #[error("interrupted by a signal")]
     Interrupted,
@@ -44,9 +51,10 @@ pub enum EngineError {
 
 impl From<VmmError> for EngineError {
     fn from(error: VmmError) -> Self {
-        match error {
-            VmmError::Interrupted => Self::Interrupted,
-            error => Self::caused("the VMM's part of the snapshot failed", error),
+        if matches!(error, VmmError::Interrupted) {
+            Self::Interrupted
+        } else {
+            Self::caused("the VMM's part of the snapshot failed", error)
         }
     }
 }
@@ -146,7 +154,8 @@ pub trait Engine: Send + Sync {
     fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError>;
 
     /// Takes a snapshot. The caller holds the instance's lock. When it returns, with or without an error, the guest
-    /// is as it was before; on an error there is no snapshot of that name made by this call.
+    /// is as it was before; on an error there is no snapshot of that name made by this call, unless the error is
+    /// [`EngineError::Unclear`].
     ///
     /// # Errors
     /// When there is no whole snapshot.
@@ -157,6 +166,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::Unavailable`] when the store can't be read.
     fn list(&self) -> Result<Listing, EngineError>;
+
+    /// What a listed snapshot occupies on disk, in bytes; `None` where the engine can't tell. Looks at each of its
+    /// files, so that only who shows it asks.
+    fn disk_bytes(&self, _id: &SnapshotId) -> Option<u64> {
+        None
+    }
 
     /// Deletes a snapshot so that it stops being listed first; one that is gone already is no error.
     ///
@@ -169,4 +184,24 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When something could not be removed.
     fn sweep(&self) -> Result<Vec<String>, EngineError>;
+
+    /// A second scheduler that snapshots this instance as well, in a sentence for the user; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the engine can't tell; it says nothing about the instance.
+    fn rival_schedule(&self, _id: &InstanceId) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+}
+
+/// An error and its causes in one line.
+pub fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

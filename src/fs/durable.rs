@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// over by the next one instead of piling up; therefore writers of one path must hold a lock.
 ///
 /// # Errors
-/// When any step fails; then `path` is as it was.
+/// When any step fails; then `path` is as it was, except that it may hold `bytes` already when only the last fsync
+/// failed.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     write_as(path, bytes, mode, None)
 }
@@ -69,7 +70,11 @@ fn give_to(file: &File, old: &Metadata) -> io::Result<()> {
 /// # Errors
 /// When it can't be opened or synced.
 pub fn sync_dir(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory)?.sync_all() {
+        // Some network file systems can't sync a directory and say so (fsync(2)); there is nothing more to be done.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 /// Creates `directory` and what is missing above it, 0700, durably. One that is there is left as it is.
@@ -125,4 +130,101 @@ fn beside(path: &Path) -> io::Result<(&Path, PathBuf)> {
     name.push(path.file_name().ok_or_else(invalid)?);
     name.push(".tmp");
     Ok((directory, directory.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().mode() & 0o7777
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_stays_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "a much longer content than the new one").unwrap();
+        write(&path, b"new", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(names(directory.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_not_written_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let path = directory.path().join("file");
+        for planted in ["file", ".file.tmp"] {
+            symlink(&victim, directory.path().join(planted)).unwrap();
+            write(&path, b"new", 0o600).unwrap();
+            assert_eq!(fs::read(&victim).unwrap(), b"precious", "{planted}");
+            assert!(!path.is_symlink());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_file_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing can be renamed over a directory.
+        let path = directory.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"new", 0o600).is_err());
+        assert_eq!(names(directory.path()), ["taken"]);
+        assert!(write(Path::new("/"), b"new", 0o600).is_err());
+        assert!(write(&directory.path().join("missing/file"), b"new", 0o600).is_err());
+    }
+
+    #[test]
+    fn replacing_keeps_the_mode_and_a_new_file_gets_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        replace(&path, b"one", 0o600).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        replace(&path, b"two", 0o600).unwrap();
+        assert_eq!(mode(&path), 0o644);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+    }
+
+    #[test]
+    fn directories_are_created_private_and_found_ones_left_as_they_are() {
+        let root = tempfile::tempdir().unwrap();
+        let found = root.path().join("found");
+        fs::create_dir(&found).unwrap();
+        fs::set_permissions(&found, PermissionsExt::from_mode(0o755)).unwrap();
+        let deep = found.join("a/b");
+        create_dir(&deep).unwrap();
+        create_dir(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o700);
+        assert_eq!(mode(&found.join("a")), 0o700);
+        assert_eq!(mode(&found), 0o755);
+        fs::write(root.path().join("file"), "x").unwrap();
+        assert!(create_dir(&root.path().join("file")).is_err());
+        assert!(create_dir(&root.path().join("file/below")).is_err());
+    }
+
+    #[test]
+    fn removing_says_whether_it_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "x").unwrap();
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert!(remove(directory.path()).is_err());
+    }
 }

@@ -1,4 +1,11 @@
-//! Files: durable writes, reflink and sparse copies, free space. Knows nothing of instances or snapshots.
+//! Files: durable writes, reflink and sparse copies, sizes and free space. Knows nothing of instances or snapshots.
 
 pub mod copy;
 pub mod durable;
+pub mod remove;
+pub mod seal;
+pub mod space;
+pub mod tree;
+
+#[cfg(test)]
+mod mounted_tests;

@@ -181,3 +181,6 @@ pub fn removals<'a>(verdicts: &[Verdict<'a>]) -> Vec<&'a Snapshot> {
 fn by_age(a: &Snapshot, b: &Snapshot) -> Ordering {
     (a.created_at, &a.id).cmp(&(b.created_at, &b.id))
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,8 @@ pub struct InstanceResult {
     pub duration: Duration,
     /// What failed, causes included.
     pub error: Option<String>,
+    /// Whether it failed only because another process held the instance's lock for too long.
+    pub is_locked: bool,
     /// What the user should know although it did not fail: a healed clock, a recovered guest, a long pause, why it
     /// was skipped.
     pub notes: Vec<String>,

@@ -163,3 +163,6 @@ fn duration_nanos(duration: Duration) -> i128 {
 fn add(start: DateTime<Utc>, duration: Duration) -> DateTime<Utc> {
     time(nanos(start).saturating_add(duration_nanos(duration)))
 }
+
+#[cfg(test)]
+mod tests;

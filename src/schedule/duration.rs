@@ -69,9 +69,7 @@ fn parse_nanos(text: &str) -> Result<u128, String> {
 /// Reads one number with its unit, and returns its nanoseconds and what stands behind it.
 fn parse_term(text: &str) -> Result<(u128, &str), String> {
     let (whole, behind) = split_digits(text);
-    let (fraction, behind) = behind
-        .strip_prefix('.')
-        .map_or(("", behind), |behind| split_digits(behind));
+    let (fraction, behind) = behind.strip_prefix('.').map_or(("", behind), split_digits);
     if whole.is_empty() && fraction.is_empty() {
         return Err(format!(
             "has no number where {text:?} begins; write it as 90m, 1h30m or 7d"
@@ -308,3 +306,6 @@ pub mod go_optional {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 pub mod cadence;
 pub mod duration;
+pub mod progress;
 pub mod validate;
 
 use std::collections::BTreeMap;
@@ -240,3 +241,6 @@ where
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

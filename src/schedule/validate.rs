@@ -239,3 +239,6 @@ pub fn basics(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,14 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl Fn(&[u8]) -> Result<T, Refusal>,
 ) -> Result<Option<T>, StoreError> {
+    read_patiently(path, parse, thread::sleep)
+}
+
+fn read_patiently<T>(
+    path: &Path,
+    parse: impl Fn(&[u8]) -> Result<T, Refusal>,
+    wait: impl Fn(Duration),
+) -> Result<Option<T>, StoreError> {
     let mut pauses = PAUSES.iter();
     loop {
         let Some((bytes, file)) = read_bytes(path)? else {
@@ -69,7 +77,7 @@ pub(super) fn read<T>(
                 });
             }
             Err(Refusal::Malformed(source)) => match pauses.next() {
-                Some(pause) if !is_settled(&file) => thread::sleep(*pause),
+                Some(pause) if !is_settled(&file) => wait(*pause),
                 _ => {
                     return Err(StoreError::Malformed {
                         path: path.to_owned(),
@@ -207,3 +215,6 @@ pub(super) fn encode(schedule: &Schedule) -> io::Result<Vec<u8>> {
     bytes.push(b'\n');
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

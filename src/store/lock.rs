@@ -46,7 +46,15 @@ pub enum LockError {
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread is just starting may still hold a copy of the file for a
+        // moment, and unlocking undoes it for all copies. If that fails, closing remains.
+        let _ = FileExt::unlock(&self.file);
+    }
 }
 
 impl Store {
@@ -73,7 +81,7 @@ impl Store {
             }
             thread::sleep(left.min(POLL));
         }
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 
     /// Takes `id`'s lock if nobody holds it; `None` when somebody does.
@@ -116,3 +124,6 @@ fn is_locked(file: &File) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,12 +112,7 @@ impl Store {
 
     /// The file of `id`'s schedule.
     pub fn path(&self, id: &InstanceId) -> PathBuf {
-        let id = id.as_str();
-        let mut path =
-            PathBuf::with_capacity(self.schedules.as_os_str().len() + 1 + id.len() + SUFFIX.len());
-        path.push(&self.schedules);
-        path.push(format!("{id}{SUFFIX}"));
-        path
+        self.schedules.join(format!("{id}{SUFFIX}"))
     }
 
     /// The instances that have a schedule file, by id, and the files whose names can't be ids. Hidden files (temporary
@@ -216,3 +211,6 @@ impl Store {
         &self.locks
     }
 }
+
+#[cfg(test)]
+mod tests;

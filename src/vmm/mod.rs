@@ -4,12 +4,19 @@
 //! decides whether a pause is wanted, and never touches a guest that somebody else paused.
 //!
 //! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
-//! at any point `resume` and `discard`. The caller syncs the data of the disks right before `pause`, which makes the pause
+//! at any point `resume` and `discard`. Disks that the VMM does not copy are copied by the caller, before or after `save`
+//! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks right before `pause`, which makes the pause
 //! shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
+#[cfg(test)]
+mod capture_tests;
 pub mod cloud_hypervisor;
 pub mod firecracker;
+mod handover;
+mod http;
+mod peer;
 pub mod qemu;
+mod standstill;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,6 +63,16 @@ pub struct DiskCopy {
     pub disk: Disk,
     /// The file to create, 0600; it does not exist yet.
     pub target: PathBuf,
+}
+
+/// From when on the disks of a guest that stands still are those that its saved state counts on, until the resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisksSettle {
+    /// From the pause on, and until the save.
+    ByPause,
+    /// From the save on: until it has taken the devices' state, writes that the guest had asked for are still carried
+    /// out, and the saved state counts them as done.
+    BySave,
 }
 
 /// What a capture wants from the VMM.
@@ -224,13 +241,17 @@ pub trait Vmm: Send {
     /// Whether the VMM can copy disks by itself as of the instant of the pause, while the guest goes on.
     fn copies_disks(&self) -> bool;
 
+    /// When the disks that the VMM does not copy may be copied.
+    fn disks_settle(&self) -> DisksSettle;
+
     /// Does everything slow or fallible that [`Vmm::save`] needs. The guest runs.
     ///
     /// # Errors
     /// When the VMM refuses; [`Vmm::discard`] removes what was left.
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError>;
 
-    /// Stops the guest and returns when it stands still, with its requests to disks drained.
+    /// Stops the guest and returns when it stands still, with its requests to disks drained if its disks settle
+    /// [`DisksSettle::ByPause`].
     ///
     /// # Errors
     /// [`VmmError::PausedByOthers`] when it turns out that somebody else had stopped it; anything else when it does not

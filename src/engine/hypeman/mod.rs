@@ -1,1 +1,285 @@
 //! The hypeman server as an engine, over its HTTP API.
+//!
+//! Only the contract's own "not found" means that something is gone; whatever else a server, a proxy or a login page
+//! answers is an error. Nothing is kept on this host, so there is nothing to recover and nothing to sweep.
+
+mod answer;
+mod base_url;
+mod client;
+mod create;
+mod fault;
+mod key;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::warn;
+use reqwest::{Certificate, Method};
+
+use self::base_url::BaseUrl;
+use self::client::{Client, Pace, Request};
+use self::fault::{Concern, Fault};
+pub use self::key::{KeySource, cli_base_url};
+use self::wire::{WireInstance, WireSchedule};
+use super::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::instance::{Instance, InstanceId, InstanceRef};
+use crate::snapshot::SnapshotId;
+
+/// Where the server is when nothing says otherwise (contract, section 1).
+pub const DEFAULT_BASE_URL: &str = "http://localhost:8080";
+/// How long any request but a creation may take, when nothing says otherwise.
+pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the engine is built from.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The server's address; a path prefix is kept.
+    pub base_url: String,
+    /// Where the API key may come from.
+    pub key: KeySource,
+    /// A PEM file with CA certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether plain http may leave this host.
+    pub insecure_http: bool,
+    /// The limit of any request but a creation.
+    pub request_timeout: Duration,
+    /// The limit of a creation, from the request until its outcome is clear.
+    pub create_timeout: Duration,
+}
+
+/// The engine of one hypeman server.
+#[derive(Debug)]
+pub struct Hypeman {
+    base: BaseUrl,
+    key: KeySource,
+    ca_file: Option<PathBuf>,
+    request_timeout: Duration,
+    create_timeout: Duration,
+    pace: Pace,
+    /// Built with the first request, because a minute in which nothing is due needs none.
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+/// A server that answers and accepts the key.
+#[derive(Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "for `doctor`, which is not there yet")
+)]
+pub struct Probe {
+    /// How long `GET /health` took.
+    pub latency: Duration,
+    /// What the server calls itself in its `Server` header; the API has no version of its own.
+    pub server: Option<String>,
+    /// How many instances the key may see.
+    pub instances: usize,
+}
+
+impl Hypeman {
+    /// Checks the settings. Reads no file and opens no connection.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when the base URL can't be used.
+    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        Ok(Self {
+            base: BaseUrl::parse(&settings.base_url, settings.insecure_http)?,
+            key: settings.key,
+            ca_file: settings.ca_file,
+            request_timeout: settings.request_timeout,
+            create_timeout: settings.create_timeout,
+            pace: Pace::default(),
+            client: Mutex::new(None),
+        })
+    }
+
+    /// Asks whether the server is well and accepts the key.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] with what is wrong.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for `doctor`, which is not there yet")
+    )]
+    pub fn probe(&self) -> Result<Probe, EngineError> {
+        let client = self.client()?;
+        let began = Instant::now();
+        let health = client
+            .fetch(&self.get(&["health"]))
+            .map_err(|fault| self.server_error(&client, fault, "ask whether the server is well"))?;
+        let latency = began.elapsed();
+        let instances = self.instances()?.len();
+        Ok(Probe {
+            latency,
+            server: health.server,
+            instances,
+        })
+    }
+
+    fn client(&self) -> Result<Arc<Client>, EngineError> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = client.as_ref() {
+            return Ok(Arc::clone(client));
+        }
+        let roots = self.ca_file.as_deref().map_or(Ok(Vec::new()), read_roots)?;
+        let built = Arc::new(Client::build(
+            self.base.clone(),
+            self.key.load()?,
+            roots,
+            self.pace.clone(),
+        )?);
+        *client = Some(Arc::clone(&built));
+        Ok(built)
+    }
+
+    fn get<'a>(&self, path: &'a [&'a str]) -> Request<'a> {
+        Request::new(Method::GET, path, self.request_timeout)
+    }
+
+    /// The instance with this id. The server takes names and prefixes too, so that what it finds may be another one.
+    fn look_up(&self, client: &Client, id: &InstanceId) -> Result<Option<Instance>, Fault> {
+        match client.fetch(&self.get(&["instances", id.as_str()])) {
+            Ok(answer) => {
+                let found: WireInstance = wire::parse(&answer.body)?;
+                if found.id == id.as_str() {
+                    return found.into_instance().map(Some);
+                }
+                // The server looks for ids before names and prefixes: it has another instance that is called like
+                // this id or begins with it, and none whose id it is.
+                Ok(None)
+            }
+            // Likewise: an exact id is never ambiguous.
+            Err(fault) if fault.is_not_found() || fault.is_ambiguous() => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn server_error(&self, client: &Client, fault: Fault, task: &str) -> EngineError {
+        fault.into_error(
+            task,
+            Concern::Server,
+            &self.base.to_string(),
+            client.has_key(),
+        )
+    }
+
+    fn instance_error(&self, client: &Client, fault: Fault, task: &str) -> EngineError {
+        fault.into_error(
+            task,
+            Concern::Instance,
+            &self.base.to_string(),
+            client.has_key(),
+        )
+    }
+}
+
+impl Engine for Hypeman {
+    fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
+        let client = self.client()?;
+        let error = |fault| self.server_error(&client, fault, "list the instances");
+        let answer = client.fetch(&self.get(&["instances"])).map_err(error)?;
+        let mut instances = Vec::new();
+        for record in wire::parse_array(&answer.body).map_err(error)? {
+            match wire::parse_instance_ref(record) {
+                Ok(instance) => instances.push(instance),
+                // Whether one is gone is asked one by one, so leaving one out of the list costs only its name.
+                Err(fault) => warn!(
+                    "an instance in the server's list is left out: {}",
+                    fault.detail(&client.base(), client.has_key())
+                ),
+            }
+        }
+        Ok(instances)
+    }
+
+    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
+        let client = self.client()?;
+        self.look_up(&client, id)
+            .map_err(|fault| self.instance_error(&client, fault, &format!("read instance {id}")))
+    }
+
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn recover(&self, _id: &InstanceId) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
+        let client = self.client()?;
+        create::Creation::new(self, &client, request).run()
+    }
+
+    fn list(&self) -> Result<Listing, EngineError> {
+        let client = self.client()?;
+        let error = |fault| self.server_error(&client, fault, "list the snapshots");
+        let answer = client.fetch(&self.get(&["snapshots"])).map_err(error)?;
+        wire::parse_array(&answer.body)
+            .map(wire::listing)
+            .map_err(error)
+    }
+
+    fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        let client = self.client()?;
+        let path = ["snapshots", id.as_str()];
+        match client.fetch(&Request::new(Method::DELETE, &path, self.request_timeout)) {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.is_not_found() => Ok(()),
+            Err(fault) => {
+                Err(self.instance_error(&client, fault, &format!("delete snapshot {id}")))
+            }
+        }
+    }
+
+    fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
+        let client = self.client()?;
+        let task = format!("ask whether the server itself has a schedule for instance {id}");
+        match client.fetch(&self.get(&["instances", id.as_str(), "snapshot-schedule"])) {
+            Ok(answer) => {
+                let rival: WireSchedule = wire::parse(&answer.body)
+                    .map_err(|fault| self.instance_error(&client, fault, &task))?;
+                // The id may be another instance's name, as in `look_up`.
+                Ok((rival.instance_id == id.as_str()).then(|| {
+                    format!(
+                        "the hypeman server at {} has a schedule of its own for instance {id}, every {}: two schedulers \
+                         snapshot the same VM: remove one of the two",
+                        self.base, answer::clean(&rival.interval, None)
+                    )
+                }))
+            }
+            // Servers without a scheduler have no such route.
+            Err(fault)
+                if fault.is_not_found() || fault.is_ambiguous() || fault.is_no_such_route() =>
+            {
+                Ok(None)
+            }
+            Err(fault) => Err(self.instance_error(&client, fault, &task)),
+        }
+    }
+}
+
+/// The certificates in a PEM file.
+fn read_roots(path: &Path) -> Result<Vec<Certificate>, EngineError> {
+    let bad = |why: &str| {
+        EngineError::unavailable(format!(
+            "CA file {} (--ca-file) {why}: it must hold PEM certificates",
+            path.display()
+        ))
+    };
+    let pem = std::fs::read(path).map_err(|cause| bad(&format!("can't be read: {cause}")))?;
+    let roots = Certificate::from_pem_bundle(&pem)
+        .map_err(|cause| bad(&format!("can't be used: {}", answer::root_cause(&cause))))?;
+    if roots.is_empty() {
+        return Err(bad("holds no certificate"));
+    }
+    Ok(roots)
+}

@@ -1,1 +1,220 @@
 //! hypeman's data directory as an engine: instances, VMM sockets and the snapshot store of this host.
+
+mod capture;
+pub mod data_dir;
+mod disks;
+mod guest_files;
+mod journal;
+mod json;
+mod manifest;
+pub mod metadata;
+pub mod record;
+pub mod registration;
+mod rest;
+mod session;
+pub mod staging;
+pub mod state;
+pub mod store;
+mod sweep;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::snapshot::{Snapshot, SnapshotId};
+use crate::vmm::Timeouts;
+
+use capture::{Captured, Surroundings};
+use data_dir::DataDir;
+use journal::Journal;
+use metadata::Metadata;
+use staging::Staging;
+use store::SnapshotStore;
+
+/// Where the local engine works and how long it waits.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// hypeman's data directory.
+    pub data_dir: PathBuf,
+    /// This tool's own directory, for journals.
+    pub state_dir: PathBuf,
+    /// How long a guest may stand still for a snapshot.
+    pub pause_timeout: Duration,
+    /// How long a VMM may take to answer a request.
+    pub vmm_timeout: Duration,
+}
+
+/// The local engine.
+#[derive(Debug)]
+pub struct Local {
+    data_dir: PathBuf,
+    journal: Journal,
+    pause_timeout: Duration,
+    timeouts: Timeouts,
+}
+
+impl Local {
+    /// An engine on these directories; none of them is looked at yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            data_dir: settings.data_dir,
+            journal: Journal::new(&settings.state_dir),
+            pause_timeout: settings.pause_timeout,
+            timeouts: Timeouts {
+                request: settings.vmm_timeout,
+            },
+        }
+    }
+
+    fn open(&self) -> Result<DataDir, EngineError> {
+        DataDir::open(&self.data_dir)
+    }
+
+    fn capture(
+        &self,
+        metadata: &Metadata,
+        data: &DataDir,
+        staging: &Staging,
+        request: &CreateRequest<'_>,
+    ) -> Result<Captured, EngineError> {
+        let id = &request.instance.id;
+        let guest_dir = data.guest_dir(id);
+        match request.instance.state {
+            State::Running => {
+                let around = Surroundings {
+                    journal: &self.journal,
+                    timeouts: self.timeouts,
+                    pause_timeout: self.pause_timeout,
+                };
+                capture::running(&around, metadata, &guest_dir, staging, request)
+            }
+            at_rest @ (State::Stopped | State::Standby) => {
+                let captured = rest::at_rest(metadata, &guest_dir, staging)?;
+                self.require_rest(data, metadata, at_rest)?;
+                Ok(captured)
+            }
+            other @ (State::Created
+            | State::Initializing
+            | State::Paused
+            | State::Shutdown
+            | State::Unknown) => Err(EngineError::instance(format!(
+                "can't snapshot an instance in state {other}"
+            ))),
+        }
+    }
+
+    /// Refuses a copy during which the guest was started, resumed or changed: its files belong to no one instant.
+    fn require_rest(
+        &self,
+        data: &DataDir,
+        before: &Metadata,
+        state: State,
+    ) -> Result<(), EngineError> {
+        let after = data.find(&before.id)?;
+        let derived = after
+            .as_ref()
+            .map(|after| state::derive(after, &data.guest_dir(&before.id), self.timeouts).state);
+        if after.as_ref() == Some(before) && derived == Some(state) {
+            return Ok(());
+        }
+        Err(EngineError::instance(format!(
+            "the instance did not stay {state} while its files were copied; the next run tries again"
+        )))
+    }
+}
+
+impl Engine for Local {
+    fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
+        self.open()?.instances()
+    }
+
+    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
+        let data = self.open()?;
+        let Some(metadata) = data.find(id)? else {
+            return Ok(None);
+        };
+        let derived = state::derive(&metadata, &data.guest_dir(id), self.timeouts);
+        Ok(Some(Instance {
+            id: metadata.id,
+            name: metadata.name,
+            state: derived.state,
+            state_note: derived.note,
+        }))
+    }
+
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        self.journal.ids()
+    }
+
+    fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError> {
+        let Some(entry) = self.journal.read(id)? else {
+            return Ok(Vec::new());
+        };
+        let snapshot_id = entry.snapshot_id.clone();
+        let mut lines = session::recover(&self.journal, entry, self.timeouts)?;
+        // The VMM came first: what is left of the staging only takes space.
+        match self
+            .open()
+            .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
+        {
+            Ok(_) => {}
+            Err(error) => lines.push(crate::engine::describe(&error)),
+        }
+        Ok(lines)
+    }
+
+    fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
+        let data = self.open()?;
+        let instance = request.instance;
+        let metadata = data
+            .find(&instance.id)?
+            .ok_or_else(|| EngineError::instance(format!("instance {} is gone", instance.id)))?;
+        if let Some(refusal) = metadata.refusal(instance.state) {
+            return Err(EngineError::instance(refusal));
+        }
+        let store = SnapshotStore::of(&data);
+        let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
+        let captured = self.capture(&metadata, &data, &staging, request)?;
+        let stored_metadata = metadata.for_snapshot(instance.state, request.now);
+        guest_files::write_metadata(&staging.guest(), &stored_metadata)?;
+        let snapshot = Snapshot {
+            id: staging.id().clone(),
+            name: request.name.to_owned(),
+            kind: request.kind,
+            tags: request.tags.clone(),
+            source_instance_id: metadata.id.to_string(),
+            source_instance_name: metadata.name.clone(),
+            source_hypervisor: metadata.hypervisor.clone(),
+            created_at: request.now,
+            size_bytes: 0,
+            disk_bytes: None,
+        };
+        Ok(Created {
+            snapshot: staging.publish(snapshot, &stored_metadata)?,
+            pause: captured.pause,
+            warnings: captured.warnings,
+        })
+    }
+
+    fn list(&self) -> Result<Listing, EngineError> {
+        SnapshotStore::of(&self.open()?).list()
+    }
+
+    fn disk_bytes(&self, id: &SnapshotId) -> Option<u64> {
+        let measured = self
+            .open()
+            .and_then(|data| SnapshotStore::of(&data).disk_usage(id));
+        measured
+            .inspect_err(|error| log::warn!("{}", crate::engine::describe(error)))
+            .ok()
+    }
+
+    fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        SnapshotStore::of(&self.open()?).delete(id)
+    }
+
+    fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        SnapshotStore::of(&self.open()?).sweep()
+    }
+}

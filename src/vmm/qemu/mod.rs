@@ -25,7 +25,10 @@ use self::capture::Capture;
 use self::cleanup::Before;
 use self::migration::Phase;
 use self::qmp::{Qmp, RunChange};
-use super::{Deadline, Disk, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState};
+use super::peer::Peer;
+use super::{
+    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
+};
 
 /// What the names of everything begin with that is made in QEMU: nodes, jobs, fd sets, descriptors.
 const PREFIX: &str = "hypeman-snap";
@@ -76,7 +79,7 @@ impl Qemu {
 
     fn new(qmp: Qmp) -> Self {
         Self {
-            process: process::peer(qmp.peer()),
+            process: Peer::of(qmp.peer()).map(|peer| peer.process),
             qmp,
             pause: Pause::Unknown,
             capture: None,
@@ -155,6 +158,11 @@ impl Vmm for Qemu {
 
     fn copies_disks(&self) -> bool {
         true
+    }
+
+    fn disks_settle(&self) -> DisksSettle {
+        // `stop` has drained the requests; a guest that QEMU resumed itself at the end of a save writes again.
+        DisksSettle::ByPause
     }
 
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {

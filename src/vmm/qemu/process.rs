@@ -3,38 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::process::Pid;
-
 use super::super::Process;
-
-/// The field of `/proc/PID/stat` with the start time, counted from the third one, the first behind the command's name.
-const START_FIELD: usize = 22 - 3;
-
-/// The process that listens at the other end of `socket`; `None` where the kernel can't tell.
-pub(super) fn peer(socket: BorrowedFd<'_>) -> Option<Process> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket).ok()?;
-    let pid = Pid::as_raw(Some(credentials.pid));
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(Process {
-        pid,
-        start_ticks: parse_start_ticks(&stat)?,
-    })
-}
-
-/// Field 22 of `/proc/PID/stat` (proc(5)). The command's name may hold blanks and parentheses.
-fn parse_start_ticks(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields
-        .split_ascii_whitespace()
-        .nth(START_FIELD)?
-        .parse()
-        .ok()
-}
 
 /// Where this process finds the file that QEMU (`process`) calls `name` and holds open: QEMU may have another
 /// working directory, another root or other mounts. Without the right to look into QEMU, `name` is taken as it is.
@@ -119,29 +92,7 @@ impl OpenFiles {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-    use std::os::unix::net::{UnixListener, UnixStream};
-
     use super::*;
-
-    #[test]
-    fn the_start_time_is_found_behind_any_command_name() {
-        let stat =
-            "4242 (a) b (c) S 1 4242 4242 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 9 0 987654 10 11";
-        assert_eq!(parse_start_ticks(stat), Some(987_654));
-        assert_eq!(parse_start_ticks("4242 (x) S 1"), None);
-    }
-
-    #[test]
-    fn the_peer_is_the_process_that_listens() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s");
-        let _listener = UnixListener::bind(&path).unwrap();
-        let stream = UnixStream::connect(&path).unwrap();
-        let process = peer(stream.as_fd()).unwrap();
-        assert_eq!(process.pid, i32::try_from(std::process::id()).unwrap());
-        assert_eq!(peer(stream.as_fd()).unwrap(), process);
-    }
 
     #[test]
     fn what_is_no_qemu_is_not_looked_into() {

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
+use super::super::peer::Address;
 use super::super::{Deadline, VmmError};
 use super::inbox::Inbox;
 use crate::interrupt;
@@ -395,7 +396,11 @@ fn open(
         socket: socket.to_owned(),
         source: errno.into(),
     };
-    let address = SocketAddrUnix::new(socket).map_err(unreachable)?;
+    let short = Address::of(socket).map_err(|source| VmmError::Unreachable {
+        socket: socket.to_owned(),
+        source,
+    })?;
+    let address = SocketAddrUnix::new(short.path()).map_err(unreachable)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(unreachable)?;

@@ -1,0 +1,311 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Declares the snapshot schedule of one VM. Owns no rule of its own: the tool validates, normalises and compares."""
+
+from __future__ import absolute_import, division, print_function
+
+__metaclass__ = type
+
+DOCUMENTATION = r"""
+---
+module: hypeman_snap_schedule
+short_description: Snapshot schedule of a VM
+version_added: "1.0.0"
+description:
+  - Declares or removes the schedule by which C(hypeman-snap) takes snapshots of a VM and removes old ones.
+  - The schedule is declared as a whole. What is not given is not set, so leaving out O(max_age) removes the limit by age.
+  - Values are compared by their meaning; V(60m) and V(1h) are the same interval.
+  - Changing anything but O(interval) keeps the times at which the schedule runs.
+author: The hypeman-snap project
+requirements:
+  - hypeman-snap on the host
+attributes:
+  check_mode:
+    description: Says what would change without changing it.
+    support: full
+  diff_mode:
+    description: Shows the settings of the schedule before and after.
+    support: full
+options:
+  instance:
+    description:
+      - The VM, by id, by name, or by a unique prefix of its id.
+      - With O(state=absent), a VM that is gone is found by its id.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) declares the schedule.
+      - V(absent) removes it. Its snapshots stay.
+    type: str
+    choices: [present, absent]
+    default: present
+  interval:
+    description:
+      - Time between two snapshots, at least one minute, such as V(90m), V(1h30m) or V(7d).
+      - Required with O(state=present).
+    type: str
+  max_count:
+    description:
+      - How many scheduled snapshots stay.
+      - With O(state=present), at least one of O(max_count) and O(max_age) is required.
+    type: int
+  max_age:
+    description: How old a scheduled snapshot may become, such as V(7d) or V(168h).
+    type: str
+  name_prefix:
+    description: Beginning of the snapshots' names, 1 to 47 lower-case letters, digits and dashes.
+    type: str
+  metadata:
+    description:
+      - Tags for every snapshot. Values are strings; numbers are taken as they are written.
+    type: dict
+  executable:
+    description: The program, as a path or as a name that is looked for in the directories of E(PATH) and in C(/usr/local/bin).
+    type: str
+    default: hypeman-snap
+  state_dir:
+    description: Directory of the schedules. Without it, the program's default.
+    type: path
+  data_dir:
+    description: The hypeman data directory. Without it, the program's default.
+    type: path
+  engine:
+    description: Who takes the snapshots, the VMMs' own sockets or a hypeman server.
+    type: str
+    choices: [local, hypeman]
+  base_url:
+    description: URL of the hypeman server.
+    type: str
+  api_key:
+    description:
+      - Key of the hypeman API. It is handed to the program by its environment, never on its command line.
+      - Mutually exclusive with O(api_key_file).
+    type: str
+  api_key_file:
+    description: File on the host that holds the key of the hypeman API.
+    type: path
+notes:
+  - Runs as the user whose C(run-due) takes the snapshots, usually root.
+"""
+
+EXAMPLES = r"""
+- name: A snapshot each hour, a day of them kept
+  hypeman.snap.hypeman_snap_schedule:
+    instance: web
+    interval: 1h
+    max_count: 24
+
+- name: A snapshot each night, kept for two weeks, under a name of its own
+  hypeman.snap.hypeman_snap_schedule:
+    instance: mk3v9t0xq2r7w5d8h1c6b4za
+    interval: 24h
+    max_age: 14d
+    name_prefix: nightly
+    metadata:
+      team: infra
+
+- name: No more snapshots of this one
+  hypeman.snap.hypeman_snap_schedule:
+    instance: web
+    state: absent
+
+- name: Through the API of a hypeman server
+  hypeman.snap.hypeman_snap_schedule:
+    instance: web
+    interval: 6h
+    max_count: 8
+    base_url: https://hypeman.example.org
+    api_key: "{{ vault_hypeman_api_key }}"
+"""
+
+RETURN = r"""
+schedule:
+  description:
+    - The schedule as C(hypeman-snap get --output json) shows it, with its times and the result of its newest run.
+    - In check mode, what it would be. With O(state=absent), what it was; empty when there was none.
+  returned: success
+  type: dict
+  sample:
+    instance_id: mk3v9t0xq2r7w5d8h1c6b4za
+    interval: 24h0m0s
+    name_prefix: nightly
+    metadata:
+      team: infra
+    retention:
+      max_count: 0
+      max_age: 336h0m0s
+    next_run_at: "2026-09-03T03:15:20Z"
+    created_at: "2026-08-20T03:11:05Z"
+    updated_at: "2026-08-20T03:11:05Z"
+rc:
+  description: Exit code of the program when it failed. See hypeman-snap(1).
+  returned: failure
+  type: int
+  sample: 2
+stdout:
+  description: What the program wrote to its standard output.
+  returned: failure
+  type: str
+stderr:
+  description: What the program wrote to its standard error.
+  returned: failure
+  type: str
+  sample: "error: interval 30s is below 1m: set --interval to 1m or more"
+cmd:
+  description: The command that failed.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+
+# Exit code of the program when there is no such schedule or instance.
+NOT_FOUND = 3
+
+# What a user declares: the part of a schedule that a diff shows.
+SETTINGS = ("interval", "name_prefix", "metadata", "retention")
+
+
+class Program:
+    """The program on this host, with the options that each of its commands gets."""
+
+    def __init__(self, module):
+        self.module = module
+        params = module.params
+        self.path = module.get_bin_path(params["executable"], opt_dirs=["/usr/local/bin"])
+        self.options = ["--output=json"]
+        for name in ("state_dir", "data_dir", "engine", "base_url"):
+            if params[name]:
+                self.options.append("--%s=%s" % (name.replace("_", "-"), params[name]))
+        # Never on the command line: every user of the host sees those.
+        self.environment = {}
+        if params["api_key"]:
+            self.environment["HYPEMAN_API_KEY"] = params["api_key"]
+        if params["api_key_file"]:
+            self.environment["HYPEMAN_API_KEY_FILE"] = params["api_key_file"]
+
+    def run(self, command, *arguments, **kwargs):
+        """Runs one command and returns its answer, or None when it says "not found" and that may be."""
+        command_line = [self.path, command] + self.options + list(arguments)
+        # Behind the two dashes nothing is taken for a flag.
+        command_line += ["--", self.module.params["instance"]]
+        rc, stdout, stderr = self.module.run_command(command_line, environ_update=self.environment)
+        if rc == NOT_FOUND and kwargs.get("may_be_missing"):
+            return None
+        if rc != 0:
+            reason = stderr.strip() or stdout.strip() or "it said nothing"
+            self.fail("failed with exit code %d: %s" % (rc, reason), command, command_line, rc, stdout, stderr)
+        try:
+            return json.loads(stdout)
+        except ValueError as error:
+            self.fail("answered no JSON: %s" % error, command, command_line, rc, stdout, stderr)
+
+    def fail(self, what, command, command_line, rc, stdout, stderr):
+        """Ends the module with all that is known of a command that went wrong."""
+        self.module.fail_json(
+            msg="hypeman-snap %s %s %s" % (command, self.module.params["instance"], what),
+            cmd=command_line,
+            rc=rc,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+def settings(schedule):
+    """What the user declared in a schedule, for the diff."""
+    return {name: schedule[name] for name in SETTINGS if schedule and schedule.get(name)}
+
+
+def flags(module):
+    """The flags of `set` for the module's parameters."""
+    params = module.params
+    found = ["--interval=%s" % params["interval"]]
+    for name in ("max_count", "max_age", "name_prefix"):
+        if params[name] is not None:
+            found.append("--%s=%s" % (name.replace("_", "-"), params[name]))
+    for key, value in sorted((params["metadata"] or {}).items()):
+        if isinstance(value, bool) or value is None or isinstance(value, (dict, list)):
+            module.fail_json(
+                msg="metadata: the value of %s is %r, but has to be a string: put it in quotes" % (key, value)
+            )
+        found.append("--metadata=%s=%s" % (key, value))
+    return found
+
+
+def declare(module, program):
+    """Declares the schedule; returns whether that changed it, and the schedule before and after."""
+    before = program.run("get", may_be_missing=True)
+    arguments = flags(module)
+    if module.check_mode:
+        arguments.append("--dry-run")
+    answer = program.run("set", *arguments)
+    return answer["changed"], before, answer["schedule"]
+
+
+def remove(module, program):
+    """Removes the schedule; returns whether there was one, and that."""
+    before = program.run("get", may_be_missing=True)
+    if before is None:
+        return False, None, None
+    if not module.check_mode:
+        program.run("delete", "--ignore-not-found")
+    return True, before, None
+
+
+def not_installed(module):
+    """The answer where the program is missing: in check mode a task before this one may be about to install it."""
+    executable = module.params["executable"]
+    if not module.check_mode:
+        module.fail_json(
+            msg="%s is no program on this host: install hypeman-snap, or set executable to its path" % executable
+        )
+    module.warn("%s is not installed yet: taking it that there is no schedule" % executable)
+    is_present = module.params["state"] == "present"
+    module.exit_json(changed=is_present, schedule={})
+
+
+def main():
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "instance": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "interval": {"type": "str"},
+            "max_count": {"type": "int"},
+            "max_age": {"type": "str"},
+            "name_prefix": {"type": "str"},
+            "metadata": {"type": "dict"},
+            "executable": {"type": "str", "default": "hypeman-snap"},
+            "state_dir": {"type": "path"},
+            "data_dir": {"type": "path"},
+            "engine": {"type": "str", "choices": ["local", "hypeman"]},
+            "base_url": {"type": "str"},
+            "api_key": {"type": "str", "no_log": True},
+            # The name of a file, not a secret.
+            "api_key_file": {"type": "path", "no_log": False},
+        },
+        required_if=[
+            ("state", "present", ["interval"]),
+            ("state", "present", ["max_count", "max_age"], True),
+        ],
+        mutually_exclusive=[("api_key", "api_key_file")],
+        supports_check_mode=True,
+    )
+    program = Program(module)
+    if program.path is None:
+        not_installed(module)
+    change = declare if module.params["state"] == "present" else remove
+    changed, before, after = change(module, program)
+    module.exit_json(
+        changed=changed,
+        schedule=after or before or {},
+        diff={"before": settings(before), "after": settings(after)},
+    )
+
+
+if __name__ == "__main__":
+    main()

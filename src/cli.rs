@@ -1,0 +1,318 @@
+//! The command line: flags, arguments and their help. Definitions only: what a value means is decided by the types'
+//! own parsers, and what flags and environment amount to by `settings`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::instance::{Hypervisor, InstanceId};
+use crate::schedule::duration;
+
+const AFTER_HELP: &str = "\
+Durations are written as 90m, 1h30m, 7d or 1.5h. INSTANCE is an id, a name, or a unique prefix of an id.
+
+The API key of a hypeman server comes from HYPEMAN_API_KEY, from the file that HYPEMAN_API_KEY_FILE names, from the \
+systemd credential hypeman-api-key, or from ~/.config/hypeman/cli.yaml; never from the command line.
+
+Exit codes: 0 done, 1 an instance failed or something unexpected happened, 2 invalid request, 3 schedule or instance \
+not found, 4 another run held the lock for longer than --lock-timeout.";
+
+/// Scheduled snapshots with retention for the VMs of this host.
+///
+/// There is no daemon: `set` gives a VM a schedule, and cron or a systemd timer starts `run-due` each minute.
+#[derive(Debug, Parser)]
+#[command(name = "hypeman-snap", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The flags that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// hypeman's data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]
+    #[arg(long, global = true, value_enum)]
+    pub engine: Option<EngineKind>,
+
+    /// The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub base_url: Option<String>,
+
+    /// A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Allow plain http to a server on another host; the API key then travels unencrypted
+    #[arg(long, global = true)]
+    pub insecure_http: bool,
+
+    /// How results are printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub output: OutputFormat,
+
+    /// How long to wait for a schedule that another run holds [default: 10s]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration::parse)]
+    pub lock_timeout: Option<Duration>,
+
+    /// Say more on stderr: -v what is done, -vv also how
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say errors only, and print nothing for runs that went well
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// Who takes the snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// This tool, through the VMMs' control sockets and hypeman's data directory
+    Local,
+    /// A hypeman server, through its HTTP API
+    Hypeman,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Give an instance a schedule, or change the one it has
+    ///
+    /// Declares the whole schedule: what is not given is not set. Declaring the same values again changes nothing.
+    Set(SetArgs),
+
+    /// Show one schedule
+    Get(GetArgs),
+
+    /// List every schedule
+    #[command(visible_alias = "ls")]
+    List,
+
+    /// Remove a schedule; its snapshots stay
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+
+    /// Snapshot what is due, then apply retention
+    ///
+    /// Meant to be started each minute by cron or a systemd timer. Prints nothing when nothing is due.
+    RunDue(RunDueArgs),
+
+    /// Apply retention now, and clean up what killed runs left behind
+    Prune(PruneArgs),
+
+    /// List snapshots, and say why each is kept
+    Snapshots(SnapshotsArgs),
+
+    /// Tell the local engine of a VM that hypeman does not run
+    Register(RegisterArgs),
+
+    /// Make the local engine forget a registered VM; its snapshots stay
+    Unregister(UnregisterArgs),
+
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+}
+
+/// What `set` takes.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// The instance: an id, a name, or a unique prefix of an id
+    pub instance: String,
+
+    /// Time between two snapshots, at least 1m
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub interval: String,
+
+    /// Keep only the newest N scheduled snapshots; 0 means no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_count: Option<i64>,
+
+    /// Keep only scheduled snapshots younger than this; 0 means no limit
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub max_age: Option<String>,
+
+    /// Start snapshot names with this [default: scheduled]
+    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
+    pub name_prefix: Option<String>,
+
+    /// A tag for every snapshot; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
+    pub metadata: Vec<String>,
+
+    /// Show what would change and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `get` takes.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The instance, which need not exist any more: an id, a name, or a unique prefix of an id
+    pub instance: String,
+}
+
+/// What `delete` takes.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The instance, which need not exist any more: an id, a name, or a unique prefix of an id
+    pub instance: String,
+
+    /// Succeed when there is no such schedule
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+/// What `run-due` takes.
+#[derive(Debug, Args)]
+pub struct RunDueArgs {
+    /// Look at this instance's schedule only; may be given several times
+    #[arg(long, value_name = "INSTANCE")]
+    pub instance: Vec<String>,
+
+    /// How many instances to work on at once [default: the number of processors, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Run now, due or not; the schedule's times stay as they are
+    #[arg(long)]
+    pub force: bool,
+
+    /// Only resume guests that a killed run left paused, and clean up after it
+    #[arg(long, conflicts_with = "force")]
+    pub recover_only: bool,
+
+    /// How long a guest may stand still before its snapshot is given up [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub pause_timeout: Option<Duration>,
+
+    /// How long an instance must be gone before its schedule is retired [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub missing_grace: Option<Duration>,
+
+    /// How long the hypeman server may take for one snapshot [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub create_timeout: Option<Duration>,
+}
+
+/// What `prune` takes.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// The instances whose schedules to apply [default: all]
+    pub instance: Vec<String>,
+
+    /// Show what would be removed and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `snapshots` takes.
+#[derive(Debug, Args)]
+pub struct SnapshotsArgs {
+    /// List only this instance's, which need not exist any more [default: all]
+    pub instance: Option<String>,
+}
+
+/// What `register` takes.
+#[derive(Debug, Args)]
+pub struct RegisterArgs {
+    /// The id to give it; a plain file name
+    pub id: InstanceId,
+
+    /// What runs it: cloud-hypervisor, firecracker, qemu or qemu-microvm
+    #[arg(long)]
+    pub hypervisor: Hypervisor,
+
+    /// The VMM's control socket
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// A name to call it by [default: the id]
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// A disk of the VM, by its path; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub disk: Vec<PathBuf>,
+}
+
+/// What `unregister` takes.
+#[derive(Debug, Args)]
+pub struct UnregisterArgs {
+    /// The id that it was registered with
+    pub id: InstanceId,
+}
+
+/// What `completions` takes.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_and_argument_has_a_help_text() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            for subcommand in command.get_subcommands() {
+                assert!(
+                    subcommand.get_about().is_some(),
+                    "{}",
+                    subcommand.get_name()
+                );
+                check(subcommand);
+            }
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,96 @@
+//! `list`: every schedule file, readable or not, with what the engine knows of its instance.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::Context;
+use super::report::{Answer, Newest, ScheduleRow};
+use crate::engine::{EngineError, describe};
+use crate::instance::InstanceId;
+
+/// Reads every schedule, and asks the engine once for names and snapshots.
+///
+/// # Errors
+/// When the directory of the schedules can't be read. An engine that can't be used is a warning, and a schedule that
+/// can't be read is a row.
+pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
+    let (ids, problems) = context.store.ids()?;
+    let known = if ids.is_empty() {
+        None
+    } else {
+        match Known::ask(context) {
+            Ok(known) => Some(known),
+            Err(error) => {
+                log::warn!("names and snapshots are not known: {}", describe(&error));
+                None
+            }
+        }
+    };
+    let mut rows: Vec<ScheduleRow> = problems
+        .into_iter()
+        .map(|problem| ScheduleRow {
+            // Its name is no id, but it is all there is to call it by.
+            instance_id: problem
+                .path
+                .file_stem()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            name: None,
+            schedule: Err(problem.to_string()),
+            newest: Newest::Unknown,
+        })
+        .collect();
+    for id in ids {
+        let schedule = match context.store.load(&id) {
+            Ok(Some(schedule)) => Ok(schedule),
+            // Deleted since the directory was read.
+            Ok(None) => continue,
+            Err(error) => Err(describe(&error)),
+        };
+        rows.push(ScheduleRow {
+            name: known
+                .as_ref()
+                .and_then(|known| known.names.get(&id).cloned()),
+            newest: known.as_ref().map_or(Newest::Unknown, |known| {
+                known
+                    .newest
+                    .get(&id)
+                    .map_or(Newest::None, |at| Newest::At(*at))
+            }),
+            instance_id: id.into(),
+            schedule,
+        });
+    }
+    rows.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+    Ok(Answer::Schedules(rows))
+}
+
+/// What the engine knows.
+struct Known {
+    names: BTreeMap<InstanceId, String>,
+    /// When the newest scheduled snapshot of each instance was taken.
+    newest: BTreeMap<InstanceId, DateTime<Utc>>,
+}
+
+impl Known {
+    fn ask(context: &Context<'_>) -> Result<Self, EngineError> {
+        let engine = (context.engine)()?;
+        let names = engine
+            .instances()?
+            .into_iter()
+            .filter(|instance| !instance.name.is_empty())
+            .map(|instance| (instance.id, instance.name))
+            .collect();
+        let mut newest = BTreeMap::new();
+        for snapshot in engine.list()?.snapshots {
+            if !snapshot.is_scheduled() {
+                continue;
+            }
+            if let Ok(id) = snapshot.source_instance_id.parse::<InstanceId>() {
+                let at = newest.entry(id).or_insert(snapshot.created_at);
+                *at = snapshot.created_at.max(*at);
+            }
+        }
+        Ok(Self { names, newest })
+    }
+}

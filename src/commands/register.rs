@@ -1,0 +1,78 @@
+//! `register`: tells the local engine of a VM that hypeman does not run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::Context;
+use super::failure::Refused;
+use super::report::{Answer, Registration, RegistrationChange};
+use crate::cli::{EngineKind, RegisterArgs};
+use crate::clock;
+use crate::engine::local::registration::{self, Registered, RegistrationError};
+use crate::settings::Settings;
+
+/// Declares the VM to the local engine, under its lock. The same values again change nothing.
+///
+/// # Errors
+/// When the engine is another one, when a value is not valid or the id is taken, when another run holds the lock for
+/// too long, and when it can't be written.
+pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer> {
+    require_local(context.settings, "register")?;
+    let registration = registration::Registration {
+        id: args.id.clone(),
+        name: args.name.clone().unwrap_or_else(|| args.id.to_string()),
+        hypervisor: args.hypervisor,
+        socket: absolute(&args.socket)?,
+        disks: args
+            .disk
+            .iter()
+            .map(|disk| absolute(disk))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    // A refused request leaves nothing behind, not even a lock file.
+    registration.validate().map_err(refusal)?;
+    let _lock = context
+        .store
+        .lock(&args.id, context.settings.lock_timeout)?;
+    let registered =
+        registration::register(&context.settings.data_dir, &registration, clock::now())
+            .map_err(refusal)?;
+    Ok(Answer::Registration(Registration {
+        instance_id: args.id.clone(),
+        change: match registered {
+            Registered::Created => RegistrationChange::Created,
+            Registered::Updated => RegistrationChange::Updated,
+            Registered::Unchanged => RegistrationChange::None,
+        },
+    }))
+}
+
+/// Refuses `command` where a hypeman server knows the instances.
+///
+/// # Errors
+/// When the engine is not the local one.
+pub fn require_local(settings: &Settings, command: &str) -> Result<(), Refused> {
+    match settings.engine {
+        EngineKind::Local => Ok(()),
+        EngineKind::Hypeman => Err(Refused::Usage(format!(
+            "`{command}` is for the local engine, but the engine is hypeman, whose server knows its own instances; \
+             --engine local goes without the server"
+        ))),
+    }
+}
+
+/// The error with the meaning that it has for the exit code.
+pub fn refusal(error: RegistrationError) -> anyhow::Error {
+    match error {
+        RegistrationError::Invalid(message) => Refused::Usage(message).into(),
+        error @ RegistrationError::NotFound(_) => Refused::NotFound(error.to_string()).into(),
+        RegistrationError::Engine(error) => error.into(),
+    }
+}
+
+/// The path as others see it, who run in other directories.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path)
+        .with_context(|| format!("can't make the path {} absolute", path.display()))
+}

@@ -1,0 +1,163 @@
+//! What commands answer: plain data that `output` turns into tables, lines or JSON. No formatting here.
+
+use chrono::{DateTime, Utc};
+
+use crate::exit::Exit;
+use crate::instance::{InstanceId, InstanceRef};
+use crate::retention::{Decision, Policy};
+use crate::run::report::Report;
+use crate::schedule::{Schedule, Settings};
+use crate::snapshot::Snapshot;
+
+/// What a command has to say.
+#[derive(Debug)]
+pub enum Answer {
+    /// `set`: the schedule that was declared.
+    Declared(Box<Declared>),
+    /// `get`: one schedule.
+    Schedule(Box<Schedule>),
+    /// `list`: every schedule file.
+    Schedules(Vec<ScheduleRow>),
+    /// `delete`: what became of the schedule.
+    Deleted(Deleted),
+    /// `run-due`, `prune`: what was done.
+    Run(Report),
+    /// `snapshots`: what is in the store.
+    Snapshots(Vec<SnapshotRow>),
+    /// `register`, `unregister`: what the local engine knows now.
+    Registration(Registration),
+    /// Text that is printed as it is, whatever the format.
+    Verbatim(String),
+}
+
+impl Answer {
+    /// The exit code that goes with the answer.
+    pub fn exit(&self) -> Exit {
+        let has_failed = match self {
+            Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
+            Self::Run(report) => return run_exit(report),
+            Self::Declared(_)
+            | Self::Schedule(_)
+            | Self::Deleted(_)
+            | Self::Snapshots(_)
+            | Self::Registration(_)
+            | Self::Verbatim(_) => false,
+        };
+        if has_failed { Exit::Failed } else { Exit::Done }
+    }
+}
+
+/// A run that failed only because others held its locks says so: it can be tried again as it is.
+fn run_exit(report: &Report) -> Exit {
+    if !report.has_failures() {
+        return Exit::Done;
+    }
+    let is_only_locked = report.problems.is_empty()
+        && report
+            .results
+            .iter()
+            .filter(|result| result.error.is_some())
+            .all(|result| result.is_locked);
+    if is_only_locked {
+        Exit::Locked
+    } else {
+        Exit::Failed
+    }
+}
+
+/// What `set` did.
+#[derive(Debug)]
+pub struct Declared {
+    /// The instance.
+    pub instance: InstanceRef,
+    /// What was declared before; `None` when there was no schedule.
+    pub before: Option<Settings>,
+    /// The schedule as it is now, or in a dry run as it would be.
+    pub schedule: Schedule,
+    /// Whether anything was changed, or in a dry run would be.
+    pub is_changed: bool,
+    /// Whether nothing was written.
+    pub is_dry_run: bool,
+}
+
+/// One schedule file.
+#[derive(Debug)]
+pub struct ScheduleRow {
+    /// The file's name without `.json`; text, because foreign files may be called anything.
+    pub instance_id: String,
+    /// The instance's name; `None` when it has none or the engine does not know it.
+    pub name: Option<String>,
+    /// The schedule, or why it can't be read.
+    pub schedule: Result<Schedule, String>,
+    /// The newest scheduled snapshot.
+    pub newest: Newest,
+}
+
+/// The newest scheduled snapshot of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newest {
+    /// The engine could not be asked.
+    Unknown,
+    /// There is none.
+    None,
+    /// It was taken then.
+    At(DateTime<Utc>),
+}
+
+/// What `delete` did.
+#[derive(Debug)]
+pub struct Deleted {
+    /// The instance's id, or what was asked for if that means no schedule.
+    pub instance_id: String,
+    /// Whether there was a schedule.
+    pub is_changed: bool,
+}
+
+/// One snapshot and why it is there.
+#[derive(Debug)]
+pub struct SnapshotRow {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What becomes of a snapshot, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// No schedule made it, so none removes it.
+    Manual,
+    /// A schedule made it that is there no more.
+    Unscheduled,
+    /// A schedule made it that can't be read, so it stays for now.
+    Unreadable,
+    /// Its schedule's retention has decided.
+    Judged {
+        /// What it decided.
+        decision: Decision,
+        /// By which limits.
+        policy: Policy,
+    },
+}
+
+/// What `register` or `unregister` did.
+#[derive(Debug)]
+pub struct Registration {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// What is different now.
+    pub change: RegistrationChange,
+}
+
+/// What a registration changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrationChange {
+    /// The instance is new.
+    Created,
+    /// It was registered with other values.
+    Updated,
+    /// It was registered with the same values.
+    None,
+    /// It is registered no more.
+    Removed,
+}

@@ -1,0 +1,79 @@
+//! `run-due`: snapshots what is due, then applies retention.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+
+use super::Context;
+use super::report::Answer;
+use super::target::Targets;
+use crate::cli::RunDueArgs;
+use crate::instance::InstanceId;
+use crate::interrupt;
+use crate::run::report::{Outcome, Report};
+use crate::run::{self, Options};
+
+/// Runs what is due, or what was named; or only puts right what a run that died left behind.
+///
+/// # Errors
+/// When the run as a whole can't go on. What fails for single instances is in the answer.
+pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
+    interrupt::catch().context("can't catch signals")?;
+    // Which schedules there are is read only when somebody names one: an idle minute must stay cheap.
+    let only = if args.instance.is_empty() {
+        None
+    } else {
+        Targets::read(context)?.only(&args.instance)?
+    };
+    let options = options(context, only, args.dry_run, args.force);
+    let report = if args.recover_only {
+        run::recover(context.store, context.engine, &options)?
+    } else {
+        run::run_due(context.store, context.engine, &options)?
+    };
+    log(&report);
+    Ok(Answer::Run(report))
+}
+
+/// What a run is told, from the settings and the command's own flags.
+pub fn options(
+    context: &Context<'_>,
+    only: Option<BTreeSet<InstanceId>>,
+    dry_run: bool,
+    force: bool,
+) -> Options {
+    let limits = &context.settings.limits;
+    Options {
+        jobs: limits.jobs,
+        dry_run,
+        force,
+        only,
+        missing_grace: limits.missing_grace,
+        lock_timeout: context.settings.lock_timeout,
+    }
+}
+
+/// Says on stderr what failed and what the user should know.
+pub fn log(report: &Report) {
+    for result in &report.results {
+        let instance = result.instance_id.as_str();
+        for note in &result.notes {
+            // That another run has it is no news, and what a dry run foresees is its answer.
+            let is_foreseen = report.is_dry_run && result.outcome == Outcome::Skipped;
+            if result.is_locked || is_foreseen {
+                log::info!(instance; "{note}");
+            } else {
+                log::warn!(instance; "{note}");
+            }
+        }
+        if let Some(error) = &result.error {
+            log::error!(instance; "{error}");
+        }
+    }
+    for warning in &report.warnings {
+        log::warn!("{warning}");
+    }
+    for problem in &report.problems {
+        log::error!("{problem}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `set`: declares an instance's whole schedule. The same values again change nothing.
+
+use log::warn;
+
+use super::report::{Answer, Declared};
+use super::{Context, target};
+use crate::cli::SetArgs;
+use crate::clock;
+use crate::engine::describe;
+use crate::schedule::{Schedule, validate};
+
+/// Checks the values, finds the instance, and writes its schedule under its lock if that changes anything.
+///
+/// # Errors
+/// When a value breaks a rule, when there is no such instance or several, when another run holds the lock for too
+/// long, and when the schedule can't be read or written. Then nothing is changed.
+pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
+    let settings = validate::settings(validate::Input {
+        interval: args.interval.clone(),
+        max_count: args.max_count,
+        max_age: args.max_age.clone(),
+        name_prefix: args.name_prefix.clone(),
+        metadata: args.metadata.clone(),
+    })?;
+    let engine = (context.engine)()?;
+    let instance = target::existing(engine.as_ref(), &args.instance)?;
+    match engine.rival_schedule(&instance.id) {
+        Ok(rival) => rival.iter().for_each(|rival| warn!("{rival}")),
+        // It is no reason not to declare a schedule.
+        Err(error) => warn!("{}", describe(&error)),
+    }
+    // A dry run writes nothing, not even a lock file; files are replaced whole, so reading needs no lock.
+    let _lock = if args.dry_run {
+        None
+    } else {
+        Some(
+            context
+                .store
+                .lock(&instance.id, context.settings.lock_timeout)?,
+        )
+    };
+    let now = clock::now();
+    let (before, schedule, is_changed) = match context.store.load(&instance.id)? {
+        None => (
+            None,
+            Schedule::new(instance.id.clone(), settings, now),
+            true,
+        ),
+        Some(mut schedule) => {
+            let before = schedule.settings();
+            let is_changed = schedule.declare(settings, now);
+            (Some(before), schedule, is_changed)
+        }
+    };
+    if is_changed && !args.dry_run {
+        context.store.save(&schedule)?;
+    }
+    Ok(Answer::Declared(Box::new(Declared {
+        instance,
+        before,
+        schedule,
+        is_changed,
+        is_dry_run: args.dry_run,
+    })))
+}

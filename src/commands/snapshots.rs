@@ -1,0 +1,142 @@
+//! `snapshots`: what is in the store, and for each one why it is kept or that it goes.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::Context;
+use super::report::{Answer, Fate, SnapshotRow};
+use crate::cli::SnapshotsArgs;
+use crate::clock;
+use crate::engine::describe;
+use crate::instance::{InstanceId, InstanceRef, resolve};
+use crate::retention::{self, Decision, Keep, Policy};
+use crate::snapshot::Snapshot;
+
+/// Lists the snapshots of one instance, or all.
+///
+/// # Errors
+/// When the engine can't be used, and when nothing or several things have the name that was given.
+pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer> {
+    let engine = (context.engine)()?;
+    let instances = engine.instances()?;
+    let listing = engine.list()?;
+    for problem in &listing.problems {
+        log::warn!("{problem}");
+    }
+    let mut snapshots = listing.snapshots;
+    if let Some(reference) = &args.instance {
+        let (scheduled, _) = context.store.ids()?;
+        let candidates = candidates(&instances, &scheduled, &snapshots);
+        let wanted = resolve(reference, &candidates)?.id.clone();
+        snapshots.retain(|snapshot| snapshot.source_instance_id == wanted.as_str());
+    }
+    for snapshot in &mut snapshots {
+        snapshot.disk_bytes = snapshot
+            .disk_bytes
+            .or_else(|| engine.disk_bytes(&snapshot.id));
+    }
+    let now = clock::now();
+    let mut by_source: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
+    for snapshot in snapshots {
+        by_source
+            .entry(snapshot.source_instance_id.clone())
+            .or_default()
+            .push(snapshot);
+    }
+    let mut rows = Vec::new();
+    for (source, snapshots) in by_source {
+        let fates = fates(context, &source, &snapshots, &instances, now);
+        rows.extend(
+            snapshots
+                .into_iter()
+                .zip(fates)
+                .map(|(snapshot, fate)| SnapshotRow { snapshot, fate }),
+        );
+    }
+    rows.sort_by(|a, b| {
+        let [a, b] = [a, b].map(|row| &row.snapshot);
+        a.source_instance_name
+            .cmp(&b.source_instance_name)
+            .then_with(|| a.source_instance_id.cmp(&b.source_instance_id))
+            .then_with(|| a.created_at.cmp(&b.created_at))
+            .then_with(|| a.id.cmp(&b.id))
+    });
+    Ok(Answer::Snapshots(rows))
+}
+
+/// Everything that a reference can mean: instances that exist, that have a schedule, and that left snapshots behind.
+fn candidates(
+    instances: &[InstanceRef],
+    scheduled: &[InstanceId],
+    snapshots: &[Snapshot],
+) -> Vec<InstanceRef> {
+    let mut names: BTreeMap<InstanceId, String> = BTreeMap::new();
+    for snapshot in snapshots {
+        if let Ok(id) = snapshot.source_instance_id.parse() {
+            names.insert(id, snapshot.source_instance_name.clone());
+        }
+    }
+    for id in scheduled {
+        names.entry(id.clone()).or_default();
+    }
+    // What an instance is called now wins over what it was called when the snapshot was taken.
+    for instance in instances {
+        names.insert(instance.id.clone(), instance.name.clone());
+    }
+    names
+        .into_iter()
+        .map(|(id, name)| InstanceRef { id, name })
+        .collect()
+}
+
+/// What becomes of each of one instance's snapshots, in their order.
+fn fates(
+    context: &Context<'_>,
+    source: &str,
+    snapshots: &[Snapshot],
+    instances: &[InstanceRef],
+    now: DateTime<Utc>,
+) -> Vec<Fate> {
+    let all = |scheduled: Fate| -> Vec<Fate> {
+        snapshots
+            .iter()
+            .map(|snapshot| {
+                if snapshot.is_scheduled() {
+                    scheduled.clone()
+                } else {
+                    Fate::Manual
+                }
+            })
+            .collect()
+    };
+    let Ok(id) = source.parse::<InstanceId>() else {
+        return all(Fate::Unscheduled);
+    };
+    if !snapshots.iter().any(Snapshot::is_scheduled) {
+        return all(Fate::Unscheduled);
+    }
+    let schedule = match context.store.load(&id) {
+        Ok(Some(schedule)) => schedule,
+        Ok(None) => return all(Fate::Unscheduled),
+        Err(error) => {
+            log::warn!(instance = id.as_str(); "{}", describe(&error));
+            return all(Fate::Unreadable);
+        }
+    };
+    let policy = Policy {
+        max_count: schedule.retention.max_count,
+        max_age: schedule.retention.max_age,
+        instance_exists: instances.iter().any(|instance| instance.id == id),
+    };
+    retention::plan(&id, snapshots, &policy, now)
+        .into_iter()
+        .map(|verdict| match verdict.decision {
+            Decision::Keep(Keep::NotOurs) => Fate::Manual,
+            decision @ (Decision::Keep(_) | Decision::Remove(_)) => Fate::Judged {
+                decision,
+                policy: policy.clone(),
+            },
+        })
+        .collect()
+}

@@ -1,0 +1,335 @@
+//! The API key: where it comes from, and the type that keeps it out of logs, errors and debug prints.
+//!
+//! Also reads the two values of hypeman's own `cli.yaml`, because one of them is a key. Talks to no server.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use log::{debug, warn};
+use saphyr::{LoadableYamlNode, Yaml};
+
+use crate::engine::EngineError;
+
+/// The environment variable that holds the key itself.
+const KEY_VARIABLE: &str = "HYPEMAN_API_KEY";
+/// The environment variable that names a file with the key.
+const KEY_FILE_VARIABLE: &str = "HYPEMAN_API_KEY_FILE";
+/// The name of the systemd credential (`LoadCredential=hypeman-api-key:…`).
+const CREDENTIAL: &str = "hypeman-api-key";
+/// hypeman's own client configuration, below the home directory (contract, section 1).
+const CLI_CONFIG: &str = ".config/hypeman/cli.yaml";
+/// More than any token or configuration needs: a wrong path, such as a disk image, must not be read whole.
+const FILE_MAX_BYTES: u64 = 64 * 1024;
+
+/// A text that is shown nowhere: both `Debug` and `Display` print `[redacted]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret without white space around it; `None` when nothing is left.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The text itself, for the one header that carries it.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// `text` with every occurrence of the secret replaced: what a server sends may quote the key it was sent.
+    pub(super) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, "[redacted]")
+    }
+
+    /// Whether it can stand in an HTTP header: visible ASCII characters only.
+    fn is_header_value(&self) -> bool {
+        self.0.chars().all(|c| c.is_ascii_graphic())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Where the key may come from. The first that is set wins, in the order of the fields.
+#[derive(Debug, Clone, Default)]
+pub struct KeySource {
+    /// The key itself.
+    pub key: Option<Secret>,
+    /// A file that holds the key and nothing else.
+    pub key_file: Option<PathBuf>,
+    /// The directory of systemd's credentials for this unit.
+    pub credentials_directory: Option<PathBuf>,
+    /// hypeman's own `cli.yaml`.
+    pub cli_config: Option<PathBuf>,
+}
+
+impl KeySource {
+    /// The places that this process's environment names. Empty variables count as unset (contract, section 1).
+    pub fn from_environment() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            key: variable(KEY_VARIABLE).and_then(|key| Secret::new(&key.to_string_lossy())),
+            key_file: variable(KEY_FILE_VARIABLE).map(PathBuf::from),
+            credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            cli_config: cli_config_path(),
+        }
+    }
+
+    /// The key of the first source that has one; `None` when none has. Warns about a key file that everybody can read.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when a file that was named on purpose can't be read or holds no key, and when the
+    /// key can't be sent. The message names the source, never the key.
+    pub fn load(&self) -> Result<Option<Secret>, EngineError> {
+        let Some((key, origin)) = self.find()? else {
+            return Ok(None);
+        };
+        if !key.is_header_value() {
+            return Err(EngineError::unavailable(format!(
+                "the API key from {origin} can't be sent: it contains white space, a line break or another character \
+                 that is not visible ASCII; it must be the token alone"
+            )));
+        }
+        debug!("the API key comes from {origin}");
+        Ok(Some(key))
+    }
+
+    /// The key with the name of its source.
+    fn find(&self) -> Result<Option<(Secret, String)>, EngineError> {
+        if let Some(key) = &self.key {
+            return Ok(Some((key.clone(), KEY_VARIABLE.to_owned())));
+        }
+        if let Some(path) = &self.key_file {
+            let origin = format!("{} ({KEY_FILE_VARIABLE})", path.display());
+            let key = read_key(path).map_err(|cause| unreadable(&origin, cause))?;
+            return Ok(Some((key, origin)));
+        }
+        if let Some(directory) = &self.credentials_directory {
+            let path = directory.join(CREDENTIAL);
+            let origin = format!("{} (systemd credential)", path.display());
+            match read_key(&path) {
+                Ok(key) => return Ok(Some((key, origin))),
+                // The unit has credentials, only not this one.
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                Err(cause) => return Err(unreadable(&origin, cause)),
+            }
+        }
+        let Some(path) = &self.cli_config else {
+            return Ok(None);
+        };
+        let Some(key) = cli_value(path, "api_key").and_then(|key| Secret::new(&key)) else {
+            return Ok(None);
+        };
+        warn_if_exposed(path);
+        Ok(Some((key, path.display().to_string())))
+    }
+}
+
+/// hypeman's own `cli.yaml` of this user; `None` when the user has no home directory.
+fn cli_config_path() -> Option<PathBuf> {
+    directories::BaseDirs::new().map(|dirs| dirs.home_dir().join(CLI_CONFIG))
+}
+
+/// The server's address in hypeman's own `cli.yaml`, which wins over the built-in default only (contract, section 1).
+pub fn cli_base_url() -> Option<String> {
+    cli_value(&cli_config_path()?, "base_url")
+}
+
+/// A non-empty text at the top level of a YAML file. A file that is missing or broken counts as empty (contract,
+/// section 1).
+fn cli_value(path: &Path, key: &str) -> Option<String> {
+    let text = match read_small(path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
+        Err(cause) => {
+            debug!("{} is ignored: {cause}", path.display());
+            return None;
+        }
+    };
+    // The parser's own message is not logged: it may quote the file, and the file holds a key.
+    let Ok(documents) = Yaml::load_from_str(&text) else {
+        debug!("{} is ignored: it is not valid YAML", path.display());
+        return None;
+    };
+    let value = documents.first()?.as_mapping_get(key)?.as_str()?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// The key in a file that holds nothing else.
+fn read_key(path: &Path) -> io::Result<Secret> {
+    let key = Secret::new(&read_small(path)?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))?;
+    warn_if_exposed(path);
+    Ok(key)
+}
+
+/// A text file, refused when it is larger than [`FILE_MAX_BYTES`].
+fn read_small(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?
+        .take(FILE_MAX_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if u64::try_from(read).is_ok_and(|read| read <= FILE_MAX_BYTES) {
+        Ok(text)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is larger than 64 KiB",
+        ))
+    }
+}
+
+fn unreadable(origin: &str, cause: io::Error) -> EngineError {
+    EngineError::Unavailable {
+        message: format!(
+            "can't read the API key from {origin}: make it a file that holds the token alone and that this user can read"
+        ),
+        source: Some(cause.into()),
+    }
+}
+
+/// Warns when every user of the host can read the key. A group may be meant to, so its bits are not looked at.
+fn warn_if_exposed(path: &Path) {
+    const OTHERS_READ: u32 = 0o004;
+    let is_exposed = path
+        .metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0);
+    if is_exposed {
+        warn!(
+            "{0} holds the API key and every user can read it: chmod 600 {0}",
+            path.display()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files, readable by their owner only.
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        directory
+    }
+
+    fn loaded(source: &KeySource) -> Option<String> {
+        source
+            .load()
+            .unwrap()
+            .map(|secret| secret.expose().to_owned())
+    }
+
+    #[test]
+    fn the_first_source_that_is_set_wins() {
+        let directory = directory(&[
+            ("key", " from-file \n"),
+            (CREDENTIAL, "from-credential\n"),
+            ("cli.yaml", "base_url: http://x\napi_key: from-cli\n"),
+        ]);
+        let path = directory.path();
+        let mut source = KeySource {
+            key: Secret::new("from-variable"),
+            key_file: Some(path.join("key")),
+            credentials_directory: Some(path.to_owned()),
+            cli_config: Some(path.join("cli.yaml")),
+        };
+        assert_eq!(loaded(&source).as_deref(), Some("from-variable"));
+        source.key = None;
+        assert_eq!(loaded(&source).as_deref(), Some("from-file"));
+        source.key_file = None;
+        assert_eq!(loaded(&source).as_deref(), Some("from-credential"));
+        source.credentials_directory = Some(path.join("of-another-unit"));
+        assert_eq!(loaded(&source).as_deref(), Some("from-cli"));
+        source.cli_config = None;
+        assert_eq!(loaded(&source), None);
+    }
+
+    #[test]
+    fn a_cli_config_that_is_missing_or_broken_counts_as_empty() {
+        let directory = directory(&[
+            ("binary", "\u{0}\u{1}: ["),
+            ("list", "- api_key\n- k\n"),
+            ("unclosed", "api_key: \"k\nbase_url: {"),
+            ("number", "api_key: 5\nbase_url: [1]\n"),
+            ("blank", "api_key: '  '\nbase_url:\n"),
+            ("empty", ""),
+        ]);
+        for name in [
+            "binary", "list", "unclosed", "number", "blank", "empty", "missing", ".",
+        ] {
+            let path = directory.path().join(name);
+            assert_eq!(cli_value(&path, "api_key"), None, "{name}");
+            assert_eq!(cli_value(&path, "base_url"), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cli_config_is_read_as_yaml() {
+        let directory = directory(&[(
+            "cli.yaml",
+            "# mine\nbase_url: \"https://h.example:8443/api\" # the new one\nother: {a: [1, 2]}\napi_key: 'eyJ.x-_y'\n",
+        )]);
+        let path = directory.path().join("cli.yaml");
+        assert_eq!(
+            cli_value(&path, "base_url").as_deref(),
+            Some("https://h.example:8443/api")
+        );
+        assert_eq!(cli_value(&path, "api_key").as_deref(), Some("eyJ.x-_y"));
+    }
+
+    #[test]
+    fn a_key_file_that_was_named_must_hold_a_key() {
+        let large = "x".repeat(70_000);
+        let directory = directory(&[("empty", " \n"), ("large", &large)]);
+        for (name, why) in [
+            ("missing", "No such file"),
+            ("empty", "is empty"),
+            ("large", "larger than 64 KiB"),
+            (".", "directory"),
+        ] {
+            let path = directory.path().join(name);
+            let source = KeySource {
+                key_file: Some(path.clone()),
+                ..KeySource::default()
+            };
+            let error = source.load().unwrap_err();
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains(why), "{name}: {cause}");
+            let message = error.to_string();
+            assert!(message.contains(&*path.to_string_lossy()), "{message}");
+            assert!(message.contains(KEY_FILE_VARIABLE), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_fits_no_header_is_refused_and_not_shown() {
+        for key in ["sekrit\ntoken", "sekrit token", "sekrit\u{7}", "sekrit-ü"] {
+            let source = KeySource {
+                key: Secret::new(key),
+                ..KeySource::default()
+            };
+            let error = source.load().unwrap_err();
+            let shown = format!("{error} {error:?} {source:?}");
+            assert!(shown.contains(KEY_VARIABLE), "{shown}");
+            assert!(!shown.contains("sekrit"), "{shown}");
+        }
+    }
+}

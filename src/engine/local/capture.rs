@@ -1,0 +1,203 @@
+//! The capture of a running guest.
+//!
+//! Everything slow or fallible happens before the guest stops. What happens while it stands still is in
+//! [`while_paused`], and nothing else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::engine::local::disks::DiskPlan;
+use crate::engine::local::guest_files;
+use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::engine::local::manifest::Manifest;
+use crate::engine::local::metadata::Metadata;
+use crate::engine::local::session::Session;
+use crate::engine::local::staging::Staging;
+use crate::engine::{CreateRequest, EngineError};
+use crate::fs::{durable, space};
+use crate::interrupt;
+use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
+
+/// The saved state's directory in the guest directory (contract, section 4).
+const STATE_DIR: &str = "snapshots/snapshot-latest";
+/// Free space that must be left beside the snapshot, in bytes.
+const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What a capture can tell of the guest's pause.
+#[derive(Debug, Default)]
+pub(super) struct Captured {
+    /// How long the guest stood still; `None` where it did not run.
+    pub(super) pause: Option<Duration>,
+    /// What the user should know.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What the captures of one engine share.
+pub(super) struct Surroundings<'a> {
+    /// Where journals go.
+    pub(super) journal: &'a Journal,
+    /// How long a VMM may take to answer.
+    pub(super) timeouts: Timeouts,
+    /// How long a guest may stand still.
+    pub(super) pause_timeout: Duration,
+}
+
+/// Captures a running guest into `staging`: memory, device state and disks of one instant.
+pub(super) fn running(
+    around: &Surroundings<'_>,
+    metadata: &Metadata,
+    guest_dir: &Path,
+    staging: &Staging,
+    request: &CreateRequest<'_>,
+) -> Result<Captured, EngineError> {
+    let hypervisor = metadata
+        .hypervisor()
+        .map_err(|error| EngineError::instance(error.to_string()))?;
+    let mut vmm = vmm::open(hypervisor, &metadata.socket, around.timeouts)?;
+    let state = vmm.state()?;
+    if state != VmmState::Running {
+        return Err(EngineError::instance(format!(
+            "the guest does not run any more: its VMM says {state:?}"
+        )));
+    }
+    let version = vmm.version()?;
+    let disks = vmm.disks()?;
+    let guest = staging.guest();
+    let plan = DiskPlan::make(disks, guest_dir, &guest, vmm.copies_disks())?;
+    check_space(
+        staging.path(),
+        &plan,
+        vmm.process().map(|process| process.pid),
+    )?;
+    guest_files::copy_beside_disks(guest_dir, &guest, &plan)?;
+    let state_dir = guest.join(STATE_DIR);
+    durable::create_dir(&state_dir).map_err(|error| {
+        EngineError::caused(format!("can't create {}", state_dir.display()), error)
+    })?;
+
+    let entry = Entry {
+        instance_id: request.instance.id.clone(),
+        snapshot_id: staging.id().clone(),
+        hypervisor,
+        socket: metadata.socket.clone(),
+        process: vmm.process(),
+        phase: Phase::Preparing,
+        began_at: request.now,
+    };
+    let mut session = Session::begin(vmm, around.journal, entry, around.timeouts)?;
+    let save_plan = SavePlan {
+        state_dir: state_dir.clone(),
+        disks: plan.by_vmm(),
+    };
+    let saved = match save(&mut session, &save_plan, &plan, around.pause_timeout) {
+        Ok(saved) => saved,
+        Err(error) => return Err(abandon(session, error)),
+    };
+    session.close()?;
+
+    guest_files::complete_state(guest_dir, &state_dir)?;
+    Manifest::of_running(&version, &plan, STATE_DIR, saved.pause).write(&guest)?;
+    Ok(Captured {
+        pause: Some(saved.pause),
+        warnings: warnings(&plan, saved),
+    })
+}
+
+/// Everything that needs the VMM.
+fn save(
+    session: &mut Session<'_>,
+    save_plan: &SavePlan,
+    disks: &DiskPlan,
+    pause_timeout: Duration,
+) -> Result<Saved, EngineError> {
+    session.vmm().prepare(save_plan)?;
+    disks.write_out()?;
+    if interrupt::requested() {
+        return Err(EngineError::Interrupted);
+    }
+    while_paused(session, disks, pause_timeout)?;
+    Ok(session.vmm().finish()?)
+}
+
+/// All that happens while the guest stands still.
+fn while_paused(
+    session: &mut Session<'_>,
+    disks: &DiskPlan,
+    pause_timeout: Duration,
+) -> Result<(), EngineError> {
+    let deadline = Deadline::after(pause_timeout);
+    session.pause()?;
+    match session.vmm().disks_settle() {
+        DisksSettle::ByPause => {
+            disks.copy(deadline)?;
+            session.vmm().save(deadline)?;
+        }
+        DisksSettle::BySave => {
+            session.vmm().save(deadline)?;
+            disks.copy(deadline)?;
+        }
+    }
+    session.resume()
+}
+
+/// Ends a failed session; if even that fails, the error says both.
+fn abandon(session: Session<'_>, error: EngineError) -> EngineError {
+    match session.abandon() {
+        Ok(()) => error,
+        Err(worse) => EngineError::caused(worse.to_string(), error),
+    }
+}
+
+fn warnings(plan: &DiskPlan, saved: Saved) -> Vec<String> {
+    let mut warnings = saved.warnings;
+    if plan.copies_in_pause() {
+        warnings.push(
+            "disks are copied while the guest stands still, because the data directory's file system can't share \
+             blocks between files: XFS or btrfs would make that pause milliseconds"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+/// Refuses, before anything is paused, a snapshot that the file system can't hold.
+///
+/// Memory needs at most what the VMM process has resident or swapped out (`/proc/PID/status`): pages that the guest
+/// never touched are not saved.
+fn check_space(directory: &Path, plan: &DiskPlan, vmm_pid: Option<i32>) -> Result<(), EngineError> {
+    let memory = vmm_pid.and_then(resident_bytes).unwrap_or(0);
+    require_space(directory, memory.saturating_add(plan.needed_bytes()))
+}
+
+/// Refuses when fewer than `needed` bytes, and a reserve, are free in `directory`.
+pub(super) fn require_space(directory: &Path, needed: u64) -> Result<(), EngineError> {
+    let free = space::free_bytes(directory).map_err(|error| {
+        EngineError::caused(
+            format!("can't tell the free space of {}", directory.display()),
+            error,
+        )
+    })?;
+    if free < needed.saturating_add(RESERVE_BYTES) {
+        return Err(EngineError::instance(format!(
+            "not enough space for the snapshot: {} has {} MiB free, {} MiB may be needed; \
+             lower --max-count or --max-age of some schedules, or make room",
+            directory.display(),
+            free >> 20,
+            (needed.saturating_add(RESERVE_BYTES)) >> 20,
+        )));
+    }
+    Ok(())
+}
+
+fn resident_bytes(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = |field: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .and_then(|rest| rest.trim().strip_suffix(" kB"))
+            .and_then(|number| number.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    Some((kib("VmRSS:") + kib("VmSwap:")) * 1024)
+}

@@ -1,0 +1,185 @@
+//! The journal: what a later run must know of a capture that died. One small file per instance.
+//!
+//! It is on disk before anything is changed in a VMM and stays until nothing of the capture is left there, so that
+//! SIGKILL, OOM or power loss of this tool can't leave a guest paused for longer than until the next run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineError;
+use crate::fs::durable;
+use crate::instance::{Hypervisor, InstanceId};
+use crate::snapshot::SnapshotId;
+use crate::vmm::Process;
+
+/// How far a capture had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Phase {
+    /// The VMM may hold nodes, descriptors and settings of ours; the guest runs and no save has begun.
+    Preparing,
+    /// The guest may stand still because of us, and a save may have begun.
+    Pausing,
+    /// The guest runs again; the VMM may still be saving for us.
+    Saving,
+}
+
+/// One capture under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The instance.
+    pub(super) instance_id: InstanceId,
+    /// The snapshot that is being taken; names its staging directory.
+    pub(super) snapshot_id: SnapshotId,
+    /// The VMM.
+    pub(super) hypervisor: Hypervisor,
+    /// Its control socket.
+    pub(super) socket: PathBuf,
+    /// The process behind it, where the kernel could tell: a restarted VMM holds nothing of ours.
+    pub(super) process: Option<Process>,
+    /// How far the capture has come.
+    pub(super) phase: Phase,
+    /// When the capture began.
+    pub(super) began_at: DateTime<Utc>,
+}
+
+/// The directory of the journals.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    directory: PathBuf,
+}
+
+impl Journal {
+    /// The journals under `state_dir`; nothing is created yet.
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("journal"),
+        }
+    }
+
+    fn path(&self, id: &InstanceId) -> PathBuf {
+        self.directory.join(format!("{id}.json"))
+    }
+
+    /// Makes `entry` the instance's journal, durably.
+    pub(super) fn write(&self, entry: &Entry) -> Result<(), EngineError> {
+        let path = self.path(&entry.instance_id);
+        let written = durable::create_dir(&self.directory).and_then(|()| {
+            let bytes = serde_json::to_vec_pretty(entry)?;
+            durable::write(&path, &bytes, 0o600)
+        });
+        written.map_err(|error| {
+            EngineError::caused(format!("can't write the journal {}", path.display()), error)
+        })
+    }
+
+    /// The instance's journal, if a capture is under way or died.
+    pub(super) fn read(&self, id: &InstanceId) -> Result<Option<Entry>, EngineError> {
+        let path = self.path(id);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(EngineError::caused(
+                    format!("can't read the journal {}", path.display()),
+                    error,
+                ));
+            }
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            EngineError::caused(
+                format!(
+                    "the journal {} makes no sense; check that the guest runs, then remove the file",
+                    path.display()
+                ),
+                error,
+            )
+        })
+    }
+
+    /// Removes the instance's journal: nothing of its capture is left anywhere.
+    pub(super) fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
+        let path = self.path(id);
+        durable::remove(&path).map(|_| ()).map_err(|error| {
+            EngineError::caused(
+                format!("can't remove the journal {}", path.display()),
+                error,
+            )
+        })
+    }
+
+    /// The instances that have a journal.
+    pub(super) fn ids(&self) -> Result<Vec<InstanceId>, EngineError> {
+        let failed = |error| EngineError::Unavailable {
+            message: format!("can't list the journals in {}", self.directory.display()),
+            source: Some(Box::new(error)),
+        };
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            // Anything else is a temporary file of a writer that was killed; the next writer takes it over.
+            if let Some(Ok(id)) = id.map(str::parse) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(phase: Phase) -> Entry {
+        Entry {
+            instance_id: "vm".parse().unwrap(),
+            snapshot_id: "snap".parse().unwrap(),
+            hypervisor: Hypervisor::Qemu,
+            socket: PathBuf::from("/run/vm.sock"),
+            process: Some(Process {
+                pid: 7,
+                start_ticks: 8,
+            }),
+            phase,
+            began_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn an_entry_is_listed_and_read_until_it_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::new(state.path());
+        let id = entry(Phase::Preparing).instance_id;
+        assert_eq!(journal.ids().unwrap(), []);
+        assert_eq!(journal.read(&id).unwrap(), None);
+        for phase in [Phase::Preparing, Phase::Pausing, Phase::Saving] {
+            journal.write(&entry(phase)).unwrap();
+            assert_eq!(journal.read(&id).unwrap(), Some(entry(phase)));
+            assert_eq!(journal.ids().unwrap(), std::slice::from_ref(&id));
+        }
+        journal.remove(&id).unwrap();
+        assert_eq!(journal.read(&id).unwrap(), None);
+        journal.remove(&id).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_makes_no_sense_is_an_error_and_not_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::new(state.path());
+        journal.write(&entry(Phase::Pausing)).unwrap();
+        let path = state.path().join("journal/vm.json");
+        fs::write(&path, "{").unwrap();
+        let error = journal.read(&"vm".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("vm.json"), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! A snapshot's `snapshot.json`, to the letter of the contract (section 4), so that hypeman and this tool read each
+//! other's. Pure: bytes in, bytes out.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, FixedOffset};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::metadata::local_time;
+use crate::snapshot::{Kind, Snapshot, SnapshotId};
+
+/// The part of a record that is read. Everything else in it, the instance's stored metadata among it, is passed over.
+#[derive(Debug, Deserialize)]
+pub(super) struct Record {
+    snapshot: Wire,
+}
+
+#[derive(Debug, Deserialize)]
+struct Wire {
+    id: SnapshotId,
+    #[serde(default)]
+    name: Option<String>,
+    kind: Kind,
+    #[serde(default)]
+    tags: Option<BTreeMap<String, String>>,
+    source_instance_id: String,
+    #[serde(default)]
+    source_instance_name: String,
+    // Not a slip: hypeman's field has no tag, so this is its name in the file.
+    #[serde(rename = "SourceHypervisor", default)]
+    source_hypervisor: String,
+    created_at: DateTime<FixedOffset>,
+    #[serde(default)]
+    size_bytes: u64,
+}
+
+impl From<Record> for Snapshot {
+    fn from(record: Record) -> Self {
+        let wire = record.snapshot;
+        Self {
+            id: wire.id,
+            name: wire.name.unwrap_or_default(),
+            kind: wire.kind,
+            tags: wire.tags.unwrap_or_default(),
+            source_instance_id: wire.source_instance_id,
+            source_instance_name: wire.source_instance_name,
+            source_hypervisor: wire.source_hypervisor,
+            created_at: wire.created_at.to_utc(),
+            size_bytes: wire.size_bytes,
+            disk_bytes: None,
+        }
+    }
+}
+
+/// A record as it is written.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    snapshot: WrittenSnapshot<'a>,
+    stored_metadata: &'a Map<String, Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct WrittenSnapshot<'a> {
+    id: &'a SnapshotId,
+    name: &'a str,
+    kind: Kind,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: &'a BTreeMap<String, String>,
+    source_instance_id: &'a str,
+    source_instance_name: &'a str,
+    #[serde(rename = "SourceHypervisor")]
+    source_hypervisor: &'a str,
+    created_at: String,
+    size_bytes: u64,
+    compression_state: &'static str,
+}
+
+/// The bytes of `snapshot.json`.
+///
+/// # Errors
+/// Never in practice: everything in it has a JSON form.
+pub fn render(
+    snapshot: &Snapshot,
+    stored_metadata: &Map<String, Value>,
+) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(&Written {
+        snapshot: WrittenSnapshot {
+            id: &snapshot.id,
+            name: &snapshot.name,
+            kind: snapshot.kind,
+            tags: &snapshot.tags,
+            source_instance_id: &snapshot.source_instance_id,
+            source_instance_name: &snapshot.source_instance_name,
+            source_hypervisor: &snapshot.source_hypervisor,
+            created_at: local_time(snapshot.created_at),
+            size_bytes: snapshot.size_bytes,
+            compression_state: "none",
+        },
+        stored_metadata,
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The contract's example.
+    const EXAMPLE: &str = r#"{"snapshot":{"id":"s8p1n4f6y0u3e2j7g9l5o1xv","name":"before-deploy","kind":"Standby",
+  "tags":{"team":"infra"},"source_instance_id":"mk3v9t0xq2r7w5d8h1c6b4za",
+  "source_instance_name":"web-a","SourceHypervisor":"cloud-hypervisor",
+  "created_at":"2026-09-02T05:15:20.123456789+02:00","size_bytes":12884901888,
+  "compression_state":"none"},
+ "stored_metadata":{"Id":"mk3v9t0xq2r7w5d8h1c6b4za"}}"#;
+
+    fn parse(text: &str) -> Snapshot {
+        serde_json::from_str::<Record>(text).unwrap().into()
+    }
+
+    #[test]
+    fn hypemans_own_record_is_read() {
+        let snapshot = parse(EXAMPLE);
+        assert_eq!(snapshot.id.as_str(), "s8p1n4f6y0u3e2j7g9l5o1xv");
+        assert_eq!(snapshot.name, "before-deploy");
+        assert_eq!(snapshot.kind, Kind::Standby);
+        assert_eq!(snapshot.tags["team"], "infra");
+        assert_eq!(snapshot.source_hypervisor, "cloud-hypervisor");
+        assert_eq!(
+            snapshot.created_at,
+            "2026-09-02T03:15:20.123456789Z"
+                .parse::<DateTime<chrono::Utc>>()
+                .unwrap()
+        );
+        assert_eq!(snapshot.size_bytes, 12_884_901_888);
+    }
+
+    #[test]
+    fn a_record_is_written_as_hypeman_reads_it() {
+        let snapshot = parse(EXAMPLE);
+        let Value::Object(stored) = json!({"Id": "vm", "Zebra": 1, "Aardvark": null}) else {
+            panic!("not an object");
+        };
+        let text = String::from_utf8(render(&snapshot, &stored).unwrap()).unwrap();
+        assert_eq!(parse(&text), snapshot);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let keys: Vec<&String> = value["snapshot"].as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            [
+                "id",
+                "name",
+                "kind",
+                "tags",
+                "source_instance_id",
+                "source_instance_name",
+                "SourceHypervisor",
+                "created_at",
+                "size_bytes",
+                "compression_state"
+            ]
+        );
+        assert_eq!(value["stored_metadata"], json!(stored));
+        assert!(text.starts_with("{\n  \"snapshot\": {\n    \"id\""));
+        assert!(text.find("Zebra") < text.find("Aardvark"));
+        // Nanoseconds and an offset or `Z`, as Go reads them.
+        let created_at = value["snapshot"]["created_at"].as_str().unwrap();
+        assert!(created_at.contains(".123456789"), "{created_at}");
+        DateTime::parse_from_rfc3339(created_at).unwrap();
+    }
+
+    #[test]
+    fn what_is_empty_is_left_out_or_written_as_the_contract_says() {
+        let mut snapshot = parse(EXAMPLE);
+        snapshot.name.clear();
+        snapshot.tags.clear();
+        let value: Value =
+            serde_json::from_slice(&render(&snapshot, &Map::new()).unwrap()).unwrap();
+        assert_eq!(value["snapshot"]["name"], "");
+        assert_eq!(value["snapshot"].get("tags"), None);
+    }
+
+    #[test]
+    fn missing_and_null_optionals_are_empty_and_unknown_fields_no_obstacle() {
+        let snapshot = parse(
+            r#"{"snapshot":{"id":"s","kind":"Stopped","name":null,"tags":null,"source_instance_id":"vm",
+                "source_hypervisor":"qemu","created_at":"2026-09-02T03:15:20Z","new":{"x":[1]}},"more":1}"#,
+        );
+        assert_eq!((snapshot.name.as_str(), snapshot.tags.len()), ("", 0));
+        assert_eq!(snapshot.source_hypervisor, "");
+        assert_eq!(snapshot.size_bytes, 0);
+    }
+
+    #[test]
+    fn a_record_without_what_retention_needs_is_no_record() {
+        for key in ["id", "kind", "source_instance_id", "created_at"] {
+            let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
+            value["snapshot"].as_object_mut().unwrap().remove(key);
+            assert!(serde_json::from_value::<Record>(value).is_err(), "{key}");
+        }
+        for (key, bad) in [
+            ("id", json!("../../etc")),
+            ("kind", json!("Paused")),
+            ("created_at", json!("yesterday")),
+            ("size_bytes", json!(-1)),
+        ] {
+            let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
+            value["snapshot"][key] = bad;
+            assert!(serde_json::from_value::<Record>(value).is_err(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The capture of a guest that does not run: `Stopped`, or `Standby` with its saved state on disk.
+
+use std::path::Path;
+
+use crate::engine::EngineError;
+use crate::engine::local::capture::{Captured, require_space};
+use crate::engine::local::guest_files;
+use crate::engine::local::manifest::Manifest;
+use crate::engine::local::metadata::Metadata;
+use crate::engine::local::staging::Staging;
+use crate::fs::{copy, space};
+
+/// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
+pub(super) fn at_rest(
+    metadata: &Metadata,
+    guest_dir: &Path,
+    staging: &Staging,
+) -> Result<Captured, EngineError> {
+    let guest = staging.guest();
+    if !can_share_blocks(guest_dir, &guest) {
+        let needed = space::disk_usage(guest_dir).map_err(|error| {
+            EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
+        })?;
+        require_space(&guest, needed)?;
+    }
+    guest_files::copy_at_rest(guest_dir, &guest)?;
+    let disks = guest_files::copy_outside_disks(metadata, guest_dir, &guest)?;
+    if !disks.is_empty() {
+        Manifest::at_rest(disks).write(&guest)?;
+    }
+    Ok(Captured::default())
+}
+
+/// Whether copies from the guest directory take no space, as tried with its metadata.
+fn can_share_blocks(guest_dir: &Path, staged: &Path) -> bool {
+    std::fs::File::open(guest_dir.join("metadata.json"))
+        .and_then(|file| copy::try_reflink(&file, staged))
+        .is_ok_and(|took| took.is_some())
+}

@@ -1,0 +1,209 @@
+//! A conversation with a VMM that must end well: whatever happens, the guest goes on and nothing of ours stays.
+//!
+//! Resuming is a guard: [`Session::abandon`] on an error, `Drop` on a panic, the journal when the process dies.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::engine::EngineError;
+use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::vmm::{self, Timeouts, Vmm, VmmError, VmmState};
+
+/// How often an unwilling VMM is asked to resume its guest before that is left to the next run.
+const RESUME_TRIES: u32 = 5;
+/// The wait between two such requests.
+const RESUME_WAIT: Duration = Duration::from_millis(200);
+
+/// A VMM connection with its journal.
+pub(super) struct Session<'a> {
+    vmm: Box<dyn Vmm>,
+    journal: &'a Journal,
+    entry: Entry,
+    timeouts: Timeouts,
+    /// Whether the guest may stand still because of us.
+    owns_pause: bool,
+    is_open: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Starts a capture: from here on the journal says that this VMM may hold something of ours.
+    pub(super) fn begin(
+        vmm: Box<dyn Vmm>,
+        journal: &'a Journal,
+        entry: Entry,
+        timeouts: Timeouts,
+    ) -> Result<Self, EngineError> {
+        journal.write(&entry)?;
+        Ok(Self {
+            vmm,
+            journal,
+            entry,
+            timeouts,
+            owns_pause: false,
+            is_open: true,
+        })
+    }
+
+    /// Takes over the session of a process that died.
+    pub(super) fn take_over(
+        vmm: Box<dyn Vmm>,
+        journal: &'a Journal,
+        entry: Entry,
+        timeouts: Timeouts,
+        owns_pause: bool,
+    ) -> Self {
+        Self {
+            vmm,
+            journal,
+            entry,
+            timeouts,
+            owns_pause,
+            is_open: true,
+        }
+    }
+
+    /// The VMM.
+    pub(super) fn vmm(&mut self) -> &mut dyn Vmm {
+        self.vmm.as_mut()
+    }
+
+    /// Stops the guest, with the journal on disk before.
+    pub(super) fn pause(&mut self) -> Result<(), EngineError> {
+        self.entry.phase = Phase::Pausing;
+        self.journal.write(&self.entry)?;
+        self.owns_pause = true;
+        self.vmm.pause().map_err(|error| {
+            if matches!(error, VmmError::PausedByOthers) {
+                self.owns_pause = false;
+            }
+            error.into()
+        })
+    }
+
+    /// Lets the guest go on.
+    pub(super) fn resume(&mut self) -> Result<(), EngineError> {
+        self.vmm.resume()?;
+        self.owns_pause = false;
+        self.entry.phase = Phase::Saving;
+        self.journal.write(&self.entry)
+    }
+
+    /// Ends a session that left nothing behind.
+    pub(super) fn close(mut self) -> Result<(), EngineError> {
+        self.is_open = false;
+        self.journal.remove(&self.entry.instance_id)
+    }
+
+    /// Ends a session that failed: the guest goes on, and nothing of ours stays in the VMM. The journal goes only when
+    /// that is certain.
+    pub(super) fn abandon(mut self) -> Result<(), EngineError> {
+        self.is_open = false;
+        self.undo()
+    }
+
+    fn undo(&mut self) -> Result<(), EngineError> {
+        let is_gone = self.owns_pause && self.resume_stubbornly()?;
+        if !is_gone {
+            let save_may_have_begun = self.entry.phase != Phase::Preparing;
+            match self.vmm.discard(save_may_have_begun) {
+                Ok(()) => {}
+                // What a process held is gone with it.
+                Err(VmmError::Closed { .. })
+                    if self.reconnect().is_err_and(|e| is_gone_error(&e)) => {}
+                Err(error) => {
+                    return Err(EngineError::caused(
+                        "could not remove everything that the snapshot left in the VMM; the next run tries again",
+                        error,
+                    ));
+                }
+            }
+        }
+        self.journal.remove(&self.entry.instance_id)
+    }
+
+    /// Resumes the guest, over a new connection if need be. Returns whether the VMM is gone, and its guest with it.
+    fn resume_stubbornly(&mut self) -> Result<bool, EngineError> {
+        let mut tries = 1;
+        loop {
+            let error = match self.vmm.resume() {
+                Ok(()) => {
+                    self.owns_pause = false;
+                    return Ok(false);
+                }
+                Err(error) => error,
+            };
+            log::warn!(instance = self.entry.instance_id.as_str(); "could not resume the guest (try {tries}): {error}");
+            if tries == RESUME_TRIES {
+                return Err(EngineError::caused(
+                    "the guest may still stand still; the next run resumes it, or the VMM's own resume command",
+                    error,
+                ));
+            }
+            tries += 1;
+            thread::sleep(RESUME_WAIT);
+            if self.reconnect().is_err_and(|error| is_gone_error(&error)) {
+                self.owns_pause = false;
+                return Ok(true);
+            }
+        }
+    }
+
+    fn reconnect(&mut self) -> Result<(), VmmError> {
+        self.vmm = vmm::open(self.entry.hypervisor, &self.entry.socket, self.timeouts)?;
+        Ok(())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            if let Err(error) = self.undo() {
+                log::error!(instance = self.entry.instance_id.as_str(); "{error}");
+            }
+        }
+    }
+}
+
+/// Puts right what the capture of `entry` left in its VMM. Returns a line for each thing that the user should know.
+pub(super) fn recover(
+    journal: &Journal,
+    entry: Entry,
+    timeouts: Timeouts,
+) -> Result<Vec<String>, EngineError> {
+    let id = entry.instance_id.clone();
+    let mut vmm = match vmm::open(entry.hypervisor, &entry.socket, timeouts) {
+        Ok(vmm) => vmm,
+        Err(error) if is_gone_error(&error) => {
+            journal.remove(&id)?;
+            return Ok(vec![
+                "an earlier run died in mid-snapshot; its VMM is gone, so nothing is paused"
+                    .to_owned(),
+            ]);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if entry.process.is_some() && vmm.process() != entry.process {
+        journal.remove(&id)?;
+        return Ok(vec![
+            "an earlier run died in mid-snapshot; the VMM was restarted since, so nothing is paused by it"
+                .to_owned(),
+        ]);
+    }
+    let stands_still = matches!(vmm.state()?, VmmState::Paused);
+    let owns_pause = stands_still && entry.phase == Phase::Pausing;
+    let mut lines =
+        vec!["an earlier run died in mid-snapshot; what it left in the VMM was removed".to_owned()];
+    if owns_pause {
+        lines.push("the guest was still paused by that run and has been resumed".to_owned());
+    } else if stands_still {
+        lines.push("the guest is paused, but not by this tool: it stays paused".to_owned());
+    }
+    Session::take_over(vmm, journal, entry, timeouts, owns_pause).abandon()?;
+    Ok(lines)
+}
+
+/// Whether an error says for certain that no VMM is there any more: no socket, or nobody listening on it.
+fn is_gone_error(error: &VmmError) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, VmmError::Unreachable { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
+}

@@ -1,0 +1,243 @@
+//! What an instance does at this moment (contract, "State derivation"), with two cautions of our own: what can't be told
+//! is `Unknown`, never `Stopped`, because the disks of a stopped guest are copied without asking anybody.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::metadata::{Metadata, RecordedProcess};
+use crate::engine::describe;
+use crate::instance::State;
+use crate::vmm::{self, Process, Timeouts, VmmError, VmmState};
+
+/// A guest whose markers are missing counts as running once its VMM has run this long: hypeman's file lags behind its
+/// API, which finds the markers in the guest's log.
+const BOOT_TAKES_AT_MOST: Duration = Duration::from_secs(600);
+/// Units of the start time in `/proc/PID/stat`, per second: USER_HZ, the same on every architecture with these VMMs.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A state, and what can be said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Derived {
+    /// The state.
+    pub state: State,
+    /// Why it is not known, or what it was concluded from where that is not plain.
+    pub note: Option<String>,
+}
+
+impl Derived {
+    fn plain(state: State) -> Self {
+        Self { state, note: None }
+    }
+
+    fn unknown(note: impl Into<String>) -> Self {
+        Self {
+            state: State::Unknown,
+            note: Some(note.into()),
+        }
+    }
+}
+
+/// The state of the instance whose directory is `guest_dir`. Asks its VMM, which costs up to `timeouts`.
+pub fn derive(metadata: &Metadata, guest_dir: &Path, timeouts: Timeouts) -> Derived {
+    derive_by(metadata, guest_dir, |metadata| ask(metadata, timeouts))
+}
+
+/// What a VMM said, and which process it is.
+struct Answer {
+    state: VmmState,
+    process: Option<Process>,
+}
+
+fn ask(metadata: &Metadata, timeouts: Timeouts) -> Result<Answer, VmmError> {
+    let hypervisor = metadata
+        .hypervisor()
+        .map_err(|error| VmmError::Unsupported(error.to_string()))?;
+    let mut vmm = vmm::open(hypervisor, &metadata.socket, timeouts)?;
+    Ok(Answer {
+        state: vmm.state()?,
+        process: vmm.process(),
+    })
+}
+
+/// [`derive`] with another way to ask the VMM.
+fn derive_by(
+    metadata: &Metadata,
+    guest_dir: &Path,
+    ask: impl FnOnce(&Metadata) -> Result<Answer, VmmError>,
+) -> Derived {
+    if let Some(note) = relocation(metadata, guest_dir) {
+        return Derived::unknown(note);
+    }
+    match has_socket(&metadata.socket) {
+        Ok(false) => return without_socket(metadata, guest_dir),
+        Ok(true) => {}
+        Err(error) => {
+            return Derived::unknown(format!(
+                "can't look at socket {}: {error}",
+                metadata.socket.display()
+            ));
+        }
+    }
+    let answer = match ask(metadata) {
+        Ok(answer) => answer,
+        Err(error) => return Derived::unknown(explain(&error)),
+    };
+    match answer.state {
+        VmmState::Created => Derived::plain(State::Created),
+        VmmState::Paused => Derived::plain(State::Paused),
+        VmmState::Shutdown => Derived::plain(State::Shutdown),
+        VmmState::Other(word) => {
+            Derived::unknown(format!("the VMM says that the guest is {word:?}"))
+        }
+        VmmState::Running if metadata.has_program_started && metadata.is_agent_ready => {
+            Derived::plain(State::Running)
+        }
+        VmmState::Running => booting(answer.process.as_ref().and_then(age)),
+    }
+}
+
+/// The state of a guest that runs and has not reported, by the age of its VMM.
+fn booting(age: Option<Duration>) -> Derived {
+    match age {
+        Some(age) if age >= BOOT_TAKES_AT_MOST => Derived {
+            state: State::Running,
+            note: Some(format!(
+                "metadata.json has no boot markers, but the VMM has run for {} minutes",
+                age.as_secs() / 60
+            )),
+        },
+        _ => Derived {
+            state: State::Initializing,
+            note: Some(
+                "metadata.json has no boot markers yet; the guest counts as running once its VMM has run for ten minutes"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+/// Why `guest_dir` is not the directory that the metadata speaks of, if so. Then the socket's path leads elsewhere too,
+/// and that it is missing says nothing.
+fn relocation(metadata: &Metadata, guest_dir: &Path) -> Option<String> {
+    let recorded = &metadata.data_dir;
+    if recorded.as_os_str().is_empty() || recorded == guest_dir {
+        return None;
+    }
+    let same = std::fs::canonicalize(recorded)
+        .ok()
+        .zip(std::fs::canonicalize(guest_dir).ok())
+        .is_some_and(|(recorded, actual)| recorded == actual);
+    (!same).then(|| {
+        format!(
+            "metadata.json says that the instance's directory is {}, but it is {}: the data directory was moved or is \
+             mounted elsewhere; use --data-dir with the path that hypeman uses",
+            recorded.display(),
+            guest_dir.display()
+        )
+    })
+}
+
+/// Whether something stands at the socket's path.
+fn has_socket(socket: &Path) -> io::Result<bool> {
+    if socket.as_os_str().is_empty() {
+        return Ok(false);
+    }
+    match std::fs::metadata(socket) {
+        Ok(_) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(false)
+        }
+        // hypeman takes any error for "no VMM"; we would copy the disks of a guest that may run.
+        Err(error) => Err(error),
+    }
+}
+
+fn without_socket(metadata: &Metadata, guest_dir: &Path) -> Derived {
+    if let Some(process) = metadata
+        .process
+        .as_ref()
+        .filter(|it| is_alive(it, metadata))
+    {
+        return Derived::unknown(format!(
+            "the VMM runs as process {}, but its socket {} is gone; restart the instance",
+            process.pid,
+            metadata.socket.display()
+        ));
+    }
+    let saved = guest_dir.join("snapshots").join("snapshot-latest");
+    let has_entry = std::fs::read_dir(&saved).and_then(|mut entries| entries.next().transpose());
+    match has_entry {
+        Ok(Some(_)) => Derived::plain(State::Standby),
+        Ok(None) => Derived::plain(State::Stopped),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Derived::plain(State::Stopped)
+        }
+        Err(error) => Derived::unknown(format!("can't look into {}: {error}", saved.display())),
+    }
+}
+
+/// Whether the process that the metadata names still is that VMM. A process id alone proves nothing: it may be another
+/// process by now.
+fn is_alive(recorded: &RecordedProcess, metadata: &Metadata) -> bool {
+    let directory = Path::new("/proc").join(recorded.pid.to_string());
+    if let (Some(start_ticks), Some(boot_id)) = (recorded.start_ticks, &recorded.boot_id) {
+        let this_boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        if this_boot.is_ok_and(|this_boot| this_boot.trim() == boot_id) {
+            return start_ticks_of(&directory) == Some(start_ticks);
+        }
+        return false;
+    }
+    let socket = metadata.socket.as_os_str().as_encoded_bytes();
+    !socket.is_empty()
+        && std::fs::read(directory.join("cmdline"))
+            .is_ok_and(|line| line.windows(socket.len()).any(|part| part == socket))
+}
+
+/// When a process started, in ticks since boot: field 22 of its `stat` (proc_pid_stat(5)).
+fn start_ticks_of(directory: &Path) -> Option<u64> {
+    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+    // The second field is the command's name in parentheses, and may hold anything.
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let state = behind_name.split_whitespace().next()?;
+    if state == "Z" {
+        return None;
+    }
+    behind_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// How long a process has run.
+fn age(process: &Process) -> Option<Duration> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let started = Duration::from_millis(process.start_ticks * 1000 / TICKS_PER_SECOND);
+    Duration::try_from_secs_f64(uptime)
+        .ok()?
+        .checked_sub(started)
+}
+
+/// An error with all its causes, and what is likely.
+fn explain(error: &VmmError) -> String {
+    let mut text = describe(error);
+    if let VmmError::Unreachable { source, .. } = error {
+        if source.kind() == io::ErrorKind::ConnectionRefused {
+            text.push_str(
+                "; nobody listens there: a VMM that was killed leaves its socket behind, remove it if the VM is off",
+            );
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

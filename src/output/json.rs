@@ -1,0 +1,147 @@
+//! JSON, whose fields are a promise (README, manual). Times are UTC; a field that does not apply is `null`.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use crate::commands::report::{
+    Answer, Declared, Deleted, Fate, Newest, Registration, RegistrationChange, ScheduleRow,
+    SnapshotRow,
+};
+use crate::retention::{Decision, Keep};
+use crate::run::report::{InstanceResult, Report};
+use crate::schedule::Schedule;
+
+/// The answer, indented, with a line end behind it.
+pub fn answer(answer: &Answer) -> String {
+    let value = match answer {
+        Answer::Declared(it) => declared(it),
+        Answer::Schedule(it) => schedule(it),
+        Answer::Schedules(rows) => rows.iter().map(schedule_row).collect(),
+        Answer::Deleted(it) => deleted(it),
+        Answer::Run(it) => run(it),
+        Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
+        Answer::Registration(it) => registration(it),
+        Answer::Verbatim(text) => Value::from(text.as_str()),
+    };
+    format!("{value:#}\n")
+}
+
+fn declared(declared: &Declared) -> Value {
+    let mut value = json!({
+        "changed": declared.is_changed,
+        "schedule": schedule(&declared.schedule),
+    });
+    if declared.is_dry_run {
+        value["dry_run"] = Value::Bool(true);
+    }
+    value
+}
+
+/// Exactly what the schedule's file holds.
+fn schedule(schedule: &Schedule) -> Value {
+    // Every field is a string, a number or a map with strings as keys, so this can't fail.
+    serde_json::to_value(schedule).unwrap_or_default()
+}
+
+fn schedule_row(row: &ScheduleRow) -> Value {
+    let mut object = match &row.schedule {
+        Ok(it) => schedule(it),
+        Err(error) => json!({ "instance_id": row.instance_id, "error": error }),
+    };
+    if let Value::Object(fields) = &mut object {
+        // What the engine could not be asked is left out; null means that there is none.
+        match row.newest {
+            Newest::Unknown => {}
+            Newest::None => add_known(fields, row, Value::Null),
+            Newest::At(at) => add_known(fields, row, json!(at)),
+        }
+    }
+    object
+}
+
+fn add_known(fields: &mut Map<String, Value>, row: &ScheduleRow, newest: Value) {
+    fields.insert("instance_name".to_owned(), json!(row.name));
+    fields.insert("newest_snapshot_at".to_owned(), newest);
+}
+
+fn deleted(deleted: &Deleted) -> Value {
+    json!({ "changed": deleted.is_changed, "instance_id": deleted.instance_id })
+}
+
+fn registration(registration: &Registration) -> Value {
+    json!({
+        "changed": registration.change != RegistrationChange::None,
+        "instance_id": registration.instance_id,
+    })
+}
+
+fn run(report: &Report) -> Value {
+    json!({
+        "started_at": report.started_at,
+        "finished_at": report.finished_at,
+        "dry_run": report.is_dry_run,
+        "results": report.results.iter().map(result).collect::<Vec<_>>(),
+        "problems": report.problems,
+        "warnings": report.warnings,
+    })
+}
+
+fn result(result: &InstanceResult) -> Value {
+    json!({
+        "instance_id": result.instance_id,
+        "outcome": result.outcome.as_str(),
+        "kind": result.kind,
+        "snapshot_id": result.snapshot_id,
+        "snapshot_name": result.snapshot_name,
+        "pruned": result.pruned,
+        "pause_ms": result.pause.map(|pause| {
+            // Microseconds are what the VMMs' own clocks can tell.
+            (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
+        }),
+        "duration_ms": u64::try_from(result.duration.as_millis()).unwrap_or(u64::MAX),
+        "error": result.error,
+        "notes": result.notes,
+    })
+}
+
+fn snapshot(row: &SnapshotRow) -> Value {
+    let snapshot = &row.snapshot;
+    json!({
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "kind": snapshot.kind,
+        "tags": snapshot.tags,
+        "source_instance_id": snapshot.source_instance_id,
+        "source_instance_name": snapshot.source_instance_name,
+        "source_hypervisor": snapshot.source_hypervisor,
+        "created_at": snapshot.created_at,
+        "size_bytes": snapshot.size_bytes,
+        "disk_bytes": snapshot.disk_bytes,
+        "scheduled": snapshot.is_scheduled(),
+        "verdict": verdict(&row.fate),
+    })
+}
+
+fn verdict(fate: &Fate) -> Value {
+    let kept = |reason: &str| json!({ "keep": true, "reason": reason, "expires_at": null });
+    match fate {
+        Fate::Manual => kept("manual"),
+        Fate::Unscheduled => kept("no schedule"),
+        Fate::Unreadable => kept("its schedule can't be read"),
+        Fate::Judged { decision, policy } => json!({
+            "keep": matches!(decision, Decision::Keep(_)),
+            "reason": decision.reason(policy, |at| {
+                at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+            }),
+            "expires_at": expires_at(decision),
+        }),
+    }
+}
+
+fn expires_at(decision: &Decision) -> Option<DateTime<Utc>> {
+    if let Decision::Keep(Keep::Within { expires_at, .. }) = decision {
+        *expires_at
+    } else {
+        None
+    }
+}

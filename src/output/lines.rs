@@ -1,0 +1,262 @@
+//! Answers that are no table: sentences, and one schedule in full.
+
+use std::time::Duration;
+
+use super::View;
+use super::text::visible;
+use super::units::{time, took};
+use crate::commands::report::{Declared, Deleted, Registration, RegistrationChange};
+use crate::instance::InstanceRef;
+use crate::run::report::{InstanceResult, Outcome, Report};
+use crate::schedule::duration::format_human;
+use crate::schedule::{Schedule, Settings};
+use crate::snapshot::{DEFAULT_PREFIX, SnapshotId};
+
+/// Which snapshots stay, in words.
+pub fn retention(max_count: u64, max_age: Option<Duration>) -> String {
+    match (max_count, max_age) {
+        (0, None) => "everything".to_owned(),
+        (count, None) => format!("newest {count}"),
+        (0, Some(age)) => format!("up to {}", format_human(age)),
+        (count, Some(age)) => format!("newest {count}, up to {}", format_human(age)),
+    }
+}
+
+/// `set`: one line that says what is different now.
+pub fn declared(declared: &Declared, view: &View) -> String {
+    let instance = instance(&declared.instance);
+    let schedule = &declared.schedule;
+    let would = if declared.is_dry_run {
+        "would have "
+    } else {
+        ""
+    };
+    let after = schedule.settings();
+    match &declared.before {
+        None => format!(
+            "{would}created schedule of {instance}: every {}, keeps {}, first run {}\n",
+            format_human(after.interval),
+            retention(after.retention.max_count, after.retention.max_age),
+            time(schedule.next_run_at, view),
+        ),
+        Some(before) if declared.is_changed => format!(
+            "{would}changed schedule of {instance}: {}; next run {}\n",
+            differences(before, &after).join(", "),
+            time(schedule.next_run_at, view),
+        ),
+        Some(_) => format!(
+            "unchanged schedule of {instance}; next run {}\n",
+            time(schedule.next_run_at, view)
+        ),
+    }
+}
+
+/// Each setting that is not what it was, as `name: old → new`.
+fn differences(before: &Settings, after: &Settings) -> Vec<String> {
+    let age = |settings: &Settings| {
+        settings
+            .retention
+            .max_age
+            .map_or_else(|| "none".to_owned(), format_human)
+    };
+    let count = |settings: &Settings| match settings.retention.max_count {
+        0 => "none".to_owned(),
+        count => count.to_string(),
+    };
+    [
+        (
+            "interval",
+            format_human(before.interval),
+            format_human(after.interval),
+        ),
+        ("max-count", count(before), count(after)),
+        ("max-age", age(before), age(after)),
+        ("name-prefix", prefix(before), prefix(after)),
+        ("metadata", metadata(before), metadata(after)),
+    ]
+    .into_iter()
+    .filter(|(_, before, after)| before != after)
+    .map(|(name, before, after)| format!("{name}: {before} → {after}"))
+    .collect()
+}
+
+fn prefix(settings: &Settings) -> String {
+    settings
+        .name_prefix
+        .clone()
+        .unwrap_or_else(|| DEFAULT_PREFIX.to_owned())
+}
+
+fn metadata(settings: &Settings) -> String {
+    if settings.metadata.is_empty() {
+        return "none".to_owned();
+    }
+    let pairs: Vec<String> = settings
+        .metadata
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    visible(&pairs.join(", "))
+}
+
+/// `get`: one line for each thing that is set or has happened.
+pub fn schedule(schedule: &Schedule, view: &View) -> String {
+    let settings = schedule.settings();
+    let at = |at| time(at, view);
+    let mut fields = vec![
+        ("instance", schedule.instance_id.to_string()),
+        ("interval", format_human(settings.interval)),
+        (
+            "keeps",
+            retention(settings.retention.max_count, settings.retention.max_age),
+        ),
+        ("name prefix", prefix(&settings)),
+    ];
+    let mut optional = |name, value: Option<String>| {
+        if let Some(value) = value {
+            fields.push((name, value));
+        }
+    };
+    optional(
+        "metadata",
+        (!settings.metadata.is_empty()).then(|| metadata(&settings)),
+    );
+    optional("next run", Some(at(schedule.next_run_at)));
+    optional("next retry", schedule.retry_at.map(at));
+    optional(
+        "unfinished run",
+        schedule.attempt.as_ref().map(|attempt| {
+            format!(
+                "{}, began {}",
+                visible(&attempt.snapshot_name),
+                at(attempt.started_at)
+            )
+        }),
+    );
+    optional("last run", schedule.last_run_at.map(at));
+    optional(
+        "last snapshot",
+        schedule.last_snapshot_id.as_deref().map(visible),
+    );
+    optional("last error", schedule.last_error.as_deref().map(visible));
+    optional(
+        "failures",
+        (schedule.consecutive_failures > 0).then(|| schedule.consecutive_failures.to_string()),
+    );
+    optional("last success", schedule.last_success_at.map(at));
+    optional(
+        "last pause",
+        schedule.last_pause_ms.map(|ms| format!("{ms:.1} ms")),
+    );
+    optional(
+        "last duration",
+        schedule
+            .last_duration_ms
+            .map(|ms| took(Duration::from_millis(ms))),
+    );
+    optional("instance gone since", schedule.missing_since.map(at));
+    optional("created", Some(at(schedule.created_at)));
+    optional("updated", Some(at(schedule.updated_at)));
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    fields
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"))
+        .collect()
+}
+
+/// `delete`.
+pub fn deleted(deleted: &Deleted) -> String {
+    let instance = visible(&deleted.instance_id);
+    if deleted.is_changed {
+        format!("deleted schedule of {instance}; its snapshots stay\n")
+    } else {
+        format!("unchanged: {instance} has no schedule\n")
+    }
+}
+
+/// `register`, `unregister`.
+pub fn registration(registration: &Registration) -> String {
+    let id = &registration.instance_id;
+    match registration.change {
+        RegistrationChange::Created => format!("registered {id}\n"),
+        RegistrationChange::Updated => format!("changed registration of {id}\n"),
+        RegistrationChange::None => format!("unchanged registration of {id}\n"),
+        RegistrationChange::Removed => {
+            format!("unregistered {id}; its schedule and snapshots stay\n")
+        }
+    }
+}
+
+/// `run-due`, `prune`: a line for each instance that something happened to.
+pub fn run(report: &Report) -> String {
+    report
+        .results
+        .iter()
+        .filter_map(|result| {
+            let done = if report.is_dry_run {
+                foreseen(result)
+            } else {
+                happened(result)
+            };
+            done.map(|done| format!("{}: {done}\n", result.instance_id))
+        })
+        .collect()
+}
+
+fn happened(result: &InstanceResult) -> Option<String> {
+    let pruned = (!result.pruned.is_empty()).then(|| format!("pruned {}", result.pruned.len()));
+    let main = match result.outcome {
+        Outcome::Snapshotted => {
+            let mut details: Vec<String> = result.kind.iter().map(ToString::to_string).collect();
+            details.extend(result.pause.map(|pause| format!("paused {}", took(pause))));
+            details.push(took(result.duration));
+            Some(format!(
+                "snapshotted {} ({})",
+                name(result),
+                details.join(", ")
+            ))
+        }
+        Outcome::Retired => Some(
+            "retired its schedule: the instance is gone and nothing is left to prune".to_owned(),
+        ),
+        // What failed is said on stderr.
+        Outcome::Pruned | Outcome::Skipped | Outcome::Failed => None,
+    };
+    joined(main, pruned)
+}
+
+fn foreseen(result: &InstanceResult) -> Option<String> {
+    let pruned = (!result.pruned.is_empty()).then(|| {
+        let ids: Vec<&str> = result.pruned.iter().map(SnapshotId::as_str).collect();
+        format!("would prune {}: {}", ids.len(), ids.join(" "))
+    });
+    let main = match result.outcome {
+        Outcome::Snapshotted => {
+            let kind = result
+                .kind
+                .map_or_else(String::new, |kind| format!(" ({kind})"));
+            Some(format!("would snapshot {}{kind}", name(result)))
+        }
+        Outcome::Retired => Some("would retire its schedule".to_owned()),
+        Outcome::Skipped => (!result.notes.is_empty()).then(|| visible(&result.notes.join("; "))),
+        Outcome::Pruned | Outcome::Failed => None,
+    };
+    joined(main, pruned)
+}
+
+fn name(result: &InstanceResult) -> String {
+    visible(result.snapshot_name.as_deref().unwrap_or("a snapshot"))
+}
+
+fn joined(main: Option<String>, pruned: Option<String>) -> Option<String> {
+    let parts: Vec<String> = main.into_iter().chain(pruned).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn instance(instance: &InstanceRef) -> String {
+    if instance.name.is_empty() || instance.name == instance.id.as_str() {
+        instance.id.to_string()
+    } else {
+        format!("{} ({})", visible(&instance.name), instance.id)
+    }
+}

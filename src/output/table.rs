@@ -1,0 +1,195 @@
+//! Tables; the only user of tabled.
+
+use tabled::builder::Builder;
+use tabled::settings::object::Cell;
+use tabled::settings::{Color, Padding, Style};
+
+use super::View;
+use super::text::{shortened, visible};
+use super::{lines, units};
+use crate::commands::report::{Fate, Newest, ScheduleRow, SnapshotRow};
+use crate::retention::Decision;
+use crate::schedule::Schedule;
+use crate::schedule::duration::format_human;
+
+/// Longest message in a table on a terminal, in characters; `get` shows it whole.
+const MESSAGE_MAX_CHARS: usize = 60;
+
+/// `list`.
+pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
+    let header = [
+        "INSTANCE", "NAME", "INTERVAL", "KEEPS", "NEXT RUN", "NEWEST", "FAILURES", "LAST RUN",
+    ];
+    let mut table = Table::new(header);
+    for row in rows {
+        let name = row.name.as_deref().unwrap_or("-");
+        match &row.schedule {
+            Ok(schedule) => table.push(
+                [
+                    visible(&row.instance_id),
+                    visible(name),
+                    format_human(schedule.interval),
+                    lines::retention(schedule.retention.max_count, schedule.retention.max_age),
+                    units::time(schedule.next_run_at, view),
+                    newest(row.newest, view),
+                    schedule.consecutive_failures.to_string(),
+                    last_run(schedule, view),
+                ],
+                schedule.last_error.is_some(),
+            ),
+            Err(error) => table.push(
+                [
+                    visible(&row.instance_id),
+                    visible(name),
+                    "-".to_owned(),
+                    "-".to_owned(),
+                    "-".to_owned(),
+                    newest(row.newest, view),
+                    "-".to_owned(),
+                    message("unreadable", error, view),
+                ],
+                true,
+            ),
+        }
+    }
+    table.render(view)
+}
+
+/// `snapshots`.
+pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
+    let header = [
+        "ID", "NAME", "KIND", "INSTANCE", "AGE", "ON DISK", "MADE", "STAYS",
+    ];
+    let mut table = Table::new(header);
+    for row in rows {
+        let snapshot = &row.snapshot;
+        let instance = if snapshot.source_instance_name.is_empty() {
+            &snapshot.source_instance_id
+        } else {
+            &snapshot.source_instance_name
+        };
+        let made = if snapshot.is_scheduled() {
+            "scheduled"
+        } else {
+            "manually"
+        };
+        table.push(
+            [
+                snapshot.id.to_string(),
+                visible(if snapshot.name.is_empty() {
+                    "-"
+                } else {
+                    &snapshot.name
+                }),
+                snapshot.kind.to_string(),
+                visible(instance),
+                units::age(snapshot.created_at, view.now),
+                snapshot
+                    .disk_bytes
+                    .map_or_else(|| "?".to_owned(), units::size),
+                made.to_owned(),
+                stays(&row.fate, view),
+            ],
+            false,
+        );
+    }
+    table.render(view)
+}
+
+fn newest(newest: Newest, view: &View) -> String {
+    match newest {
+        Newest::Unknown => "?".to_owned(),
+        Newest::None => "none".to_owned(),
+        Newest::At(at) => format!("{} old", units::age(at, view.now)),
+    }
+}
+
+/// How the newest run went.
+fn last_run(schedule: &Schedule, view: &View) -> String {
+    let at = schedule
+        .last_run_at
+        .map_or_else(String::new, |at| format!(" {}", units::time(at, view)));
+    if let Some(error) = &schedule.last_error {
+        message(&format!("failed{at}"), error, view)
+    } else if let Some(since) = schedule.missing_since {
+        format!("instance is gone since {}", units::time(since, view))
+    } else if let Some(attempt) = &schedule.attempt {
+        format!(
+            "unfinished, began {}",
+            units::time(attempt.started_at, view)
+        )
+    } else if schedule.last_run_at.is_some() {
+        format!("ok{at}")
+    } else {
+        "never".to_owned()
+    }
+}
+
+fn message(what: &str, message: &str, view: &View) -> String {
+    let message = visible(message);
+    if view.is_terminal {
+        format!("{what}: {}", shortened(&message, MESSAGE_MAX_CHARS))
+    } else {
+        format!("{what}: {message}")
+    }
+}
+
+fn stays(fate: &Fate, view: &View) -> String {
+    match fate {
+        Fate::Manual => "kept: manual".to_owned(),
+        Fate::Unscheduled => "kept: no schedule".to_owned(),
+        Fate::Unreadable => "kept: its schedule can't be read".to_owned(),
+        Fate::Judged { decision, policy } => {
+            let reason = decision.reason(policy, |at| units::time(at, view));
+            match decision {
+                Decision::Keep(_) => format!("kept: {reason}"),
+                Decision::Remove(_) => format!("goes: {reason}"),
+            }
+        }
+    }
+}
+
+/// A table without lines: columns are two blanks apart and nothing stands behind the last one, so that the output is
+/// easy to cut and to compare.
+struct Table<const COLUMNS: usize> {
+    builder: Builder,
+    /// The rows whose last cell tells of a failure.
+    failed: Vec<usize>,
+    rows: usize,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    fn new(header: [&str; COLUMNS]) -> Self {
+        let mut builder = Builder::default();
+        builder.push_record(header);
+        Self {
+            builder,
+            failed: Vec::new(),
+            rows: 1,
+        }
+    }
+
+    fn push(&mut self, cells: [String; COLUMNS], has_failed: bool) {
+        if has_failed {
+            self.failed.push(self.rows);
+        }
+        self.builder.push_record(cells);
+        self.rows += 1;
+    }
+
+    fn render(self, view: &View) -> String {
+        let mut table = self.builder.build();
+        table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
+        if view.has_colours {
+            for row in self.failed {
+                table.modify(Cell::new(row, COLUMNS - 1), Color::FG_RED);
+            }
+        }
+        let mut text = String::new();
+        for line in table.to_string().lines() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}

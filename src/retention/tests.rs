@@ -1,0 +1,373 @@
+//! Facts about retention: a table of verdicts, and the properties that make deleting safe.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::TimeDelta;
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::{Kind, scheduled_tags};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn instance() -> InstanceId {
+    "vm-1".parse().unwrap()
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-09-02T12:00:00Z".parse().unwrap()
+}
+
+/// A scheduled snapshot of `vm-1`, so many minutes old.
+fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
+    Snapshot {
+        id: id.parse().unwrap(),
+        name: format!("scheduled-{id}"),
+        kind: Kind::Standby,
+        tags: scheduled_tags(&BTreeMap::new(), &instance()),
+        source_instance_id: "vm-1".to_owned(),
+        source_instance_name: "web-a".to_owned(),
+        source_hypervisor: "qemu".to_owned(),
+        created_at: now() - TimeDelta::minutes(age_minutes),
+        size_bytes: 1,
+        disk_bytes: None,
+    }
+}
+
+fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
+    Policy {
+        max_count,
+        max_age,
+        instance_exists: true,
+    }
+}
+
+fn removed(snapshots: &[Snapshot], policy: &Policy) -> Vec<String> {
+    removals(&plan(&instance(), snapshots, policy, now()))
+        .iter()
+        .map(|snapshot| snapshot.id.to_string())
+        .collect()
+}
+
+/// The ids and reasons of a plan, as a list shows them.
+fn reasons(snapshots: &[Snapshot], policy: &Policy) -> Vec<String> {
+    plan(&instance(), snapshots, policy, now())
+        .iter()
+        .map(|verdict| {
+            let reason = verdict
+                .decision
+                .reason(policy, |at| at.format("%H:%M").to_string());
+            let word = match verdict.decision {
+                Decision::Keep(_) => "keep",
+                Decision::Remove(_) => "remove",
+            };
+            format!("{} {word}: {reason}", verdict.snapshot.id)
+        })
+        .collect()
+}
+
+#[test]
+fn beyond_the_count_the_oldest_go_first() {
+    let snapshots = [
+        scheduled("c", 30),
+        scheduled("a", 10),
+        scheduled("e", 50),
+        scheduled("b", 20),
+        scheduled("d", 40),
+    ];
+    assert_eq!(removed(&snapshots, &policy(3, None)), ["e", "d"]);
+    assert_eq!(
+        reasons(&snapshots, &policy(3, None)),
+        [
+            "c keep: 3 of 3",
+            "a keep: newest",
+            "e remove: number 5, 3 stay",
+            "b keep: 2 of 3",
+            "d remove: number 4, 3 stay",
+        ]
+    );
+}
+
+#[test]
+fn older_than_the_limit_goes_and_exactly_as_old_stays() {
+    let mut snapshots = [
+        scheduled("a", 30),
+        scheduled("b", 60),
+        scheduled("c", 60),
+        scheduled("d", 600),
+    ];
+    snapshots[2].created_at -= TimeDelta::nanoseconds(1);
+    assert_eq!(removed(&snapshots, &policy(0, Some(HOUR))), ["d", "c"]);
+    assert_eq!(
+        reasons(&snapshots, &policy(0, Some(HOUR))),
+        [
+            "a keep: newest",
+            "b keep: until 12:00",
+            "c remove: 1h 1ns old, 1h allowed",
+            "d remove: 10h old, 1h allowed",
+        ]
+    );
+}
+
+#[test]
+fn either_limit_removes() {
+    let snapshots = [
+        scheduled("a", 10),
+        scheduled("b", 20),
+        scheduled("c", 30),
+        scheduled("d", 600),
+    ];
+    assert_eq!(
+        reasons(&snapshots, &policy(2, Some(HOUR))),
+        [
+            "a keep: newest",
+            "b keep: 2 of 2, until 12:40",
+            "c remove: number 3, 2 stay",
+            "d remove: number 4, 2 stay",
+        ]
+    );
+    assert_eq!(removed(&snapshots, &policy(9, Some(HOUR))), ["d"]);
+}
+
+#[test]
+fn without_a_limit_everything_stays() {
+    let snapshots = [scheduled("a", 10), scheduled("b", 1_000_000)];
+    assert_eq!(
+        reasons(&snapshots, &policy(0, None)),
+        ["a keep: newest", "b keep: no limit"]
+    );
+}
+
+#[test]
+fn the_newest_stays_while_the_instance_exists_and_goes_by_age_after() {
+    let snapshots = [scheduled("a", 600), scheduled("b", 700)];
+    let mut policy = policy(0, Some(HOUR));
+    assert_eq!(removed(&snapshots, &policy), ["b"]);
+    policy.instance_exists = false;
+    assert_eq!(removed(&snapshots, &policy), ["b", "a"]);
+}
+
+#[test]
+fn what_this_schedule_did_not_make_is_never_removed_and_takes_no_place() {
+    let mut manual = scheduled("manual", 1);
+    manual.tags.clear();
+    let mut unmarked = scheduled("unmarked", 1);
+    unmarked.tags.remove(crate::snapshot::TAG_SCHEDULED);
+    let mut untrue = scheduled("untrue", 1);
+    untrue
+        .tags
+        .insert("hypeman.scheduled".to_owned(), "false".to_owned());
+    let mut others_tag = scheduled("others-tag", 1);
+    others_tag.tags = scheduled_tags(&BTreeMap::new(), &"vm-2".parse().unwrap());
+    let mut others_source = scheduled("others-source", 1);
+    others_source.source_instance_id = "vm-2".to_owned();
+    let mut others = others_tag.clone();
+    others.id = "others".parse().unwrap();
+    others.source_instance_id = "vm-2".to_owned();
+    let mut snapshots = vec![manual, unmarked, untrue, others_tag, others_source, others];
+    for foreign in &mut snapshots {
+        foreign.created_at -= TimeDelta::days(1000);
+    }
+    snapshots.extend([scheduled("a", 10), scheduled("b", 20)]);
+    let mut policy = policy(1, Some(HOUR));
+    policy.instance_exists = false;
+    assert_eq!(removed(&snapshots, &policy), ["b"]);
+    for reason in &reasons(&snapshots, &policy)[..6] {
+        assert!(
+            reason.ends_with(" keep: not made by this schedule"),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
+fn of_the_same_time_the_greater_id_counts_as_newer() {
+    let snapshots = [scheduled("b", 10), scheduled("c", 10), scheduled("a", 10)];
+    assert_eq!(removed(&snapshots, &policy(1, None)), ["a", "b"]);
+}
+
+#[test]
+fn a_date_in_the_future_does_not_push_out_what_was_taken_since() {
+    let snapshots = [
+        scheduled("future-1", -60 * 24 * 365),
+        scheduled("future-2", -60 * 24 * 366),
+        scheduled("a", 10),
+        scheduled("b", 20),
+        scheduled("c", 30),
+    ];
+    assert_eq!(
+        reasons(&snapshots, &policy(2, Some(HOUR))),
+        [
+            "future-1 keep: dated in the future",
+            "future-2 keep: dated in the future",
+            "a keep: newest",
+            "b keep: 2 of 2, until 12:40",
+            "c remove: number 3, 2 stay",
+        ]
+    );
+}
+
+#[test]
+fn a_clock_that_is_minutes_ahead_is_taken_for_true() {
+    let snapshots = [
+        scheduled("ahead", -9),
+        scheduled("a", 10),
+        scheduled("b", 20),
+    ];
+    let policy = Policy {
+        instance_exists: false,
+        ..policy(2, Some(Duration::from_secs(1)))
+    };
+    assert_eq!(removed(&snapshots, &policy), ["b", "a"]);
+}
+
+#[test]
+fn the_first_and_the_last_moment_of_the_calendar_do_no_harm() {
+    let mut first = scheduled("first", 0);
+    first.created_at = DateTime::<Utc>::MIN_UTC;
+    let mut last = scheduled("last", 0);
+    last.created_at = DateTime::<Utc>::MAX_UTC;
+    let snapshots = [first, last, scheduled("a", 10)];
+    assert_eq!(
+        removed(&snapshots, &policy(0, Some(Duration::MAX))),
+        [""; 0]
+    );
+    assert_eq!(removed(&snapshots, &policy(0, Some(HOUR))), ["first"]);
+}
+
+/// Snapshots of which most are ours, many have equal times, and some lie in the future.
+fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
+    let one = (
+        -100i64..1_000,
+        prop_oneof![4 => Just("vm-1"), 1 => Just("vm-2")],
+        prop_oneof![4 => Just("vm-1"), 1 => Just("vm-2"), 1 => Just("")],
+        prop_oneof![4 => Just("true"), 1 => Just("false"), 1 => Just("")],
+    );
+    proptest::collection::vec(one, 0..40).prop_map(|all| {
+        all.into_iter()
+            .enumerate()
+            .map(|(n, (age, source, marker, flag))| {
+                let mut snapshot = scheduled(&format!("s{n}"), age * 3);
+                snapshot.source_instance_id = source.to_owned();
+                let tags = [
+                    ("hypeman.schedule_instance_id", marker),
+                    ("hypeman.scheduled", flag),
+                ];
+                snapshot.tags = tags
+                    .into_iter()
+                    .filter(|(_, value)| !value.is_empty())
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect();
+                snapshot
+            })
+            .collect()
+    })
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    (
+        0u64..20,
+        proptest::option::of((0u64..200_000).prop_map(Duration::from_secs)),
+        any::<bool>(),
+    )
+        .prop_map(|(max_count, max_age, instance_exists)| Policy {
+            max_count,
+            max_age,
+            instance_exists,
+        })
+}
+
+proptest! {
+    #[test]
+    fn verdicts_partition_the_input(snapshots in any_snapshots(), policy in any_policy()) {
+        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        let judged: Vec<&Snapshot> = verdicts.iter().map(|verdict| verdict.snapshot).collect();
+        prop_assert_eq!(judged, snapshots.iter().collect::<Vec<_>>());
+        let kept = verdicts.iter().filter(|v| matches!(v.decision, Decision::Keep(_))).count();
+        prop_assert_eq!(kept + removals(&verdicts).len(), snapshots.len());
+    }
+
+    #[test]
+    fn judging_the_survivors_removes_nothing_more(snapshots in any_snapshots(), policy in any_policy()) {
+        let gone: BTreeSet<String> = removed(&snapshots, &policy).into_iter().collect();
+        let survivors: Vec<Snapshot> = snapshots
+            .into_iter()
+            .filter(|snapshot| !gone.contains(snapshot.id.as_str()))
+            .collect();
+        prop_assert_eq!(removed(&survivors, &policy), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_our_own_are_removed_oldest_first(snapshots in any_snapshots(), policy in any_policy()) {
+        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        let removals = removals(&verdicts);
+        prop_assert!(removals.iter().all(|snapshot| snapshot.is_scheduled_for(&instance())));
+        prop_assert!(removals.is_sorted_by_key(|snapshot| snapshot.created_at));
+    }
+
+    #[test]
+    fn every_removal_breaks_a_limit_and_every_kept_one_none(
+        snapshots in any_snapshots(), policy in any_policy(),
+    ) {
+        for verdict in plan(&instance(), &snapshots, &policy, now()) {
+            let created_at = verdict.snapshot.created_at;
+            let newer = snapshots
+                .iter()
+                .filter(|other| other.is_scheduled_for(&instance()))
+                .filter(|other| other.created_at <= now() + TimeDelta::minutes(10))
+                .filter(|other| {
+                    (other.created_at, &other.id) > (created_at, &verdict.snapshot.id)
+                })
+                .count() as u64;
+            let is_beyond = policy.max_count > 0 && newer >= policy.max_count;
+            let is_old = policy.max_age.is_some_and(|max_age| created_at + max_age < now());
+            match verdict.decision {
+                Decision::Remove(_) => prop_assert!(is_beyond || is_old),
+                Decision::Keep(Keep::Within { rank, .. }) => {
+                    prop_assert_eq!(rank, newer + 1);
+                    prop_assert!(!is_beyond && !is_old);
+                }
+                Decision::Keep(Keep::Newest) => prop_assert_eq!(newer, 0),
+                Decision::Keep(Keep::FromTheFuture) => {
+                    prop_assert!(created_at > now() + TimeDelta::minutes(10));
+                }
+                Decision::Keep(Keep::NotOurs) => {
+                    prop_assert!(!verdict.snapshot.is_scheduled_for(&instance()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn while_the_instance_exists_its_newest_one_stays(snapshots in any_snapshots(), mut policy in any_policy()) {
+        policy.instance_exists = true;
+        let gone = removed(&snapshots, &policy);
+        let newest = snapshots
+            .iter()
+            .filter(|s| s.is_scheduled_for(&instance()))
+            .max_by_key(|s| (s.created_at, s.id.clone()));
+        if let Some(newest) = newest {
+            prop_assert!(!gone.contains(&newest.id.to_string()));
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_input_does_not_matter(snapshots in any_snapshots(), policy in any_policy()) {
+        let reversed: Vec<Snapshot> = snapshots.iter().rev().cloned().collect();
+        prop_assert_eq!(removed(&snapshots, &policy), removed(&reversed, &policy));
+    }
+
+    #[test]
+    fn time_alone_never_brings_a_removed_one_back(
+        snapshots in any_snapshots(), policy in any_policy(), minutes in 0i64..1_000,
+    ) {
+        let later = now() + TimeDelta::minutes(minutes);
+        let ids = |at| -> BTreeSet<String> {
+            removals(&plan(&instance(), &snapshots, &policy, at))
+                .iter()
+                .map(|snapshot| snapshot.id.to_string())
+                .collect()
+        };
+        prop_assert!(ids(now()).is_subset(&ids(later)));
+    }
+}

@@ -1,0 +1,80 @@
+//! Retention for one instance: judge by the pure plan, delete what goes, count what stays.
+
+use chrono::{DateTime, Utc};
+
+use crate::engine::describe;
+use crate::retention::{self, Policy};
+use crate::run::Context;
+use crate::schedule::Schedule;
+use crate::snapshot::{Snapshot, SnapshotId};
+
+/// What retention did, or in a dry run would do.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    /// What was removed, oldest first.
+    pub(super) removed: Vec<SnapshotId>,
+    /// How many scheduled snapshots of the instance are left.
+    pub(super) left: usize,
+    /// What could not be judged or removed.
+    pub(super) error: Option<String>,
+}
+
+/// Applies the schedule's retention to the instance's scheduled snapshots, `taken` included.
+///
+/// The listing may be older than what other processes did meanwhile: it can only lack newer snapshots, so that judging
+/// by it keeps more, never less.
+pub(super) fn apply(
+    context: &Context<'_>,
+    schedule: &Schedule,
+    taken: Option<&Snapshot>,
+    instance_exists: bool,
+    now: DateTime<Utc>,
+) -> Retained {
+    let listing = match context.listing() {
+        Ok(listing) => listing,
+        Err(error) => {
+            return Retained {
+                error: Some(format!("retention could not be applied: {error}")),
+                ..Retained::default()
+            };
+        }
+    };
+    let id = &schedule.instance_id;
+    let scheduled: Vec<Snapshot> = listing
+        .snapshots
+        .iter()
+        .filter(|listed| taken.is_none_or(|taken| taken.id != listed.id))
+        .chain(taken)
+        .filter(|snapshot| snapshot.is_scheduled_for(id))
+        .cloned()
+        .collect();
+    let policy = Policy {
+        max_count: schedule.retention.max_count,
+        max_age: schedule.retention.max_age,
+        instance_exists,
+    };
+    let verdicts = retention::plan(id, &scheduled, &policy, now);
+    let mut retained = Retained {
+        left: scheduled.len(),
+        ..Retained::default()
+    };
+    let mut failures = Vec::new();
+    for snapshot in retention::removals(&verdicts) {
+        let removed = if context.options.dry_run {
+            Ok(())
+        } else {
+            context.engine.delete(&snapshot.id)
+        };
+        match removed {
+            Ok(()) => {
+                retained.removed.push(snapshot.id.clone());
+                retained.left -= 1;
+            }
+            Err(error) => failures.push(format!("{}: {}", snapshot.id, describe(&error))),
+        }
+    }
+    if !failures.is_empty() {
+        retained.error = Some(format!("could not delete {}", failures.join("; ")));
+    }
+    retained
+}

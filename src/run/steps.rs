@@ -1,0 +1,386 @@
+//! The steps of a run for one instance, under its lock (design, section 5).
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use log::debug;
+
+use crate::clock;
+use crate::engine::{CreateRequest, Created, EngineError, describe};
+use crate::instance::{Instance, InstanceId};
+use crate::interrupt;
+use crate::run::pick::Job;
+use crate::run::report::{InstanceResult, Outcome};
+use crate::run::retain::{self, Retained};
+use crate::run::{Context, outcome};
+use crate::schedule::cadence::{self, Due};
+use crate::schedule::{Attempt, Schedule, progress};
+use crate::snapshot::{self, Kind, Snapshot};
+use crate::store::Lock;
+
+/// Takes one instance through its run.
+pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
+    with_lock(context, &job.id, |lock| {
+        let notes = match context.engine.recover(&job.id) {
+            Ok(notes) => notes,
+            Err(error) => return outcome::failed(&job.id, not_recovered(&describe(&error))),
+        };
+        let mut result = if job.is_due {
+            due_under_lock(context, &job.id, lock)
+                .unwrap_or_else(|error| outcome::failed(&job.id, error))
+        } else {
+            outcome::plain(&job.id, Outcome::Skipped)
+        };
+        result.notes.splice(0..0, notes);
+        result
+    })
+}
+
+/// Only puts right what a run that died left behind.
+pub(super) fn recover(context: &Context<'_>, id: &InstanceId) -> InstanceResult {
+    if context.options.dry_run {
+        return outcome::skipped(id, "would put right what an earlier run left behind");
+    }
+    with_lock(context, id, |_| match context.engine.recover(id) {
+        Ok(notes) => InstanceResult {
+            notes,
+            ..outcome::plain(id, Outcome::Skipped)
+        },
+        Err(error) => outcome::failed(id, not_recovered(&describe(&error))),
+    })
+}
+
+fn not_recovered(error: &str) -> String {
+    format!("could not put right what an earlier run left behind: {error}")
+}
+
+/// Runs `work` under the instance's lock and times it; skips the instance if another process holds the lock.
+fn with_lock(
+    context: &Context<'_>,
+    id: &InstanceId,
+    work: impl FnOnce(&Lock) -> InstanceResult,
+) -> InstanceResult {
+    let began = Instant::now();
+    let mut result = match context.store.try_lock(id) {
+        Ok(Some(lock)) => work(&lock),
+        Ok(None) => InstanceResult {
+            is_locked: true,
+            ..outcome::skipped(id, "busy: another run is working on it")
+        },
+        Err(error) => outcome::failed(id, describe(&error)),
+    };
+    result.duration = began.elapsed();
+    result
+}
+
+/// The run of an instance that was due when it was picked.
+fn due_under_lock(
+    context: &Context<'_>,
+    id: &InstanceId,
+    _lock: &Lock,
+) -> Result<InstanceResult, String> {
+    if interrupt::requested() {
+        return Ok(outcome::skipped(id, "not begun: interrupted by a signal"));
+    }
+    let Some(mut schedule) = load(context, id)? else {
+        return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
+    };
+    let now = clock::now();
+    let mut notes = Vec::new();
+    if let Some(note) = heal(&mut schedule, now) {
+        save(context, &schedule)?;
+        notes.push(note);
+    }
+    if !is_due(context, &schedule, now) {
+        return Ok(InstanceResult {
+            notes,
+            ..outcome::plain(id, Outcome::Skipped)
+        });
+    }
+
+    let died = schedule.attempt.clone();
+    let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
+    save(context, &schedule)?;
+    let began = Instant::now();
+    let mut end = match died {
+        Some(_) => take_up(context, &schedule, &attempt, &mut notes),
+        None => take(context, &schedule, &attempt),
+    };
+    if let End::Failed {
+        is_found: false,
+        is_open,
+        ..
+    } = &mut end
+    {
+        // While nothing can be found out, an end that was open stays so.
+        *is_open = died.is_some();
+    }
+    let mut result = record(context, &mut schedule, &attempt, end, began.elapsed())?;
+    result.notes.splice(0..0, notes);
+    Ok(result)
+}
+
+/// How the taking of a snapshot ended.
+enum End {
+    Taken(Kind, Created),
+    /// An earlier run had finished the snapshot and died before it could record it.
+    Found(Snapshot),
+    Gone,
+    Failed {
+        /// The kind that was tried; `None` if it did not come to that.
+        kind: Option<Kind>,
+        /// Whether the instance was found.
+        is_found: bool,
+        /// Whether the snapshot may still turn up under the attempt's name.
+        is_open: bool,
+        error: String,
+    },
+}
+
+/// Goes on where a run died: its snapshot may be there already.
+fn take_up(
+    context: &Context<'_>,
+    schedule: &Schedule,
+    attempt: &Attempt,
+    notes: &mut Vec<String>,
+) -> End {
+    // The shared listing may have been read while that run was still alive.
+    let listing = match context.engine.list() {
+        Ok(listing) => listing,
+        Err(error) => return not_found_out(&error),
+    };
+    let found = listing.snapshots.into_iter().find(|snapshot| {
+        snapshot.is_scheduled_for(&schedule.instance_id) && snapshot.name == attempt.snapshot_name
+    });
+    if let Some(snapshot) = found {
+        notes.push("an earlier run had taken this snapshot and did not see it finished".to_owned());
+        return End::Found(snapshot);
+    }
+    notes.push("an earlier run did not finish its snapshot; this one takes it".to_owned());
+    match context.engine.sweep() {
+        Ok(lines) => notes.extend(lines),
+        Err(error) => notes.push(describe(&error)),
+    }
+    take(context, schedule, attempt)
+}
+
+/// Finds the instance and takes the snapshot that its state asks for.
+fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
+    let id = &schedule.instance_id;
+    let instance = match context.engine.find(id) {
+        Ok(Some(instance)) => instance,
+        Ok(None) => return End::Gone,
+        Err(error) => return not_found_out(&error),
+    };
+    let failed = |kind, error, is_open| End::Failed {
+        kind,
+        is_found: true,
+        is_open,
+        error,
+    };
+    let kind = match kind_for(&instance) {
+        Ok(kind) => kind,
+        Err(error) => return failed(None, error, false),
+    };
+    match context.engine.rival_schedule(id) {
+        Ok(rival) => context.warn(rival.into_iter().collect()),
+        // Whatever is wrong, the snapshot itself will meet it.
+        Err(error) => debug!("instance {id}: {}", describe(&error)),
+    }
+    let tags = snapshot::scheduled_tags(&schedule.metadata, id);
+    let request = CreateRequest {
+        instance: &instance,
+        kind,
+        name: &attempt.snapshot_name,
+        tags: &tags,
+        // Not the run time: a run that died may be taken up much later.
+        now: clock::now(),
+    };
+    match context.engine.create(&request) {
+        Ok(created) => End::Taken(kind, created),
+        Err(error) => {
+            let is_open = matches!(error, EngineError::Unclear { .. });
+            failed(Some(kind), describe(&error), is_open)
+        }
+    }
+}
+
+/// The engine could not even tell whether the instance is there.
+fn not_found_out(error: &EngineError) -> End {
+    End::Failed {
+        kind: None,
+        is_found: false,
+        is_open: false,
+        error: describe(error),
+    }
+}
+
+/// Records how the run ended, applies retention, and makes the result.
+fn record(
+    context: &Context<'_>,
+    schedule: &mut Schedule,
+    attempt: &Attempt,
+    end: End,
+    took: Duration,
+) -> Result<InstanceResult, String> {
+    let id = schedule.instance_id.clone();
+    let now = clock::now();
+    let named = InstanceResult {
+        snapshot_name: Some(attempt.snapshot_name.clone()),
+        ..outcome::plain(&id, Outcome::Snapshotted)
+    };
+    schedule.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let (mut result, taken, exists) = match end {
+        End::Taken(kind, created) => {
+            let snapshot = &created.snapshot;
+            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
+            schedule.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
+            context.warn(created.warnings);
+            let result = InstanceResult {
+                kind: Some(kind),
+                snapshot_id: Some(created.snapshot.id.clone()),
+                pause: created.pause,
+                ..named
+            };
+            (result, Some(created.snapshot), true)
+        }
+        End::Found(snapshot) => {
+            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
+            schedule.last_pause_ms = None;
+            let result = InstanceResult {
+                kind: Some(snapshot.kind),
+                snapshot_id: Some(snapshot.id.clone()),
+                ..named
+            };
+            (result, Some(snapshot), true)
+        }
+        End::Gone => {
+            schedule.note_missing(now);
+            let result = InstanceResult {
+                notes: vec!["the instance is gone; only retention was applied".to_owned()],
+                ..outcome::plain(&id, Outcome::Pruned)
+            };
+            (result, None, false)
+        }
+        End::Failed {
+            kind,
+            is_found,
+            is_open,
+            error,
+        } => {
+            schedule.fail(&error, now);
+            if is_open {
+                // As if this run had died: the next one looks for this very snapshot first.
+                schedule.attempt = Some(attempt.clone());
+            }
+            if is_found {
+                schedule.missing_since = None;
+            }
+            let result = InstanceResult {
+                kind,
+                outcome: Outcome::Failed,
+                error: Some(error),
+                ..named
+            };
+            (result, None, true)
+        }
+    };
+    let recorded = save(context, schedule);
+    let retained = retain::apply(context, schedule, taken.as_ref(), exists, now);
+    if !exists && retained.error.is_none() {
+        retire_if_done(context, schedule, &retained, now, &mut result)?;
+    }
+    add_error(&mut result, retained.error);
+    add_error(&mut result, recorded.err());
+    result.pruned = retained.removed;
+    Ok(result)
+}
+
+pub(super) fn add_error(result: &mut InstanceResult, error: Option<String>) {
+    if let Some(error) = error {
+        result.error = Some(match result.error.take() {
+            Some(first) => format!("{first}; {error}"),
+            None => error,
+        });
+    }
+}
+
+/// Removes the schedule of an instance that is gone for good.
+pub(super) fn retire_if_done(
+    context: &Context<'_>,
+    schedule: &Schedule,
+    retained: &Retained,
+    now: DateTime<Utc>,
+    result: &mut InstanceResult,
+) -> Result<(), String> {
+    if !schedule.can_retire(retained.left, context.options.missing_grace, now) {
+        return Ok(());
+    }
+    if !context.options.dry_run {
+        context
+            .store
+            .remove(&schedule.instance_id)
+            .map_err(|error| describe(&error))?;
+    }
+    result.outcome = Outcome::Retired;
+    result.notes = vec!["the instance is gone for good; its schedule was removed".to_owned()];
+    Ok(())
+}
+
+/// The kind of snapshot that an instance's state allows (contract, section 3).
+pub(super) fn kind_for(instance: &Instance) -> Result<Kind, String> {
+    Kind::for_state(instance.state).ok_or_else(|| {
+        let note = instance
+            .state_note
+            .as_ref()
+            .map(|note| format!(": {note}"))
+            .unwrap_or_default();
+        format!(
+            "can't snapshot an instance in state {}{note}; it must be Running, Standby or Stopped",
+            instance.state
+        )
+    })
+}
+
+/// Brings a next run that lies impossibly far ahead back onto the grid, and says so.
+pub(super) fn heal(schedule: &mut Schedule, now: DateTime<Utc>) -> Option<String> {
+    let id = &schedule.instance_id;
+    match cadence::due(&schedule.times(), id, now) {
+        Due::Heal { next_run_at } => {
+            let note = progress::describe_heal(id, schedule.next_run_at, next_run_at);
+            schedule.next_run_at = next_run_at;
+            schedule.updated_at = now;
+            Some(note)
+        }
+        Due::No { .. } | Due::Now(_) => None,
+    }
+}
+
+pub(super) fn is_due(context: &Context<'_>, schedule: &Schedule, now: DateTime<Utc>) -> bool {
+    context.options.force
+        || matches!(
+            cadence::due(&schedule.times(), &schedule.instance_id, now),
+            Due::Now(_)
+        )
+}
+
+/// Whether a snapshot of the instance has this name; names are unique per source (contract, section 3).
+pub(super) fn is_name_taken(context: &Context<'_>, id: &InstanceId, name: &str) -> bool {
+    context.listing().is_ok_and(|listing| {
+        listing
+            .snapshots
+            .iter()
+            .any(|snapshot| snapshot.source_instance_id == id.as_str() && snapshot.name == name)
+    })
+}
+
+pub(super) fn load(context: &Context<'_>, id: &InstanceId) -> Result<Option<Schedule>, String> {
+    context.store.load(id).map_err(|error| describe(&error))
+}
+
+fn save(context: &Context<'_>, schedule: &Schedule) -> Result<(), String> {
+    context
+        .store
+        .save(schedule)
+        .map_err(|error| describe(&error))
+}

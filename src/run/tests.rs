@@ -1,0 +1,605 @@
+//! The promises of a run, with an engine in memory that can fail in ways that a real one can't be made to.
+
+mod unclear;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tempfile::TempDir;
+
+use super::report::{Outcome, Report};
+use super::{Options, prune, run_due};
+use crate::clock;
+use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::schedule::{Attempt, Retention, Schedule, Settings};
+use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
+use crate::store::Store;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What the engine does with one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behaviour {
+    Works(State),
+    CreateFails,
+    CreateUnclear,
+    CreatePanics,
+    Unreachable,
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    behaviours: BTreeMap<InstanceId, Behaviour>,
+    snapshots: Vec<Snapshot>,
+}
+
+#[derive(Debug, Default)]
+struct Fake {
+    world: Mutex<World>,
+    listings: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+impl Fake {
+    fn behaviour(&self, id: &InstanceId) -> Behaviour {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let world = self.world.lock().unwrap();
+        world.behaviours.get(id).copied().unwrap_or(Behaviour::Gone)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let world = self.world.lock().unwrap();
+        world.snapshots.iter().map(|s| s.name.clone()).collect()
+    }
+}
+
+impl Engine for &Fake {
+    fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
+        let world = self.world.lock().unwrap();
+        Ok(world
+            .behaviours
+            .iter()
+            .filter(|(_, behaviour)| **behaviour != Behaviour::Gone)
+            .map(|(id, _)| InstanceRef {
+                id: id.clone(),
+                name: String::new(),
+            })
+            .collect())
+    }
+
+    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
+        let state = match self.behaviour(id) {
+            Behaviour::Gone => return Ok(None),
+            Behaviour::Unreachable => return Err(EngineError::unavailable("nobody home")),
+            Behaviour::CreateFails | Behaviour::CreateUnclear | Behaviour::CreatePanics => {
+                State::Running
+            }
+            Behaviour::Works(state) => state,
+        };
+        Ok(Some(Instance {
+            id: id.clone(),
+            name: "name".to_owned(),
+            state,
+            state_note: None,
+        }))
+    }
+
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn recover(&self, _: &InstanceId) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
+        match self.behaviour(&request.instance.id) {
+            Behaviour::CreateFails => return Err(EngineError::instance("the disk is full")),
+            Behaviour::CreateUnclear => {
+                return Err(EngineError::Unclear {
+                    message: "the answer was lost".to_owned(),
+                });
+            }
+            Behaviour::CreatePanics => panic!("this panic is part of the test"),
+            Behaviour::Works(_) | Behaviour::Unreachable | Behaviour::Gone => {}
+        }
+        let mut world = self.world.lock().unwrap();
+        let snapshot = Snapshot {
+            id: format!("made{}", world.snapshots.len()).parse().unwrap(),
+            name: request.name.to_owned(),
+            kind: request.kind,
+            tags: request.tags.clone(),
+            source_instance_id: request.instance.id.to_string(),
+            ..a_snapshot("x", request.instance.id.as_str(), request.now)
+        };
+        world.snapshots.push(snapshot.clone());
+        Ok(Created {
+            snapshot,
+            pause: Some(Duration::from_millis(5)),
+            warnings: vec!["the same warning for all".to_owned()],
+        })
+    }
+
+    fn list(&self) -> Result<Listing, EngineError> {
+        self.listings.fetch_add(1, Ordering::SeqCst);
+        Ok(Listing {
+            snapshots: self.world.lock().unwrap().snapshots.clone(),
+            problems: vec!["a directory without a record".to_owned()],
+        })
+    }
+
+    fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        let mut world = self.world.lock().unwrap();
+        world.snapshots.retain(|snapshot| snapshot.id != *id);
+        Ok(())
+    }
+
+    fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+}
+
+fn a_snapshot(id: &str, instance: &str, created_at: DateTime<Utc>) -> Snapshot {
+    let instance: InstanceId = instance.parse().unwrap();
+    Snapshot {
+        id: id.parse().unwrap(),
+        name: id.to_owned(),
+        kind: Kind::Standby,
+        tags: snapshot::scheduled_tags(&BTreeMap::new(), &instance),
+        source_instance_id: instance.to_string(),
+        source_instance_name: "name".to_owned(),
+        source_hypervisor: "qemu".to_owned(),
+        created_at,
+        size_bytes: 1,
+        disk_bytes: None,
+    }
+}
+
+struct Host {
+    _state: TempDir,
+    path: PathBuf,
+    store: Store,
+    fake: &'static Fake,
+    options: Options,
+}
+
+impl Host {
+    fn new() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        Self {
+            path: state.path().to_owned(),
+            store: Store::new(state.path().to_owned()),
+            _state: state,
+            // Leaked: the engine is asked for as a box that borrows nothing.
+            fake: Box::leak(Box::default()),
+            options: Options {
+                jobs: 2,
+                dry_run: false,
+                force: false,
+                only: None,
+                missing_grace: 24 * HOUR,
+                lock_timeout: Duration::ZERO,
+            },
+        }
+    }
+
+    /// An hourly schedule, due since five minutes.
+    fn due(&self, id: &str, behaviour: Behaviour, retention: Retention) -> InstanceId {
+        let id: InstanceId = id.parse().unwrap();
+        let settings = Settings {
+            interval: HOUR,
+            retention,
+            name_prefix: None,
+            metadata: BTreeMap::new(),
+        };
+        let now = clock::now();
+        let mut schedule = Schedule::new(id.clone(), settings, now - TimeDelta::hours(3));
+        schedule.next_run_at = now - TimeDelta::minutes(5);
+        self.store.save(&schedule).unwrap();
+        self.behave(&id, behaviour);
+        id
+    }
+
+    fn behave(&self, id: &InstanceId, behaviour: Behaviour) {
+        let mut world = self.fake.world.lock().unwrap();
+        world.behaviours.insert(id.clone(), behaviour);
+    }
+
+    fn has(&self, snapshot: Snapshot) {
+        self.fake.world.lock().unwrap().snapshots.push(snapshot);
+    }
+
+    fn change(&self, id: &InstanceId, change: impl FnOnce(&mut Schedule)) {
+        let mut schedule = self.schedule(id);
+        change(&mut schedule);
+        self.store.save(&schedule).unwrap();
+    }
+
+    fn schedule(&self, id: &InstanceId) -> Schedule {
+        self.store.load(id).unwrap().unwrap()
+    }
+
+    fn run(&self) -> Report {
+        run_due(&self.store, &|| Ok(Box::new(self.fake)), &self.options).unwrap()
+    }
+
+    fn prune(&self) -> Report {
+        prune(&self.store, &|| Ok(Box::new(self.fake)), &self.options).unwrap()
+    }
+}
+
+fn keep(max_count: u64) -> Retention {
+    Retention {
+        max_count,
+        ..Retention::default()
+    }
+}
+
+fn keep_for(max_age: Duration) -> Retention {
+    Retention {
+        max_age: Some(max_age),
+        ..Retention::default()
+    }
+}
+
+fn ago(age: Duration) -> DateTime<Utc> {
+    clock::now() - age
+}
+
+#[test]
+fn a_due_instance_is_snapshotted_recorded_and_pruned() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(2));
+    let due_at = host.schedule(&id).next_run_at;
+    host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
+
+    let report = host.run();
+
+    let [result] = report.results.as_slice() else {
+        panic!("{report:?}")
+    };
+    assert_eq!(result.outcome, Outcome::Snapshotted);
+    assert_eq!(result.kind, Some(Kind::Standby));
+    assert_eq!(result.pruned, ["old1".parse().unwrap()]);
+    assert_eq!(result.pause, Some(Duration::from_millis(5)));
+    assert!(!report.has_failures());
+    let schedule = host.schedule(&id);
+    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
+    assert_eq!(schedule.last_snapshot_id.as_deref(), Some("made2"));
+    assert_eq!(schedule.last_pause_ms, Some(5.0));
+    assert_eq!((schedule.attempt, schedule.last_error), (None, None));
+    assert_eq!(host.fake.names().len(), 2);
+    assert!(host.run().results.is_empty(), "it is not due any more");
+}
+
+#[test]
+fn an_idle_run_asks_the_engine_for_nothing() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(2));
+    host.change(&id, |schedule| {
+        schedule.next_run_at = clock::now() + TimeDelta::minutes(5);
+    });
+    let report = host.run();
+    assert!(report.results.is_empty() && report.warnings.is_empty());
+    assert_eq!(host.fake.calls.load(Ordering::SeqCst), 0);
+    assert_eq!(host.fake.listings.load(Ordering::SeqCst), 0);
+    assert!(!host.path.join("locks").exists());
+}
+
+#[test]
+fn the_store_is_listed_once_however_many_instances_are_due() {
+    let host = Host::new();
+    for n in 0..10 {
+        host.due(&format!("vm{n}"), Behaviour::Works(State::Stopped), keep(1));
+    }
+    let report = host.run();
+    assert_eq!(report.results.len(), 10);
+    assert_eq!(host.fake.listings.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        report.warnings,
+        ["a directory without a record", "the same warning for all"],
+        "each warning is told once"
+    );
+}
+
+#[test]
+fn a_failed_run_keeps_the_cadence_retries_sooner_and_still_prunes() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::CreateFails, keep(1));
+    let due_at = host.schedule(&id).next_run_at;
+    host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
+
+    let report = host.run();
+
+    assert!(report.has_failures());
+    let result = &report.results[0];
+    assert_eq!(result.outcome, Outcome::Failed);
+    assert_eq!(result.error.as_deref(), Some("the disk is full"));
+    assert_eq!(result.pruned, ["old1".parse().unwrap()]);
+    let schedule = host.schedule(&id);
+    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
+    assert_eq!(schedule.consecutive_failures, 1);
+    assert!(schedule.retry_at.unwrap() <= clock::now() + TimeDelta::minutes(1));
+    assert_eq!(schedule.last_error.as_deref(), Some("the disk is full"));
+    assert!(host.run().results.is_empty(), "the retry is not due yet");
+
+    host.behave(&id, Behaviour::Works(State::Running));
+    host.change(&id, |schedule| schedule.retry_at = Some(clock::now()));
+    assert_eq!(host.run().results[0].outcome, Outcome::Snapshotted);
+    let schedule = host.schedule(&id);
+    assert_eq!(
+        (schedule.retry_at, schedule.consecutive_failures),
+        (None, 0)
+    );
+    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
+}
+
+#[test]
+fn an_engine_that_can_t_be_reached_never_makes_an_instance_gone() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Unreachable, keep(1));
+    host.change(&id, |schedule| {
+        schedule.missing_since = Some(ago(1000 * HOUR));
+    });
+    let report = host.run();
+    assert_eq!(report.results[0].outcome, Outcome::Failed);
+    assert_eq!(report.results[0].error.as_deref(), Some("nobody home"));
+    assert!(host.store.load(&id).unwrap().is_some());
+}
+
+#[test]
+fn a_gone_instance_is_pruned_by_age_and_retired_after_the_grace() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Gone, keep_for(2 * HOUR));
+    host.has(a_snapshot("old", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("young", "vm", ago(HOUR)));
+    let run_again = |since| {
+        host.change(&id, |schedule| {
+            schedule.next_run_at = ago(Duration::from_secs(1));
+            schedule.missing_since = since;
+        });
+        host.run().results.remove(0)
+    };
+
+    let first = run_again(None);
+    assert_eq!(first.outcome, Outcome::Pruned);
+    assert_eq!(first.pruned, ["old".parse().unwrap()]);
+    assert!(host.schedule(&id).missing_since.is_some());
+
+    let waiting = run_again(Some(ago(25 * HOUR)));
+    assert_eq!(waiting.outcome, Outcome::Pruned, "one may still go by age");
+
+    host.fake.world.lock().unwrap().snapshots.clear();
+    let early = run_again(Some(ago(23 * HOUR)));
+    assert_eq!(early.outcome, Outcome::Pruned);
+    let last = run_again(Some(ago(25 * HOUR)));
+    assert_eq!(last.outcome, Outcome::Retired);
+    assert_eq!(host.store.load(&id).unwrap(), None);
+}
+
+#[test]
+fn an_instance_that_comes_back_is_not_missing_any_more() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Stopped), keep(1));
+    host.change(&id, |schedule| schedule.missing_since = Some(ago(HOUR)));
+    host.run();
+    assert_eq!(host.schedule(&id).missing_since, None);
+
+    let id = host.due("failing", Behaviour::CreateFails, keep(1));
+    host.change(&id, |schedule| schedule.missing_since = Some(ago(HOUR)));
+    host.run();
+    assert_eq!(host.schedule(&id).missing_since, None);
+}
+
+fn died_at(host: &Host, id: &InstanceId) -> Attempt {
+    let run_at = ago(Duration::from_secs(90));
+    let attempt = Attempt {
+        run_at,
+        snapshot_name: snapshot::scheduled_name(None, run_at),
+        tries: 1,
+        started_at: run_at,
+    };
+    host.change(id, |schedule| {
+        schedule.next_run_at = clock::now() + TimeDelta::minutes(50);
+        schedule.attempt = Some(attempt.clone());
+    });
+    attempt
+}
+
+#[test]
+fn a_snapshot_that_a_dead_run_had_finished_is_found_and_not_taken_twice() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(9));
+    let attempt = died_at(&host, &id);
+    host.has(Snapshot {
+        name: attempt.snapshot_name.clone(),
+        ..a_snapshot("finished", "vm", attempt.run_at)
+    });
+    let report = host.run();
+    assert_eq!(report.results[0].outcome, Outcome::Snapshotted);
+    assert_eq!(host.fake.names(), [attempt.snapshot_name]);
+    let schedule = host.schedule(&id);
+    assert_eq!(schedule.last_snapshot_id.as_deref(), Some("finished"));
+    assert_eq!(schedule.attempt, None);
+}
+
+#[test]
+fn a_snapshot_that_a_dead_run_had_not_finished_is_taken_under_its_name() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(9));
+    let attempt = died_at(&host, &id);
+    // A manual snapshot of that name is not the dead run's.
+    host.has(Snapshot {
+        name: attempt.snapshot_name.clone(),
+        tags: BTreeMap::new(),
+        ..a_snapshot("manual", "vm", attempt.run_at)
+    });
+    host.run();
+    assert_eq!(
+        host.fake.names(),
+        [attempt.snapshot_name.clone(), attempt.snapshot_name]
+    );
+    assert_eq!(host.schedule(&id).attempt, None);
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_and_changes_nothing() {
+    let mut host = Host::new();
+    host.due("vm", Behaviour::Works(State::Running), keep(2));
+    host.due("gone", Behaviour::Gone, keep(1));
+    host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
+    let before = files_of(&host);
+    host.options.dry_run = true;
+    let plan = host.run();
+    host.options.dry_run = false;
+    assert_eq!(files_of(&host), before, "a dry run writes no schedule");
+    assert!(!host.path.join("locks").exists());
+    assert_eq!(host.fake.names(), ["old1", "old2"]);
+
+    let carried_out = host.run();
+    assert!(plan.is_dry_run && !carried_out.is_dry_run);
+    for (planned, done) in plan.results.iter().zip(&carried_out.results) {
+        assert_eq!(planned.instance_id, done.instance_id);
+        assert_eq!(planned.outcome, done.outcome);
+        assert_eq!(planned.kind, done.kind);
+        assert_eq!(planned.pruned, done.pruned);
+    }
+    assert_eq!(plan.results.len(), carried_out.results.len());
+}
+
+fn files_of(host: &Host) -> [Vec<u8>; 2] {
+    ["vm", "gone"].map(|id| std::fs::read(host.store.path(&id.parse().unwrap())).unwrap())
+}
+
+#[test]
+fn an_instance_that_another_run_holds_is_skipped_and_no_failure() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(2));
+    let lock = host.store.try_lock(&id).unwrap().unwrap();
+    let report = host.run();
+    assert_eq!(report.results[0].outcome, Outcome::Skipped);
+    assert!(report.results[0].is_locked && !report.has_failures());
+    assert!(host.fake.names().is_empty());
+
+    let pruned = host.prune();
+    assert!(pruned.results[0].is_locked && pruned.has_failures());
+    drop(lock);
+    assert_eq!(host.run().results[0].outcome, Outcome::Snapshotted);
+}
+
+#[test]
+fn failure_and_panic_of_one_instance_leave_the_others_alone() {
+    let host = Host::new();
+    host.due("a", Behaviour::CreateFails, keep(1));
+    host.due("b", Behaviour::CreatePanics, keep(1));
+    host.due("c", Behaviour::Works(State::Stopped), keep(1));
+    std::fs::write(host.store.path(&"d".parse().unwrap()), "{").unwrap();
+    let report = host.run();
+    let outcomes: Vec<_> = report
+        .results
+        .iter()
+        .map(|result| (result.instance_id.as_str(), result.outcome))
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            ("a", Outcome::Failed),
+            ("b", Outcome::Failed),
+            ("c", Outcome::Snapshotted),
+            ("d", Outcome::Failed)
+        ]
+    );
+    assert!(
+        report.results[1]
+            .error
+            .as_ref()
+            .unwrap()
+            .contains("panicked")
+    );
+}
+
+#[test]
+fn force_takes_a_snapshot_and_leaves_the_cadence_alone() {
+    let mut host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Stopped), keep(9));
+    let next = clock::now() + TimeDelta::minutes(50);
+    host.change(&id, |schedule| schedule.next_run_at = next);
+    host.options.force = true;
+    host.run();
+    host.run();
+    assert_eq!(host.schedule(&id).next_run_at, next);
+    let names = host.fake.names();
+    assert_eq!(names.len(), 2);
+    assert_ne!(names[0], names[1], "two in the same second have two names");
+}
+
+#[test]
+fn a_state_that_allows_no_snapshot_is_named() {
+    for state in [
+        State::Created,
+        State::Initializing,
+        State::Paused,
+        State::Shutdown,
+        State::Unknown,
+    ] {
+        let host = Host::new();
+        host.due("vm", Behaviour::Works(state), keep(1));
+        let report = host.run();
+        let error = report.results[0].error.clone().unwrap();
+        assert!(error.contains(&state.to_string()), "{error}");
+        assert!(host.fake.names().is_empty());
+    }
+}
+
+#[test]
+fn a_next_run_that_lies_impossibly_far_ahead_is_brought_back_and_said() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Stopped), keep(1));
+    host.change(&id, |schedule| {
+        schedule.next_run_at = clock::now() + TimeDelta::days(400);
+    });
+    let report = host.run();
+    assert_eq!(report.results[0].notes.len(), 1, "{report:?}");
+    let next = host.schedule(&id).next_run_at;
+    assert!(next > clock::now() && next <= clock::now() + TimeDelta::hours(1));
+}
+
+#[test]
+fn retention_touches_only_what_the_schedule_made() {
+    let host = Host::new();
+    host.due("vm", Behaviour::Works(State::Stopped), keep(1));
+    let old = ago(1000 * HOUR);
+    host.has(a_snapshot("other", "vm2", old));
+    let mut manual = a_snapshot("manual", "vm", old);
+    manual.tags.clear();
+    host.has(manual);
+    let mut forged = a_snapshot("forged", "vm2", old);
+    forged.tags = a_snapshot("x", "vm", old).tags;
+    host.has(forged);
+    host.has(a_snapshot("mine", "vm", old));
+    let report = host.run();
+    assert_eq!(report.results[0].pruned, ["mine".parse().unwrap()]);
+    assert_eq!(host.fake.names()[..3], ["other", "manual", "forged"]);
+}
+
+#[test]
+fn prune_applies_retention_without_a_run() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Unreachable, keep(1));
+    host.has(a_snapshot("old", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("new", "vm", ago(2 * HOUR)));
+    let before = host.schedule(&id);
+    let report = host.prune();
+    assert_eq!(report.results[0].outcome, Outcome::Pruned);
+    assert_eq!(report.results[0].pruned, ["old".parse().unwrap()]);
+    assert_eq!(host.schedule(&id), before);
+}

@@ -1,0 +1,271 @@
+//! Facts about the rules: what `set` takes, what it refuses and how it says so, and what a file may hold.
+
+use chrono::DateTime;
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot;
+
+fn input() -> Input {
+    Input {
+        interval: "1h".to_owned(),
+        max_count: Some(7),
+        ..Input::default()
+    }
+}
+
+fn refusal(input: Input) -> String {
+    settings(input).expect_err("not refused").to_string()
+}
+
+#[test]
+fn a_whole_declaration_is_taken() {
+    let settings = settings(Input {
+        interval: "60m".to_owned(),
+        max_count: Some(7),
+        max_age: Some("7d".to_owned()),
+        name_prefix: Some("nightly".to_owned()),
+        metadata: vec![
+            "team=infra".to_owned(),
+            "note=a=b c".to_owned(),
+            "empty=".to_owned(),
+        ],
+    })
+    .unwrap();
+    assert_eq!(settings.interval, Duration::from_secs(3600));
+    assert_eq!(settings.retention.max_count, 7);
+    assert_eq!(
+        settings.retention.max_age,
+        Some(Duration::from_secs(7 * 24 * 3600))
+    );
+    assert_eq!(settings.name_prefix.as_deref(), Some("nightly"));
+    let metadata: Vec<_> = settings
+        .metadata
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    assert_eq!(
+        metadata,
+        [("empty", ""), ("note", "a=b c"), ("team", "infra")]
+    );
+}
+
+#[test]
+fn a_minute_is_the_shortest_interval() {
+    for (interval, refused) in [
+        ("1m", None),
+        ("60s", None),
+        ("59.999999999s", Some("must be at least 1m")),
+        ("30s", Some("must be at least 1m")),
+        ("0", Some("must be at least 1m")),
+        ("-5m", Some("must not be negative")),
+        ("", Some("is empty")),
+        ("5", Some("lacks a unit")),
+        ("300y", Some("292 years")),
+    ] {
+        let input = Input {
+            interval: interval.to_owned(),
+            ..input()
+        };
+        match refused {
+            None => assert!(settings(input).is_ok(), "{interval}"),
+            Some(rule) => {
+                let error = refusal(input);
+                assert!(
+                    error.starts_with(&format!("--interval {interval:?}: ")),
+                    "{error}"
+                );
+                assert!(error.contains(rule), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn retention_needs_one_limit_above_zero() {
+    let limits = |max_count: Option<i64>, max_age: Option<&str>| {
+        settings(Input {
+            max_count,
+            max_age: max_age.map(str::to_owned),
+            ..input()
+        })
+        .map(|settings| (settings.retention.max_count, settings.retention.max_age))
+        .map_err(|error| error.to_string())
+    };
+    let day = Some(Duration::from_secs(24 * 3600));
+    assert_eq!(limits(Some(1), None), Ok((1, None)));
+    assert_eq!(limits(Some(1), Some("0s")), Ok((1, None)));
+    assert_eq!(limits(None, Some("24h")), Ok((0, day)));
+    assert_eq!(limits(Some(0), Some("24h")), Ok((0, day)));
+    assert_eq!(
+        limits(Some(i64::MAX), None),
+        Ok((i64::MAX.unsigned_abs(), None))
+    );
+    for (count, age, begin) in [
+        (None, None, "--max-count or --max-age is missing: retention"),
+        (Some(0), None, "--max-count \"0\": retention needs a limit"),
+        (
+            None,
+            Some("0s"),
+            "--max-age \"0s\": retention needs a limit",
+        ),
+        (Some(0), Some("0"), "--max-count and --max-age \"0\": reten"),
+        (Some(-1), None, "--max-count \"-1\": must not be negative"),
+        (Some(-1), Some("7d"), "--max-count \"-1\": must not be neg"),
+        (Some(7), Some("-1h"), "--max-age \"-1h\": must not be neg"),
+        (Some(7), Some("week"), "--max-age \"week\": has no number"),
+    ] {
+        let error = limits(count, age).unwrap_err();
+        assert!(error.starts_with(begin), "{error}");
+    }
+}
+
+#[test]
+fn prefixes_are_lower_case_names_of_at_most_47_characters() {
+    let longest = "x".repeat(47);
+    for good in ["a", "0", "nightly", "a-b--c", "0-9", &longest] {
+        let input = Input {
+            name_prefix: Some(good.to_owned()),
+            ..input()
+        };
+        assert!(settings(input).is_ok(), "{good}");
+    }
+    let too_long = "x".repeat(48);
+    for bad in [
+        "", "-", "-a", "a-", "A", "a_b", "a b", "ä", "a/b", "..", "a\n", "a\0", &too_long,
+    ] {
+        let input = Input {
+            name_prefix: Some(bad.to_owned()),
+            ..input()
+        };
+        let error = refusal(input);
+        assert_eq!(error, format!("--name-prefix {bad:?}: {PREFIX_RULE}"));
+    }
+}
+
+#[test]
+fn metadata_follows_the_rules_of_tags() {
+    let key = |n: usize| format!("{}=v", "k".repeat(n));
+    let value = |n: usize| format!("k={}", "v".repeat(n));
+    for (entries, refused) in [
+        (vec![key(128)], None),
+        (vec![value(256)], None),
+        (vec!["a Z0_.:/+@-=a Z0_.:/=+@-".to_owned()], None),
+        (vec![key(129)], Some("1 to 128")),
+        (vec![value(257)], Some("at most 256")),
+        (vec!["=v".to_owned()], Some("1 to 128")),
+        (vec!["novalue".to_owned()], Some("KEY=VALUE")),
+        (vec![String::new()], Some("KEY=VALUE")),
+        (vec!["k=\u{e4}".to_owned()], Some("ASCII")),
+        (vec!["k\n=v".to_owned()], Some("ASCII")),
+        (vec!["k=v\0".to_owned()], Some("ASCII")),
+        (vec!["k=\"v\"".to_owned()], Some("ASCII")),
+        (
+            vec!["k=1".to_owned(), "k=1".to_owned()],
+            Some("given twice"),
+        ),
+        (
+            vec!["hypeman.scheduled=false".to_owned()],
+            Some("set by this tool"),
+        ),
+        (
+            vec!["hypeman.schedule_instance_id=x".to_owned()],
+            Some("set by this tool"),
+        ),
+    ] {
+        let input = Input {
+            metadata: entries.clone(),
+            ..input()
+        };
+        match refused {
+            None => assert!(settings(input).is_ok(), "{entries:?}"),
+            Some(rule) => {
+                let error = refusal(input);
+                assert!(error.contains(rule), "{error}");
+                let last = entries.last().unwrap();
+                assert!(
+                    error.starts_with(&format!("--metadata {last:?}: ")),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_leaves_room_for_the_two_markers() {
+    let entries = |n: usize| (0..n).map(|i| format!("k{i}=v")).collect::<Vec<_>>();
+    let with = |n| {
+        settings(Input {
+            metadata: entries(n),
+            ..input()
+        })
+    };
+    let metadata = with(48).unwrap().metadata;
+    let id = "vm-1".parse().unwrap();
+    assert_eq!(snapshot::scheduled_tags(&metadata, &id).len(), 50);
+    let error = with(49).unwrap_err().to_string();
+    assert!(
+        error.contains("49 entries") && error.contains("50 tags"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_must_hold_a_schedule_that_can_be_carried_out() {
+    let id: InstanceId = "vm-1".parse().unwrap();
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let good = Schedule::new(id.clone(), settings(input()).unwrap(), now);
+    assert_eq!(loaded(&good, &id), Ok(()));
+    let with = |change: fn(&mut Schedule)| {
+        let mut schedule = good.clone();
+        change(&mut schedule);
+        loaded(&schedule, &id).unwrap_err()
+    };
+    assert_eq!(
+        with(|s| s.instance_id = "vm-2".parse().unwrap()),
+        "instance_id \"vm-2\" is not the instance that the file is named after"
+    );
+    assert_eq!(
+        with(|s| s.interval = Duration::from_secs(59)),
+        "interval \"59s\" must be at least 1m"
+    );
+    assert!(with(|s| s.interval = Duration::ZERO).contains("at least 1m"));
+    assert!(with(|s| s.retention.max_count = 0).contains("limits nothing"));
+    assert!(
+        with(|s| s.name_prefix = Some("../x".to_owned())).contains("name_prefix \"../x\" must")
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics(
+        interval in any::<String>(),
+        max_count in any::<Option<i64>>(),
+        max_age in any::<Option<String>>(),
+        name_prefix in any::<Option<String>>(),
+        metadata in any::<Vec<String>>(),
+    ) {
+        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata });
+    }
+
+    #[test]
+    fn valid_prefixes_make_valid_snapshot_names(
+        prefix in "[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?",
+        seconds in 0i64..=253_402_300_799,
+    ) {
+        prop_assert!(is_prefix(&prefix));
+        let run_at = DateTime::from_timestamp(seconds, 0).unwrap();
+        let name = snapshot::scheduled_name(Some(&prefix), run_at);
+        prop_assert!(name.len() <= 63);
+        prop_assert!(name.strip_prefix(&prefix).unwrap().starts_with('-'));
+        prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+        prop_assert!(!name.starts_with('-') && !name.ends_with('-'));
+    }
+
+    #[test]
+    fn names_of_one_schedule_sort_by_time(a in 0i64..=253_402_300_799, b in 0i64..=253_402_300_799) {
+        let name = |seconds| snapshot::scheduled_name(None, DateTime::from_timestamp(seconds, 0).unwrap());
+        prop_assert_eq!(name(a).cmp(&name(b)), a.cmp(&b));
+    }
+}

@@ -1,0 +1,415 @@
+//! What flags, environment and default directories amount to: one validated value that commands are given.
+//!
+//! Looks at no file and starts nothing. A flag wins over its environment variable; an empty variable counts as unset.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use directories::ProjectDirs;
+
+use crate::cli::{Command, EngineKind, Global, RunDueArgs};
+
+/// Where root keeps this tool's state.
+const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
+/// Where root's hypeman keeps its data (contract, section 1).
+const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
+/// How long to wait for a lock where nothing else is said.
+const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// More instances than this at once would only make their guests stand still at the same time.
+const MAX_DEFAULT_JOBS: usize = 4;
+
+/// What every command works with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Schedules, locks and journals; absolute.
+    pub state_dir: PathBuf,
+    /// hypeman's data directory; absolute.
+    pub data_dir: PathBuf,
+    /// Who takes the snapshots.
+    pub engine: EngineKind,
+    /// The hypeman server, where one was named.
+    pub base_url: Option<String>,
+    /// More certificates to trust; absolute.
+    pub ca_file: Option<PathBuf>,
+    /// Whether plain http may leave this host.
+    pub allows_insecure_http: bool,
+    /// How long to wait for an instance's lock.
+    pub lock_timeout: Duration,
+    /// How long what a run waits for may take, and how much it does at once.
+    pub limits: Limits,
+}
+
+/// The limits of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Instances that are worked on at once; at least 1.
+    pub jobs: usize,
+    /// How long a guest may stand still for a snapshot; above zero.
+    pub pause_timeout: Duration,
+    /// How long one answer of a VMM may take that does no long work; above zero.
+    pub vmm_timeout: Duration,
+    /// How long a server may take to create a snapshot; above zero.
+    pub create_timeout: Duration,
+    /// How long an instance must be gone before its schedule is retired.
+    pub missing_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            jobs: processors.min(MAX_DEFAULT_JOBS),
+            pause_timeout: Duration::from_secs(30),
+            vmm_timeout: Duration::from_secs(10),
+            create_timeout: Duration::from_secs(10 * 60),
+            missing_grace: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// Why flags and environment don't amount to settings.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSettings {
+    /// A flag or variable has a value that can't be used.
+    #[error("{origin} {value:?}: {rule}")]
+    Value {
+        /// The flag or the environment variable.
+        origin: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        rule: String,
+    },
+    /// There is no default directory for a user without a home directory.
+    #[error("there is no home directory to keep {what} in; give {flag} or {variable}")]
+    NoHome {
+        /// What is kept there.
+        what: &'static str,
+        /// The flag that names it.
+        flag: &'static str,
+        /// The variable that names it.
+        variable: &'static str,
+    },
+}
+
+/// What the settings are made from besides the flags, so that tests can say what they are.
+pub struct Surroundings<'a> {
+    /// Looks up an environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Whether the user is root.
+    pub is_root: bool,
+}
+
+/// Merges the flags with what surrounds the process.
+///
+/// # Errors
+/// When a value can't be used, naming the flag or variable that it came from.
+pub fn resolve(
+    flags: &Global,
+    command: &Command,
+    around: &Surroundings<'_>,
+) -> Result<Settings, InvalidSettings> {
+    let state_dir = directory(
+        flags.state_dir.as_deref(),
+        "--state-dir",
+        "HYPEMAN_SNAP_STATE_DIR",
+        around,
+        |root| default_dir(root, ROOT_STATE_DIR, "hypeman-snap", state_home),
+        "schedules",
+    )?;
+    let data_dir = directory(
+        flags.data_dir.as_deref(),
+        "--data-dir",
+        "HYPEMAN_SNAP_DATA_DIR",
+        around,
+        |root| default_dir(root, ROOT_DATA_DIR, "hypeman", data_home),
+        "snapshots",
+    )?;
+    let base_url = match &flags.base_url {
+        Some(url) if url.is_empty() => return Err(empty("--base-url")),
+        Some(url) => Some(url.clone()),
+        None => text("HYPEMAN_BASE_URL", around)?,
+    };
+    let default_engine = if base_url.is_some() {
+        EngineKind::Hypeman
+    } else {
+        EngineKind::Local
+    };
+    Ok(Settings {
+        state_dir,
+        data_dir,
+        engine: match flags.engine {
+            Some(engine) => engine,
+            None => engine_from_environment(around)?.unwrap_or(default_engine),
+        },
+        base_url,
+        ca_file: path(
+            flags.ca_file.as_deref(),
+            "--ca-file",
+            "HYPEMAN_SNAP_CA_FILE",
+            around,
+        )?,
+        allows_insecure_http: flags.insecure_http,
+        lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
+        limits: match command {
+            Command::RunDue(args) => limits(args)?,
+            Command::Set(_)
+            | Command::Get(_)
+            | Command::List
+            | Command::Delete(_)
+            | Command::Prune(_)
+            | Command::Snapshots(_)
+            | Command::Register(_)
+            | Command::Unregister(_)
+            | Command::Completions(_) => Limits::default(),
+        },
+    })
+}
+
+fn limits(args: &RunDueArgs) -> Result<Limits, InvalidSettings> {
+    let default = Limits::default();
+    Ok(Limits {
+        jobs: args.jobs.map_or(default.jobs, usize::from),
+        pause_timeout: above_zero("--pause-timeout", args.pause_timeout)?
+            .unwrap_or(default.pause_timeout),
+        vmm_timeout: default.vmm_timeout,
+        create_timeout: above_zero("--create-timeout", args.create_timeout)?
+            .unwrap_or(default.create_timeout),
+        missing_grace: args.missing_grace.unwrap_or(default.missing_grace),
+    })
+}
+
+fn above_zero(
+    origin: &'static str,
+    value: Option<Duration>,
+) -> Result<Option<Duration>, InvalidSettings> {
+    if value == Some(Duration::ZERO) {
+        return Err(InvalidSettings::Value {
+            origin,
+            value: "0s".to_owned(),
+            rule: "must be above zero".to_owned(),
+        });
+    }
+    Ok(value)
+}
+
+fn engine_from_environment(
+    around: &Surroundings<'_>,
+) -> Result<Option<EngineKind>, InvalidSettings> {
+    const VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
+    text(VARIABLE, around)?
+        .map(|value| {
+            <EngineKind as clap::ValueEnum>::from_str(&value, false).map_err(|_| {
+                InvalidSettings::Value {
+                    origin: VARIABLE,
+                    value,
+                    rule: "must be local or hypeman".to_owned(),
+                }
+            })
+        })
+        .transpose()
+}
+
+fn directory(
+    flag_value: Option<&Path>,
+    flag: &'static str,
+    variable: &'static str,
+    around: &Surroundings<'_>,
+    default: impl FnOnce(bool) -> Option<PathBuf>,
+    what: &'static str,
+) -> Result<PathBuf, InvalidSettings> {
+    match path(flag_value, flag, variable, around)? {
+        Some(path) => Ok(path),
+        None => default(around.is_root).ok_or(InvalidSettings::NoHome {
+            what,
+            flag,
+            variable,
+        }),
+    }
+}
+
+/// A path from a flag or a variable, made absolute: it ends up in files that others read from other directories.
+fn path(
+    flag_value: Option<&Path>,
+    flag: &'static str,
+    variable: &'static str,
+    around: &Surroundings<'_>,
+) -> Result<Option<PathBuf>, InvalidSettings> {
+    let (origin, value) = match flag_value {
+        Some(path) if path.as_os_str().is_empty() => return Err(empty(flag)),
+        Some(path) => (flag, path.to_owned()),
+        None => match non_empty(variable, around) {
+            Some(value) => (variable, PathBuf::from(value)),
+            None => return Ok(None),
+        },
+    };
+    std::path::absolute(&value)
+        .map(Some)
+        .map_err(|error| InvalidSettings::Value {
+            origin,
+            value: value.display().to_string(),
+            rule: format!("can't be made absolute: {error}"),
+        })
+}
+
+fn text(
+    variable: &'static str,
+    around: &Surroundings<'_>,
+) -> Result<Option<String>, InvalidSettings> {
+    non_empty(variable, around)
+        .map(|value| {
+            value.into_string().map_err(|value| InvalidSettings::Value {
+                origin: variable,
+                value: value.to_string_lossy().into_owned(),
+                rule: "must be UTF-8".to_owned(),
+            })
+        })
+        .transpose()
+}
+
+fn non_empty(variable: &str, around: &Surroundings<'_>) -> Option<OsString> {
+    (around.variable)(variable).filter(|value| !value.is_empty())
+}
+
+fn empty(origin: &'static str) -> InvalidSettings {
+    InvalidSettings::Value {
+        origin,
+        value: String::new(),
+        rule: "must not be empty".to_owned(),
+    }
+}
+
+fn default_dir(
+    is_root: bool,
+    for_root: &str,
+    project: &str,
+    pick: fn(&ProjectDirs) -> PathBuf,
+) -> Option<PathBuf> {
+    if is_root {
+        return Some(PathBuf::from(for_root));
+    }
+    ProjectDirs::from("", "", project).map(|directories| pick(&directories))
+}
+
+fn state_home(directories: &ProjectDirs) -> PathBuf {
+    directories
+        .state_dir()
+        .unwrap_or_else(|| directories.data_dir())
+        .to_owned()
+}
+
+fn data_home(directories: &ProjectDirs) -> PathBuf {
+    directories.data_dir().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(flags: &Global, variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
+        };
+        resolve(
+            flags,
+            &Command::List,
+            &Surroundings {
+                variable: &variable,
+                is_root: true,
+            },
+        )
+    }
+
+    #[test]
+    fn root_keeps_state_and_data_under_var_lib() {
+        let settings = resolved(&Global::default(), &[]).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/var/lib/hypeman-snap"));
+        assert_eq!(settings.data_dir, Path::new("/var/lib/hypeman"));
+        assert_eq!(settings.engine, EngineKind::Local);
+    }
+
+    #[test]
+    fn flag_wins_over_environment_and_environment_over_default() {
+        let variables = [
+            ("HYPEMAN_SNAP_STATE_DIR", "/from-env"),
+            ("HYPEMAN_SNAP_DATA_DIR", "/data-from-env"),
+            ("HYPEMAN_SNAP_ENGINE", "hypeman"),
+            ("HYPEMAN_BASE_URL", "https://env"),
+        ];
+        let flags = Global {
+            state_dir: Some("/from-flag".into()),
+            engine: Some(EngineKind::Local),
+            base_url: Some("https://flag".into()),
+            ..Global::default()
+        };
+        let settings = resolved(&flags, &variables).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/from-flag"));
+        assert_eq!(settings.data_dir, Path::new("/data-from-env"));
+        assert_eq!(settings.engine, EngineKind::Local);
+        assert_eq!(settings.base_url.as_deref(), Some("https://flag"));
+        let settings = resolved(&Global::default(), &variables).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/from-env"));
+        assert_eq!(settings.engine, EngineKind::Hypeman);
+        assert_eq!(settings.base_url.as_deref(), Some("https://env"));
+    }
+
+    #[test]
+    fn empty_variables_count_as_unset() {
+        let settings = resolved(
+            &Global::default(),
+            &[
+                ("HYPEMAN_SNAP_STATE_DIR", ""),
+                ("HYPEMAN_SNAP_DATA_DIR", ""),
+                ("HYPEMAN_SNAP_ENGINE", ""),
+                ("HYPEMAN_BASE_URL", ""),
+                ("HYPEMAN_SNAP_CA_FILE", ""),
+            ],
+        )
+        .unwrap();
+        assert_eq!(settings, resolved(&Global::default(), &[]).unwrap());
+    }
+
+    #[test]
+    fn base_url_chooses_the_hypeman_engine() {
+        let with_url = [("HYPEMAN_BASE_URL", "http://localhost:8080")];
+        let settings = resolved(&Global::default(), &with_url).unwrap();
+        assert_eq!(settings.engine, EngineKind::Hypeman);
+        let flags = Global {
+            base_url: Some("http://localhost:8080".into()),
+            ..Global::default()
+        };
+        assert_eq!(resolved(&flags, &[]).unwrap().engine, EngineKind::Hypeman);
+    }
+
+    #[test]
+    fn errors_name_where_the_value_came_from() {
+        let error = resolved(&Global::default(), &[("HYPEMAN_SNAP_ENGINE", "docker")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "HYPEMAN_SNAP_ENGINE \"docker\": must be local or hypeman"
+        );
+        let flags = Global {
+            state_dir: Some(PathBuf::new()),
+            ..Global::default()
+        };
+        let error = resolved(&flags, &[]).unwrap_err();
+        assert_eq!(error.to_string(), "--state-dir \"\": must not be empty");
+    }
+
+    #[test]
+    fn relative_directories_become_absolute() {
+        let flags = Global {
+            state_dir: Some("here".into()),
+            ..Global::default()
+        };
+        let settings = resolved(&flags, &[]).unwrap();
+        assert_eq!(
+            settings.state_dir,
+            std::env::current_dir().unwrap().join("here")
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! The main promise, on a real QEMU with a real guest that counts in RAM and on its disks: it is snapshotted while it
+//! runs, stands still for milliseconds, and the snapshot goes on counting with RAM and disks of one instant.
+
+#![cfg(test)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use serde_json::json;
+use support::disk::DiskFormat;
+use support::filesystems::{Kind, Mount};
+use support::qemu::VmOptions;
+use support::vm_host::{ID, VmHost};
+
+const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
+
+/// Takes two snapshots of a running VM on the file system of `parent` and holds each against its promise.
+fn assert_snapshots_are_whole(parent: &Path, change: impl FnOnce(&mut VmOptions)) {
+    let host = VmHost::boot(TOOL, parent, change);
+    host.schedule(5);
+    let before = host.vm.traces();
+    for _ in 0..2 {
+        let last_tick = host.vm.wait_next_tick();
+        let result = host.snapshot();
+        assert_eq!(result["kind"], "Standby");
+        let pause_ms = result["pause_ms"].as_f64().unwrap();
+        let measured = host.vm.pauses_ms();
+        let own = measured.last().unwrap();
+        assert!(
+            (pause_ms - own).abs() < 1.0,
+            "reported {pause_ms} ms, QEMU's own events say {own} ms"
+        );
+        host.vm.wait_ticks_beyond(last_tick);
+        assert_eq!(host.vm.traces(), before, "nothing stays in the VMM");
+        assert_eq!(host.vm.torn_lines(), Vec::<String>::new());
+        assert_eq!(host.journals(), Vec::<String>::new());
+        host.assert_goes_on(result["snapshot_id"].as_str().unwrap());
+    }
+    assert_eq!(host.store_names().len(), 2);
+}
+
+#[test]
+fn a_running_guest_is_snapshotted_where_its_vmm_must_copy_the_disk() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_snapshots_are_whole(parent.path(), |_| {});
+}
+
+#[test]
+fn a_running_guest_is_snapshotted_on_xfs_with_reflinks() {
+    if let Some(xfs) = Mount::create(Kind::Xfs, 1024) {
+        assert_snapshots_are_whole(&xfs.path(), |_| {});
+    }
+}
+
+#[test]
+fn a_running_guest_is_snapshotted_on_btrfs_with_reflinks() {
+    if let Some(btrfs) = Mount::create(Kind::Btrfs, 1024) {
+        assert_snapshots_are_whole(&btrfs.path(), |_| {});
+    }
+}
+
+#[test]
+fn all_disks_of_a_guest_belong_to_one_instant() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_snapshots_are_whole(parent.path(), |options| options.disks = 3);
+}
+
+#[test]
+fn qcow2_disks_are_snapshotted_too() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_snapshots_are_whole(parent.path(), |options| {
+        options.disk_format = DiskFormat::Qcow2;
+    });
+}
+
+#[test]
+fn ram_that_qemu_won_t_protect_is_saved_in_a_longer_pause_and_that_is_said() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    host.schedule(5);
+    // QEMU refuses background-snapshot beside this one, which is not the tool's to switch off.
+    let capability = json!({"capabilities": [{"capability": "xbzrle", "state": true}]});
+    host.vm.qmp("migrate-set-capabilities", &capability);
+    let before = host.vm.traces();
+    host.make_due();
+    let output = host.tool(&["run-due"]);
+    assert!(output.status.success(), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("stood still for"), "{stderr}");
+    assert_eq!(host.vm.traces(), before);
+    let snapshots = host.snapshots();
+    host.assert_goes_on(snapshots[0]["id"].as_str().unwrap());
+}
+
+#[test]
+fn shared_ram_is_snapshotted_too() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_snapshots_are_whole(parent.path(), |options| options.shared_ram = true);
+}
+
+#[test]
+fn guest_memory_is_readable_by_the_owner_only() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    host.schedule(5);
+    let result = host.snapshot();
+    let mut directories = vec![host.snapshot_dir(result["snapshot_id"].as_str().unwrap())];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            if metadata.is_dir() {
+                directories.push(path);
+            } else {
+                assert_eq!(metadata.mode() & 0o777, 0o600, "{}", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(files >= 4, "record, metadata, memory and a disk");
+}
+
+#[test]
+fn a_disk_copy_takes_no_more_space_than_the_disk() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |options| options.disk_mib = 4096);
+    host.schedule(5);
+    let result = host.snapshot();
+    let copy = &host.disk_copies(result["snapshot_id"].as_str().unwrap())[0];
+    let copied = fs::metadata(copy).unwrap();
+    let source = fs::metadata(&host.vm.disks()[0]).unwrap();
+    assert_eq!(copied.len(), source.len());
+    assert!(
+        copied.blocks() <= source.blocks() + 2048,
+        "{} blocks of a copy, {} of the disk",
+        copied.blocks(),
+        source.blocks()
+    );
+}
+
+#[test]
+fn a_guest_that_somebody_else_paused_stays_paused() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    host.schedule(5);
+    host.vm.qmp("stop", &json!({}));
+    let before = host.vm.traces();
+    host.make_due();
+    let output = host.tool(&["run-due"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(ID) && stderr.contains("Paused"), "{stderr}");
+    assert_eq!(host.vm.traces(), before);
+    assert_eq!(host.store_names(), Vec::<String>::new());
+}

@@ -1,0 +1,205 @@
+//! `snapshots`: what is in the store, and why.
+
+#![cfg(test)]
+
+use std::fs;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use support::cli::Host;
+
+const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
+const OTHER_ID: &str = "mk3w0000000000000000000b";
+
+fn host() -> Host {
+    Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"))
+}
+
+fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600 + 30)
+}
+
+/// Three scheduled snapshots of `web-a`, of which one is too many and one too old, a manual one, and two of others.
+fn host_with_snapshots() -> Host {
+    let host = host();
+    host.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "2",
+        "--max-age",
+        "1d",
+    ])
+    .exits(0);
+    let web_a = (ID, "web-a");
+    host.add_snapshot("s1", web_a, hours(1), true);
+    host.add_snapshot("s2", web_a, hours(2), true);
+    host.add_snapshot("s3", web_a, hours(3), true);
+    host.add_snapshot("s0", web_a, hours(48), false);
+    host.add_snapshot("s4", (OTHER_ID, "web-b"), hours(4), true);
+    host.add_snapshot("s5", ("gone", ""), hours(5), false);
+    host
+}
+
+#[test]
+fn table_says_why_each_is_kept() {
+    let said = host_with_snapshots()
+        .run(&["snapshots"])
+        .exits(0)
+        .is_content();
+    assert_eq!(
+        said.normalised(),
+        "\
+ID  NAME  KIND  INSTANCE  AGE  ON DISK  MADE  STAYS
+s5  name-of-s5  Stopped  gone  5h  SIZE  manually  kept: manual
+s0  name-of-s0  Stopped  web-a  2days  SIZE  manually  kept: manual
+s3  name-of-s3  Stopped  web-a  3h  SIZE  scheduled  goes: number 3, 2 stay
+s2  name-of-s2  Stopped  web-a  2h  SIZE  scheduled  kept: 2 of 2, until TIME
+s1  name-of-s1  Stopped  web-a  1h  SIZE  scheduled  kept: newest
+s4  name-of-s4  Stopped  web-b  4h  SIZE  scheduled  kept: no schedule
+"
+    );
+}
+
+#[test]
+fn json_has_the_contracts_fields_and_a_verdict() {
+    let host = host_with_snapshots();
+    let json = host
+        .run(&["snapshots", "web-a", "-o", "json"])
+        .exits(0)
+        .is_content()
+        .json();
+    let ids: Vec<&Value> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["id"])
+        .collect();
+    assert_eq!(ids, ["s0", "s3", "s2", "s1"], "the newest comes last");
+
+    let snapshot = &json[2];
+    let created_at: DateTime<Utc> = snapshot["created_at"].as_str().unwrap().parse().unwrap();
+    let expires_at: DateTime<Utc> = snapshot["verdict"]["expires_at"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(expires_at, created_at + TimeDelta::days(1));
+    assert!(snapshot["created_at"].as_str().unwrap().ends_with('Z'));
+    assert!(snapshot["disk_bytes"].as_u64().unwrap() > 0);
+    let reason = format!("2 of 2, until {}", expires_at.format("%Y-%m-%dT%H:%M:%SZ"));
+    assert_eq!(
+        snapshot,
+        &json!({
+            "id": "s2",
+            "name": "name-of-s2",
+            "kind": "Stopped",
+            "tags": {"hypeman.schedule_instance_id": ID, "hypeman.scheduled": "true"},
+            "source_instance_id": ID,
+            "source_instance_name": "web-a",
+            "source_hypervisor": "qemu",
+            "created_at": snapshot["created_at"],
+            "size_bytes": 6,
+            "disk_bytes": snapshot["disk_bytes"],
+            "scheduled": true,
+            "verdict": {
+                "keep": true,
+                "reason": reason,
+                "expires_at": snapshot["verdict"]["expires_at"],
+            },
+        })
+    );
+    assert_eq!(
+        json[1]["verdict"],
+        json!({"keep": false, "reason": "number 3, 2 stay", "expires_at": null})
+    );
+    assert_eq!(json[0]["scheduled"], false);
+    assert_eq!(
+        json[0]["verdict"],
+        json!({"keep": true, "reason": "manual", "expires_at": null})
+    );
+}
+
+#[test]
+fn what_is_said_to_go_is_what_prune_removes() {
+    let host = host_with_snapshots();
+    host.run(&["prune"]).exits(0);
+    assert_eq!(host.snapshots(), ["s0", "s1", "s2", "s4", "s5"]);
+    let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
+    let all = json.as_array().unwrap();
+    assert!(all.iter().all(|it| it["verdict"]["keep"] == true), "{json}");
+}
+
+#[test]
+fn instance_that_left_only_snapshots_behind_is_found() {
+    let host = host_with_snapshots();
+    host.remove_instance(OTHER_ID);
+    for reference in ["web-b", OTHER_ID, "mk3w", "gone"] {
+        let json = host
+            .run(&["snapshots", reference, "-o", "json"])
+            .exits(0)
+            .json();
+        assert_eq!(json.as_array().unwrap().len(), 1, "{reference}");
+    }
+    host.run(&["snapshots", "web-c"])
+        .exits(3)
+        .complains(&["\"web-c\""]);
+    host.run(&["snapshots", "mk3"])
+        .exits(2)
+        .complains(&["ambiguous"]);
+}
+
+#[test]
+fn newest_of_an_instance_that_is_gone_goes_by_age() {
+    let host = host();
+    host.run(&["set", ID, "--interval", "1h", "--max-age", "1d"])
+        .exits(0);
+    host.add_snapshot("s1", (ID, "web-a"), hours(25), true);
+    let keep = || {
+        let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
+        json[0]["verdict"]["keep"].clone()
+    };
+    assert_eq!(keep(), true);
+    host.remove_instance(ID);
+    assert_eq!(keep(), false);
+}
+
+#[test]
+fn broken_entries_are_reported_and_the_rest_is_listed() {
+    let host = host_with_snapshots();
+    let store = host.data_dir().join("snapshots");
+    fs::create_dir(store.join("no-record")).unwrap();
+    fs::create_dir(store.join("bad-record")).unwrap();
+    fs::write(store.join("bad-record/snapshot.json"), "{").unwrap();
+    let said = host
+        .run(&["snapshots"])
+        .exits(0)
+        .complains(&["no-record", "bad-record"]);
+    assert_eq!(said.stdout.lines().count(), 1 + 6, "{said:?}");
+}
+
+#[test]
+fn unreadable_schedule_keeps_its_snapshots_and_is_reported() {
+    let host = host_with_snapshots();
+    host.write_schedule(ID, "{");
+    let path = host.schedule_path(ID);
+    let said = host
+        .run(&["snapshots", "-o", "json"])
+        .exits(0)
+        .complains(&["warning", path.to_str().unwrap()]);
+    let json = said.json();
+    let all = json.as_array().unwrap();
+    assert!(all.iter().all(|it| it["verdict"]["keep"] == true), "{json}");
+}
+
+#[test]
+fn unreachable_engine_is_an_error() {
+    let host = host();
+    fs::remove_dir_all(host.data_dir()).unwrap();
+    host.run(&["snapshots"])
+        .exits(1)
+        .complains(&[host.data_dir().to_str().unwrap()]);
+}
