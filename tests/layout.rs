@@ -18,11 +18,11 @@ const MAX_LINES: usize = 450;
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
         "instance" | "snapshot" | "schedule" | "retention" | "cli" => PURE.to_vec(),
-        "clock" | "exit" | "interrupt" => vec![],
+        "clock" | "exit" | "interrupt" | "progress" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
-        "engine" => vec!["instance", "snapshot", "vmm", "fs", "interrupt"],
+        "engine" => vec!["instance", "snapshot", "vmm", "fs", "interrupt", "progress"],
         "run" => vec!["store", "engine", "clock", "interrupt"],
         "settings" => vec!["cli"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
@@ -59,11 +59,13 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
 }
 
 /// Modules of a crate that only the named files may use.
-const CONFINED: [(&str, &[&str]); 4] = [
+const CONFINED: [(&str, &[&str]); 6] = [
     ("tabled", &["output/table.rs"]),
     // The key has a place of its own in the home directory.
     ("directories", &["settings.rs", "engine/hypeman/key.rs"]),
     ("env_logger", &["logging.rs"]),
+    ("indicatif", &["progress.rs"]),
+    ("shell_words", &["schedule/hooks.rs"]),
     ("clap_complete", &["cli.rs", "commands/completions.rs"]),
 ];
 
