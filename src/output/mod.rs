@@ -33,7 +33,7 @@ pub struct View {
     /// Whether a person looks at a terminal: times are relative and long texts cut short. Otherwise the output is
     /// complete.
     pub is_terminal: bool,
-    /// Whether failures are red.
+    /// Whether failures are red and what needs a look is yellow.
     pub has_colours: bool,
     /// Whether runs that went well print nothing.
     pub is_quiet: bool,
@@ -54,7 +54,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Deleted(deleted) => lines::deleted(deleted),
             Answer::Registration(registration) => lines::registration(registration),
             Answer::Run(_) if view.is_quiet => String::new(),
-            Answer::Run(report) => lines::run(report),
+            Answer::Run(report) => lines::run(report, view),
             Answer::Verbatim(text) => text.clone(),
         },
     }
