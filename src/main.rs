@@ -6,6 +6,7 @@ mod commands;
 mod engine;
 mod exit;
 mod fs;
+mod http;
 mod instance;
 mod interrupt;
 mod logging;

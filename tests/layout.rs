@@ -18,11 +18,11 @@ const MAX_LINES: usize = 450;
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
         "instance" | "snapshot" | "schedule" | "retention" | "cli" => PURE.to_vec(),
-        "clock" | "exit" | "interrupt" => vec![],
+        "clock" | "exit" | "http" | "interrupt" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
-        "engine" => vec!["instance", "snapshot", "vmm", "fs", "interrupt"],
+        "engine" => vec!["instance", "snapshot", "vmm", "fs", "http", "interrupt"],
         "run" => vec!["store", "engine", "clock", "interrupt"],
         "settings" => vec!["cli"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
