@@ -16,6 +16,8 @@ const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
 const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Monitoring systems give a check a minute at most; its requests are repeated up to three times.
+const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// More instances than this at once would only make their guests stand still at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
 
@@ -53,6 +55,8 @@ pub struct Limits {
     pub create_timeout: Duration,
     /// How long an instance must be gone before its schedule is retired.
     pub missing_grace: Duration,
+    /// How long a server may take for anything but a snapshot; `None` where the engine's own limit will do.
+    pub request_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -64,6 +68,7 @@ impl Default for Limits {
             vmm_timeout: Duration::from_secs(10),
             create_timeout: Duration::from_secs(10 * 60),
             missing_grace: Duration::from_secs(24 * 60 * 60),
+            request_timeout: None,
         }
     }
 }
@@ -154,6 +159,10 @@ pub fn resolve(
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
         limits: match command {
             Command::RunDue(args) => limits(args)?,
+            Command::Check(_) => Limits {
+                request_timeout: Some(CHECK_REQUEST_TIMEOUT),
+                ..Limits::default()
+            },
             Command::Set(_)
             | Command::Get(_)
             | Command::List
@@ -177,6 +186,7 @@ fn limits(args: &RunDueArgs) -> Result<Limits, InvalidSettings> {
         create_timeout: above_zero("--create-timeout", args.create_timeout)?
             .unwrap_or(default.create_timeout),
         missing_grace: args.missing_grace.unwrap_or(default.missing_grace),
+        request_timeout: default.request_timeout,
     })
 }
 

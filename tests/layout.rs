@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types and rules without I/O and without a clock.
-const PURE: [&str; 4] = ["instance", "snapshot", "schedule", "retention"];
+const PURE: [&str; 5] = ["instance", "snapshot", "schedule", "retention", "health"];
 
 /// Files that grow past this, unit tests apart, are split by job.
 const MAX_LINES: usize = 450;
@@ -17,7 +17,7 @@ const MAX_LINES: usize = 450;
 /// part only, and `engine` alone does not allow the adapters below it.
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
-        "instance" | "snapshot" | "schedule" | "retention" | "cli" => PURE.to_vec(),
+        "instance" | "snapshot" | "schedule" | "retention" | "health" | "cli" => PURE.to_vec(),
         "clock" | "exit" | "http" | "interrupt" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
