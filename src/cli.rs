@@ -246,6 +246,23 @@ pub struct RunDueArgs {
     /// How long the hypeman server may take for one snapshot [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub create_timeout: Option<Duration>,
+
+    /// Write metrics for node-exporter's textfile collector to this file [env: HYPEMAN_SNAP_METRICS_FILE]
+    ///
+    /// The name must end in .prom. Written after each run as a whole and readable by everyone; what concerns schedules
+    /// and snapshots is looked up anew when a run did something, a schedule was changed, or 15 minutes have passed. Not
+    /// written by --dry-run and --recover-only.
+    #[arg(long, value_name = "PATH")]
+    pub metrics_file: Option<PathBuf>,
+
+    /// Request this URL after each run: a dead man's switch [env: HYPEMAN_SNAP_HEARTBEAT_URL]
+    ///
+    /// While this run or any schedule's last run has failed, /fail is put behind the URL's path and what fails is
+    /// posted, as healthchecks.io expects it; for Uptime Kuma (a path that ends in /api/push/TOKEN), status=up or
+    /// status=down and msg= are set instead. At most three attempts of 5s; one that fails is only a warning. The URL is
+    /// secret, so prefer the variable. Not requested by --dry-run and --recover-only.
+    #[arg(long, value_name = "URL")]
+    pub heartbeat_url: Option<String>,
 }
 
 /// What `prune` takes.

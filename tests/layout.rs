@@ -23,8 +23,10 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
         "engine" => vec!["instance", "snapshot", "vmm", "fs", "http", "interrupt"],
+        "metrics" => vec!["fs", "schedule"],
+        "heartbeat" => vec!["http", "interrupt"],
         "run" => vec!["store", "engine", "clock", "interrupt"],
-        "settings" => vec!["cli"],
+        "settings" => vec!["cli", "heartbeat::Target"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
         "commands" => vec![
             "cli",
@@ -33,6 +35,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "store",
             "engine",
             "run",
+            "metrics",
+            "heartbeat",
             "clock",
             "interrupt",
         ],

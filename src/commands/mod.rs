@@ -8,6 +8,7 @@ pub mod failure;
 mod get;
 mod known;
 mod list;
+mod monitoring;
 mod prune;
 mod register;
 pub mod report;
