@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -51,15 +52,20 @@ pub fn is_unsupported(error: &io::Error) -> bool {
     })
 }
 
-/// Whether a reflink of `source` into `target_dir` works, found out by making one. The file that it is tried on has no
-/// name, so that nothing is left whatever is killed.
+/// How long a reflink of `source` into `target_dir` takes, found out by making one; `None` where reflinks are not
+/// possible. The file that it is tried on has no name, so that nothing is left whatever is killed.
+///
+/// The time grows with the number of pieces that the source is in, not with its length: 1 ms for a hundred, seconds for
+/// a hundred thousand. Writes to the source wait for as long.
 ///
 /// # Errors
 /// When the trial fails for another reason than that reflinks are not possible, such as a full disk.
-pub fn can_reflink(source: &File, target_dir: &Path) -> io::Result<bool> {
-    match reflink(source, &tempfile::tempfile_in(target_dir)?) {
-        Ok(()) => Ok(true),
-        Err(error) if is_unsupported(&error) => Ok(false),
+pub fn try_reflink(source: &File, target_dir: &Path) -> io::Result<Option<Duration>> {
+    let target = tempfile::tempfile_in(target_dir)?;
+    let start = Instant::now();
+    match reflink(source, &target) {
+        Ok(()) => Ok(Some(start.elapsed())),
+        Err(error) if is_unsupported(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -193,7 +193,8 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
         kind,
         name: &attempt.snapshot_name,
         tags: &tags,
-        now: attempt.run_at,
+        // Not the run time: a run that died may be taken up much later.
+        now: clock::now(),
     };
     match context.engine.create(&request) {
         Ok(created) => End::Taken(kind, created),
@@ -231,7 +232,8 @@ fn record(
     schedule.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let (mut result, taken, exists) = match end {
         End::Taken(kind, created) => {
-            schedule.succeed(created.snapshot.id.as_str(), attempt.run_at, now);
+            let snapshot = &created.snapshot;
+            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
             schedule.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
             context.warn(created.warnings);
             let result = InstanceResult {

@@ -44,15 +44,15 @@ impl Schedule {
 
     /// The attempt that a run beginning at `now` makes when no earlier one died.
     pub fn new_attempt(&self, now: DateTime<Utc>, is_taken: impl Fn(&str) -> bool) -> Attempt {
-        let name_at = |run_at| snapshot::scheduled_name(self.name_prefix.as_deref(), run_at);
-        let mut run_at = now;
-        let mut snapshot_name = name_at(run_at);
+        let name_at = |at| snapshot::scheduled_name(self.name_prefix.as_deref(), at);
+        let mut named_after = now;
+        let mut snapshot_name = name_at(named_after);
         while is_taken(&snapshot_name) {
-            run_at += chrono::TimeDelta::seconds(1);
-            snapshot_name = name_at(run_at);
+            named_after += chrono::TimeDelta::seconds(1);
+            snapshot_name = name_at(named_after);
         }
         Attempt {
-            run_at,
+            run_at: now,
             snapshot_name,
             tries: 1,
             started_at: now,
@@ -186,6 +186,7 @@ mod tests {
             attempt.snapshot_name,
             snapshot::scheduled_name(None, at(11))
         );
+        assert_eq!(attempt.run_at, at(10), "only the name moves");
     }
 
     #[test]

@@ -237,6 +237,7 @@ fn unavailable(message: String, source: io::Error) -> EngineError {
 mod tests {
     use super::*;
     use std::fs;
+    use std::io::Write as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use tempfile::TempDir;
 
@@ -299,7 +300,7 @@ mod tests {
     #[test]
     fn an_unreadable_data_directory_is_unavailable() {
         if rustix::process::geteuid().is_root() {
-            println!("skipped: root can read everything");
+            let _ = writeln!(io::stderr(), "SKIPPED: root can read everything");
             return;
         }
         let root = data_dir(&["a"]);

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::engine::local::manifest::DiskEntry;
@@ -13,11 +14,14 @@ use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
 
 /// The directory in the snapshot's `guest/` for disks that live outside the guest directory.
 const OUTSIDE: &str = "disks";
+/// The longest that a reflink may take inside the pause where the VMM can copy by itself. A disk in very many pieces
+/// takes longer, and the start of the VMM's copy does not.
+const REFLINK_MAX: Duration = Duration::from_millis(100);
 
 /// How a disk is copied.
 #[derive(Debug)]
 enum Method {
-    /// The file system shares the blocks: microseconds inside the pause.
+    /// The file system shares the blocks: milliseconds inside the pause, more for a disk in very many pieces.
     Reflink { source: File, target: File },
     /// The VMM copies by itself while the guest goes on.
     ByVmm,
@@ -197,9 +201,9 @@ fn choose(disk: &Disk, target: &Path, vmm_copies: bool) -> Result<Method, Engine
     }
     let source = File::open(&disk.path)
         .map_err(|error| EngineError::caused(failed("open the disk", &disk.path), error))?;
-    let can_reflink = copy::can_reflink(&source, directory)
+    let reflink_takes = copy::try_reflink(&source, directory)
         .map_err(|error| EngineError::caused(failed("try a reflink into", directory), error))?;
-    if !can_reflink && vmm_copies {
+    if vmm_copies && reflink_takes.is_none_or(|took| took > REFLINK_MAX) {
         return Ok(Method::ByVmm);
     }
     let target = OpenOptions::new()
@@ -208,7 +212,7 @@ fn choose(disk: &Disk, target: &Path, vmm_copies: bool) -> Result<Method, Engine
         .mode(0o600)
         .open(target)
         .map_err(|error| EngineError::caused(failed("create", target), error))?;
-    Ok(if can_reflink {
+    Ok(if reflink_takes.is_some() {
         Method::Reflink { source, target }
     } else {
         Method::InPause { source, target }

@@ -34,6 +34,6 @@ pub(super) fn at_rest(
 /// Whether copies from the guest directory take no space, as tried with its metadata.
 fn can_share_blocks(guest_dir: &Path, staged: &Path) -> bool {
     std::fs::File::open(guest_dir.join("metadata.json"))
-        .and_then(|file| copy::can_reflink(&file, staged))
-        .unwrap_or(false)
+        .and_then(|file| copy::try_reflink(&file, staged))
+        .is_ok_and(|took| took.is_some())
 }

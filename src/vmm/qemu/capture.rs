@@ -96,14 +96,9 @@ impl Capture {
     ///
     /// # Errors
     /// As [`super::super::Vmm::save`].
-    pub fn save(
-        &mut self,
-        qmp: &mut Qmp,
-        process: Option<&Process>,
-        deadline: Deadline,
-    ) -> Result<(), VmmError> {
+    pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
         check_stands_still(qmp.changes())?;
-        self.memory.top_up(qmp, process)?;
+        self.memory.top_up()?;
         if !self.backups.is_empty() {
             let urgent = self.method != Method::Background;
             backup::start(qmp, &self.backups, urgent, deadline)?;

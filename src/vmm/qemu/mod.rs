@@ -149,6 +149,9 @@ impl Vmm for Qemu {
     }
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
+        for place in ["/machine/peripheral", "/machine/peripheral-anon"] {
+            disks::refuse_foreign(&self.qmp.execute("qom-list", &json!({"path": place}))?)?;
+        }
         let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
         disks::list(&drives, self.process.as_ref())
     }
@@ -193,7 +196,7 @@ impl Vmm for Qemu {
             ));
         };
         self.qmp.listen(Duration::ZERO)?;
-        capture.save(&mut self.qmp, self.process.as_ref(), deadline)?;
+        capture.save(&mut self.qmp, deadline)?;
         self.is_saved = true;
         Ok(())
     }

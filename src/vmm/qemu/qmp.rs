@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
+use super::super::peer::Address;
 use super::super::{Deadline, VmmError};
 use super::inbox::Inbox;
 use crate::interrupt;
@@ -101,9 +102,10 @@ impl Qmp {
             is_interrupted,
             is_cut_off: false,
         };
-        let greeting = qmp
-            .receive("the greeting", deadline)?
-            .ok_or_else(|| busy(socket, limit))?;
+        let greeting = match qmp.receive("the greeting", deadline) {
+            Err(VmmError::Protocol { .. }) => return Err(no_monitor()),
+            other => other?.ok_or_else(|| busy(socket, limit))?,
+        };
         qmp.version = parse_greeting(&greeting)?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
@@ -394,7 +396,11 @@ fn open(
         socket: socket.to_owned(),
         source: errno.into(),
     };
-    let address = SocketAddrUnix::new(socket).map_err(unreachable)?;
+    let short = Address::of(socket).map_err(|source| VmmError::Unreachable {
+        socket: socket.to_owned(),
+        source,
+    })?;
+    let address = SocketAddrUnix::new(short.path()).map_err(unreachable)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(unreachable)?;
@@ -447,10 +453,14 @@ fn parse_greeting(greeting: &Value) -> Result<Version, VmmError> {
             minor,
             micro,
         }),
-        _ => Err(VmmError::Protocol {
-            request: "the greeting".to_owned(),
-            detail: "no QMP monitor speaks there".to_owned(),
-        }),
+        _ => Err(no_monitor()),
+    }
+}
+
+fn no_monitor() -> VmmError {
+    VmmError::Protocol {
+        request: "a new connection".to_owned(),
+        detail: "no QMP monitor greets there".to_owned(),
     }
 }
 
@@ -459,3 +469,7 @@ fn parse_timestamp(event: &Value) -> Option<Duration> {
     let microseconds = event.pointer("/timestamp/microseconds")?.as_u64()?;
     Duration::from_secs(seconds).checked_add(Duration::from_micros(microseconds))
 }
+
+#[cfg(test)]
+#[path = "qmp_tests.rs"]
+mod tests;
