@@ -6,9 +6,13 @@ mod commands;
 mod engine;
 mod exit;
 mod fs;
+mod health;
+mod heartbeat;
+mod http;
 mod instance;
 mod interrupt;
 mod logging;
+mod metrics;
 mod output;
 mod progress;
 mod retention;
@@ -23,10 +27,10 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use cli::{Cli, Command, EngineKind, OutputFormat};
-use commands::failure;
+use commands::{check, failure};
 use engine::{Engine, EngineError, hypeman};
 use exit::Exit;
 use progress::Progress;
@@ -39,10 +43,12 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and versions come this way as well. If nobody listens, there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage.into()
-            } else {
+            return if !error.use_stderr() {
                 Exit::Done.into()
+            } else if is_check() {
+                Exit::Unknown.into()
+            } else {
+                Exit::Usage.into()
             };
         }
     };
@@ -52,9 +58,28 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             log::error!("{error:#}");
+            if matches!(cli.command, Command::Check(_)) {
+                return unchecked(&cli, &error).into();
+            }
             failure::exit_for(&error).into()
         }
     }
+}
+
+/// Whether a command line that is not valid was meant for `check`, whose exit codes are a monitoring plugin's.
+fn is_check() -> bool {
+    Cli::command()
+        .ignore_errors(true)
+        .try_get_matches()
+        .is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+}
+
+/// `check` answers even where no other command could: a monitoring system reads stdout.
+fn unchecked(cli: &Cli, error: &anyhow::Error) -> Exit {
+    let answer = check::failed(error);
+    // If stdout can't be written to, the exit code has to do.
+    let _ = output::print(&output::render(&answer, &view(cli)));
+    answer.exit()
 }
 
 fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
@@ -100,7 +125,10 @@ fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engin
             key: hypeman::KeySource::from_environment(),
             ca_file: settings.ca_file.clone(),
             insecure_http: settings.allows_insecure_http,
-            request_timeout: hypeman::DEFAULT_REQUEST_TIMEOUT,
+            request_timeout: settings
+                .limits
+                .request_timeout
+                .unwrap_or(hypeman::DEFAULT_REQUEST_TIMEOUT),
             create_timeout: settings.limits.create_timeout,
         })?)),
     }

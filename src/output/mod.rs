@@ -2,6 +2,7 @@
 //!
 //! Asks nobody anything: what is printed is in the answer, and `now` comes with the [`View`].
 
+mod check;
 mod json;
 mod lines;
 mod table;
@@ -45,13 +46,14 @@ pub fn render(answer: &Answer, view: &View) -> String {
         return text.clone();
     }
     match view.format {
-        Format::Json => json::answer(answer),
+        Format::Json => json::answer(answer, view),
         Format::Table => match answer {
             Answer::Schedules(rows) => table::schedules(rows, view),
             Answer::Snapshots(rows) => table::snapshots(rows, view),
             Answer::Schedule(schedule) => lines::schedule(schedule, view),
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),
+            Answer::Health(health) => check::lines(health, view),
             Answer::Registration(registration) => lines::registration(registration),
             Answer::Run(_) if view.is_quiet => String::new(),
             Answer::Run(report) => lines::run(report, view),

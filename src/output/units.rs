@@ -41,7 +41,7 @@ pub fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 }
 
 /// A duration in two neighbouring units, without what does not matter beside the greater one.
-fn rough(duration: Duration) -> String {
+pub fn rough(duration: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;

@@ -133,6 +133,12 @@ pub struct Schedule {
     /// How long the newest run took, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_duration_ms: Option<u64>,
+    /// Runs that were ever begun under this schedule.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub total_runs: u64,
+    /// Runs that ever failed under this schedule.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub total_failures: u64,
     /// Since when the instance is known to be gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
@@ -170,6 +176,8 @@ impl Schedule {
             last_success_at: None,
             last_pause_ms: None,
             last_duration_ms: None,
+            total_runs: 0,
+            total_failures: 0,
             missing_since: None,
             hooks: settings.hooks,
             extra: Map::new(),
@@ -232,6 +240,10 @@ impl Schedule {
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+fn is_none_yet(total: &u64) -> bool {
+    *total == 0
 }
 
 /// Whether this is the zero value of Go's `time.Time`, which stands for "not set".

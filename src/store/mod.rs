@@ -10,6 +10,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 pub use self::lock::{Lock, LockError};
 use crate::fs::durable;
 use crate::instance::InstanceId;
@@ -164,6 +166,13 @@ impl Store {
         ids.sort_unstable();
         problems.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok((ids, problems))
+    }
+
+    /// When a schedule was last written or removed by this tool, whose writes replace files; `None` when that can't be
+    /// told, as when there never was one. hypeman overwrites its files in place, which does not show here.
+    pub fn changed_at(&self) -> Option<DateTime<Utc>> {
+        let modified = std::fs::metadata(&self.schedules).ok()?.modified().ok()?;
+        Some(modified.into())
     }
 
     /// The times of `id`'s schedule, read once and checked as far as that is cheap; `None` when there is no file.
