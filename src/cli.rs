@@ -189,6 +189,47 @@ pub struct SetArgs {
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub metadata: Vec<String>,
 
+    /// A command to run before each snapshot; if it fails, none is taken
+    ///
+    /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs
+    /// it: write sh -c '…' for one. It runs as the user of run-due, in /, and finds in its environment HYPEMAN_SNAP_HOOK
+    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted
+    /// or failed), ERROR and PAUSE_MS, as far as they are known.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub pre_hook: Option<String>,
+
+    /// A command to run after each snapshot, also when the snapshot or the pre-hook failed
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub post_hook: Option<String>,
+
+    /// A command to run when anything of a run failed, last of all
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub failure_hook: Option<String>,
+
+    /// How long each hook may run before it is ended with its children [default: 60s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub hook_timeout: Option<String>,
+
     /// Show what would change and write nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -14,6 +14,7 @@ mod interrupt;
 mod logging;
 mod metrics;
 mod output;
+mod progress;
 mod retention;
 mod run;
 mod schedule;
@@ -32,6 +33,7 @@ use cli::{Cli, Command, EngineKind, OutputFormat};
 use commands::{check, failure};
 use engine::{Engine, EngineError, hypeman};
 use exit::Exit;
+use progress::Progress;
 use settings::{Settings, Surroundings};
 use store::Store;
 
@@ -50,8 +52,9 @@ fn main() -> ExitCode {
             };
         }
     };
-    logging::start(cli.global.verbose, cli.global.quiet);
-    match carry_out(&cli) {
+    let progress = progress(&cli);
+    logging::start(cli.global.verbose, cli.global.quiet, progress.stderr());
+    match carry_out(&cli, &progress) {
         Ok(exit) => exit.into(),
         Err(error) => {
             log::error!("{error:#}");
@@ -79,7 +82,7 @@ fn unchecked(cli: &Cli, error: &anyhow::Error) -> Exit {
     answer.exit()
 }
 
-fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
+fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
     let settings = settings::resolve(
         &cli.global,
         &cli.command,
@@ -94,7 +97,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
         &commands::Context {
             settings: &settings,
             store: &store,
-            engine: &|| open_engine(&settings),
+            engine: &|| open_engine(&settings, progress),
         },
     )?;
     let text = output::render(&answer, &view(cli));
@@ -102,7 +105,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
     Ok(answer.exit())
 }
 
-fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
+fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engine>, EngineError> {
     match settings.engine {
         EngineKind::Local => Ok(Box::new(engine::local::Local::new(
             engine::local::Settings {
@@ -111,6 +114,7 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
             },
+            progress.clone(),
         ))),
         EngineKind::Hypeman => Ok(Box::new(hypeman::Hypeman::new(hypeman::Settings {
             base_url: settings
@@ -133,7 +137,6 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
 fn view(cli: &Cli) -> output::View {
     let is_terminal = io::stdout().is_terminal();
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     output::View {
         format: match cli.global.output {
             OutputFormat::Table => output::Format::Table,
@@ -141,7 +144,26 @@ fn view(cli: &Cli) -> output::View {
         },
         now: clock::now(),
         is_terminal,
-        has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb,
+        has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb(),
         is_quiet: cli.global.quiet,
     }
+}
+
+/// Progress is for a person who looks at the terminal and did not ask for silence or for JSON.
+fn progress(cli: &Cli) -> Progress {
+    let is_wanted = io::stderr().is_terminal()
+        && !is_dumb()
+        && !cli.global.quiet
+        && matches!(cli.global.output, OutputFormat::Table)
+        && matches!(cli.command, Command::RunDue(_) | Command::Prune(_));
+    if is_wanted {
+        Progress::on_stderr()
+    } else {
+        Progress::silent()
+    }
+}
+
+/// Whether the terminal, if there is one, can do nothing but print.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }

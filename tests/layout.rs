@@ -18,11 +18,19 @@ const MAX_LINES: usize = 450;
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
         "instance" | "snapshot" | "schedule" | "retention" | "health" | "cli" => PURE.to_vec(),
-        "clock" | "exit" | "http" | "interrupt" => vec![],
+        "clock" | "exit" | "http" | "interrupt" | "progress" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
-        "engine" => vec!["instance", "snapshot", "vmm", "fs", "http", "interrupt"],
+        "engine" => vec![
+            "instance",
+            "snapshot",
+            "vmm",
+            "fs",
+            "http",
+            "interrupt",
+            "progress",
+        ],
         "metrics" => vec!["fs", "schedule"],
         "heartbeat" => vec!["http", "interrupt"],
         "run" => vec!["store", "engine", "clock", "interrupt"],
@@ -63,11 +71,13 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
 }
 
 /// Modules of a crate that only the named files may use.
-const CONFINED: [(&str, &[&str]); 4] = [
+const CONFINED: [(&str, &[&str]); 6] = [
     ("tabled", &["output/table.rs"]),
     // The key has a place of its own in the home directory.
     ("directories", &["settings.rs", "engine/hypeman/key.rs"]),
     ("env_logger", &["logging.rs"]),
+    ("indicatif", &["progress.rs"]),
+    ("shell_words", &["schedule/hooks.rs"]),
     ("clap_complete", &["cli.rs", "commands/completions.rs"]),
 ];
 

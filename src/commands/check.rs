@@ -185,7 +185,8 @@ fn unreadable(error: &StoreError) -> Finding {
         StoreError::NotAFile { .. }
         | StoreError::TooLarge { .. }
         | StoreError::Malformed { .. }
-        | StoreError::Invalid { .. } => Level::Critical,
+        | StoreError::Invalid { .. }
+        | StoreError::Untrusted { .. } => Level::Critical,
     };
     Finding::Unjudged {
         level,

@@ -1,5 +1,7 @@
 //! JSON, whose fields are a promise (README, manual). Times are UTC; a field that does not apply is `null`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
@@ -10,7 +12,7 @@ use crate::commands::report::{
 };
 use crate::health::{Newest, Source};
 use crate::retention::{Decision, Keep};
-use crate::run::report::{InstanceResult, Report};
+use crate::run::report::{HookRun, InstanceResult, Report};
 use crate::schedule::Schedule;
 
 /// The answer, indented, with a line end behind it.
@@ -101,10 +103,24 @@ fn result(result: &InstanceResult) -> Value {
             // Microseconds are what the VMMs' own clocks can tell.
             (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
         }),
-        "duration_ms": u64::try_from(result.duration.as_millis()).unwrap_or(u64::MAX),
+        "duration_ms": milliseconds(result.duration),
         "error": result.error,
         "notes": result.notes,
+        "hooks": result.hooks.iter().map(hook).collect::<Vec<_>>(),
     })
+}
+
+fn hook(hook: &HookRun) -> Value {
+    json!({
+        "hook": hook.stage.as_str(),
+        "command": hook.command,
+        "duration_ms": hook.duration.map(milliseconds),
+        "error": hook.error,
+    })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn snapshot(row: &SnapshotRow) -> Value {

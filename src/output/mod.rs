@@ -34,7 +34,7 @@ pub struct View {
     /// Whether a person looks at a terminal: times are relative and long texts cut short. Otherwise the output is
     /// complete.
     pub is_terminal: bool,
-    /// Whether failures are red.
+    /// Whether failures are red and what needs a look is yellow.
     pub has_colours: bool,
     /// Whether runs that went well print nothing.
     pub is_quiet: bool,
@@ -56,7 +56,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Health(health) => check::lines(health, view),
             Answer::Registration(registration) => lines::registration(registration),
             Answer::Run(_) if view.is_quiet => String::new(),
-            Answer::Run(report) => lines::run(report),
+            Answer::Run(report) => lines::run(report, view),
             Answer::Verbatim(text) => text.clone(),
         },
     }

@@ -2,6 +2,7 @@
 
 pub mod cadence;
 pub mod duration;
+pub mod hooks;
 pub mod progress;
 pub mod validate;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::instance::InstanceId;
+use hooks::Hooks;
 
 /// What the user declares: everything that `set` can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub name_prefix: Option<String>,
     /// Tags for every snapshot, besides the two markers.
     pub metadata: BTreeMap<String, String>,
+    /// What runs around the snapshots.
+    pub hooks: Hooks,
 }
 
 /// Which scheduled snapshots stay. At least one of the two limits is above zero.
@@ -138,6 +142,13 @@ pub struct Schedule {
     /// Since when the instance is known to be gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
+    /// What runs around the snapshots.
+    #[serde(
+        default,
+        skip_serializing_if = "Hooks::is_unset",
+        deserialize_with = "null_as_default"
+    )]
+    pub hooks: Hooks,
 
     /// Fields that this tool does not know, kept as they are.
     #[serde(flatten)]
@@ -168,6 +179,7 @@ impl Schedule {
             total_runs: 0,
             total_failures: 0,
             missing_since: None,
+            hooks: settings.hooks,
             extra: Map::new(),
         }
     }
@@ -182,6 +194,10 @@ impl Schedule {
             },
             name_prefix: self.name_prefix.clone(),
             metadata: self.metadata.clone(),
+            hooks: Hooks {
+                extra: Map::new(),
+                ..self.hooks.clone()
+            },
         }
     }
 
@@ -200,6 +216,10 @@ impl Schedule {
         self.retention.max_age = settings.retention.max_age;
         self.name_prefix = settings.name_prefix;
         self.metadata = settings.metadata;
+        self.hooks = Hooks {
+            extra: std::mem::take(&mut self.hooks.extra),
+            ..settings.hooks
+        };
         self.updated_at = now;
         true
     }

@@ -127,6 +127,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::schedule::hooks::Hooks;
     use crate::schedule::{Retention, Settings};
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -143,6 +144,7 @@ mod tests {
             },
             name_prefix: None,
             metadata: BTreeMap::new(),
+            hooks: Hooks::default(),
         };
         Schedule::new("vm".parse().unwrap(), settings, at(0))
     }

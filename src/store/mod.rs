@@ -70,6 +70,14 @@ pub enum StoreError {
         /// Which rule it breaks.
         rule: String,
     },
+    /// It has hooks, and others than root and the user could have written them.
+    #[error("{} {rule}; its hooks are not run: check them, then `chown` it to root and `chmod go-w` it", path.display())]
+    Untrusted {
+        /// Where.
+        path: PathBuf,
+        /// Who could have written it.
+        rule: String,
+    },
 }
 
 /// A file among the schedules whose name names no instance. It is never touched.
@@ -181,6 +189,30 @@ impl Store {
     /// When the file can't be read, or is no valid schedule of this instance.
     pub fn load(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
         file::read(&self.path(id), |bytes| file::decode(bytes, id))
+    }
+
+    /// As [`Store::load`], for whoever is going to run what the schedule says.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and [`StoreError::Untrusted`] when it has hooks that others can have written.
+    pub fn load_to_run(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
+        let path = self.path(id);
+        let Some((schedule, file)) = file::read_with_file(&path, |bytes| file::decode(bytes, id))?
+        else {
+            return Ok(None);
+        };
+        if schedule.hooks.is_empty() {
+            return Ok(Some(schedule));
+        }
+        match file::distrust(&file) {
+            Ok(None) => Ok(Some(schedule)),
+            Ok(Some(rule)) => Err(StoreError::Untrusted { path, rule }),
+            Err(source) => Err(StoreError::Io {
+                action: "read",
+                path,
+                source,
+            }),
+        }
     }
 
     /// Writes the schedule durably. An existing file keeps its permission bits and, where this process may set it, its
