@@ -140,7 +140,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__completions)
+        hypeman__snap__subcmd__completions)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -186,7 +186,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__delete)
+        hypeman__snap__subcmd__delete)
             opts="-o -v -q -h --ignore-not-found --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -232,7 +232,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__get)
+        hypeman__snap__subcmd__get)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -278,7 +278,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help)
+        hypeman__snap__subcmd__help)
             opts="set get list delete run-due prune snapshots register unregister completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -292,7 +292,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__completions)
+        hypeman__snap__subcmd__help__subcmd__completions)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -306,7 +306,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__delete)
+        hypeman__snap__subcmd__help__subcmd__delete)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -320,7 +320,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__get)
+        hypeman__snap__subcmd__help__subcmd__get)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -334,7 +334,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__help)
+        hypeman__snap__subcmd__help__subcmd__help)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -348,7 +348,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__list)
+        hypeman__snap__subcmd__help__subcmd__list)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -362,7 +362,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__prune)
+        hypeman__snap__subcmd__help__subcmd__prune)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -376,7 +376,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__register)
+        hypeman__snap__subcmd__help__subcmd__register)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -390,7 +390,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__run__subcmd__due)
+        hypeman__snap__subcmd__help__subcmd__run__subcmd__due)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -404,7 +404,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__set)
+        hypeman__snap__subcmd__help__subcmd__set)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -418,7 +418,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__snapshots)
+        hypeman__snap__subcmd__help__subcmd__snapshots)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -432,7 +432,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__help__subcmd__unregister)
+        hypeman__snap__subcmd__help__subcmd__unregister)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -446,7 +446,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__list)
+        hypeman__snap__subcmd__list)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -492,7 +492,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__prune)
+        hypeman__snap__subcmd__prune)
             opts="-o -v -q -h --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -538,7 +538,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__register)
+        hypeman__snap__subcmd__register)
             opts="-o -v -q -h --hypervisor --socket --name --disk --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -600,7 +600,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__run__subcmd__due)
+        hypeman__snap__subcmd__run__subcmd__due)
             opts="-o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --missing-grace --create-timeout --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -666,7 +666,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__set)
+        hypeman__snap__subcmd__set)
             opts="-o -v -q -h --interval --max-count --max-age --name-prefix --metadata --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -732,7 +732,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__snapshots)
+        hypeman__snap__subcmd__snapshots)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -778,7 +778,7 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        hypeman__subcmd__snap__subcmd__unregister)
+        hypeman__snap__subcmd__unregister)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

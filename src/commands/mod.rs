@@ -1,7 +1,7 @@
 //! One file per command: settings and arguments in, an [`Answer`] out. Commands print nothing to stdout; what the user
 //! should know besides the answer goes through the log to stderr.
 
-mod completions;
+pub mod completions;
 mod delete;
 pub mod failure;
 mod get;

@@ -16,6 +16,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::cli::Cli;
+use crate::commands::completions;
 
 const REGENERATE: &str = "UPDATE_MAN=1 cargo test --bin hypeman-snap cli::tests::man";
 
@@ -188,11 +189,9 @@ fn generated() -> BTreeMap<PathBuf, String> {
         (Shell::Zsh, "_hypeman-snap"),
         (Shell::Fish, "hypeman-snap.fish"),
     ] {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "hypeman-snap", &mut script);
         files.insert(
             Path::new("contrib/completions").join(name),
-            String::from_utf8(script).unwrap(),
+            completions::script(shell).unwrap(),
         );
     }
     files
