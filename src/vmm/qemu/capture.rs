@@ -12,7 +12,8 @@ use super::backup::{self, Backup};
 use super::cleanup::Before;
 use super::memory::Memory;
 use super::migration::{self, Migration, Phase};
-use super::qmp::{Qmp, RunChange};
+use super::qmp::Qmp;
+use super::wire::RunChange;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, disks, jobs, status};
 
 /// Longest wait between two looks in the pause.
@@ -141,7 +142,9 @@ impl Capture {
                         "QEMU could not protect the guest's memory".to_owned()
                     })));
                 }
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             }
             if deadline.has_passed() {
                 return Err(VmmError::PauseTooLong {
@@ -179,7 +182,9 @@ impl Capture {
                 Phase::Completed => return Ok(()),
                 Phase::UnderWay if deadline.has_passed() => return Err(too_long()),
                 Phase::UnderWay => qmp.listen(PAUSE_LOOK)?,
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             }
         }
     }
@@ -207,7 +212,9 @@ impl Capture {
             let mut is_complete = match migration.phase {
                 Phase::Completed => true,
                 Phase::UnderWay => false,
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             };
             for backup in self.backups.iter().filter(|_| in_background) {
                 let job = jobs.iter().find(|job| job.id == backup.job);

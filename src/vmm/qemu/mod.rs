@@ -15,6 +15,8 @@ mod memory;
 mod migration;
 mod process;
 mod qmp;
+mod socket;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +26,8 @@ use serde_json::{Value, json};
 use self::capture::Capture;
 use self::cleanup::Before;
 use self::migration::Phase;
-use self::qmp::{Qmp, RunChange};
+use self::qmp::Qmp;
+use self::wire::RunChange;
 use super::peer::Peer;
 use super::{
     Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,

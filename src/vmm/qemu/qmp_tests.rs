@@ -1,7 +1,7 @@
 //! The connection against a monitor that misbehaves on a real socket.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,9 +147,12 @@ fn a_descriptor_arrives_with_its_command() {
         assert_eq!(request["execute"], "getfd");
         let fds: Vec<_> = ancillary
             .drain()
-            .flat_map(|message| match message {
-                rustix::net::RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-                _ => Vec::new(),
+            .flat_map(|message| {
+                if let rustix::net::RecvAncillaryMessage::ScmRights(fds) = message {
+                    fds.collect()
+                } else {
+                    Vec::new()
+                }
             })
             .collect();
         assert_eq!(fds.len(), 1);
