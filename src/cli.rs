@@ -374,6 +374,8 @@ pub struct CompletionsArgs {
 
 #[cfg(test)]
 mod tests {
+    mod man;
+
     use super::*;
     use clap::CommandFactory;
 
