@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::cli::Host;
+use support::skip::skipped;
 
 /// Why an example need not run here. Anything else in an `example: not run:` is a mistake.
 const NOT_RUN: [&str; 5] = [
@@ -282,11 +282,6 @@ fn checkers_of_manual_pages_are_content() {
             );
         }
     }
-}
-
-/// Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 /// One example of a page, between `.EX` and `.EE`. Comments in front of it say what it needs.
