@@ -4,21 +4,16 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 use tempfile::TempDir;
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 fn is_there(program: &str) -> bool {
