@@ -18,11 +18,20 @@ const MAX_LINES: usize = 450;
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
         "instance" | "snapshot" | "schedule" | "retention" | "cli" => PURE.to_vec(),
-        "clock" | "exit" | "interrupt" => vec![],
+        "clock" | "exit" | "interrupt" | "finding" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
-        "engine" => vec!["instance", "snapshot", "vmm", "fs", "interrupt"],
+        "host" => vec!["fs", "finding"],
+        "engine" => vec![
+            "instance",
+            "snapshot",
+            "vmm",
+            "fs",
+            "interrupt",
+            "host",
+            "finding",
+        ],
         "run" => vec!["store", "engine", "clock", "interrupt"],
         "settings" => vec!["cli"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
@@ -35,9 +44,11 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "run",
             "clock",
             "interrupt",
+            "host",
+            "finding",
         ],
         // Reports are what it is for.
-        "output" => vec!["commands::report", "run::report"],
+        "output" => vec!["commands::report", "run::report", "finding"],
         "logging" => vec!["output::text"],
         "main" => return vec!["*"],
         other => panic!("the layout says nothing of the module {other}"),

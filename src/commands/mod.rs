@@ -3,6 +3,7 @@
 
 mod completions;
 mod delete;
+mod doctor;
 pub mod failure;
 mod get;
 mod list;
@@ -48,6 +49,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::Snapshots(args) => snapshots::run(context, args),
         Command::Register(args) => register::run(context, args),
         Command::Unregister(args) => unregister::run(context, args),
+        Command::Doctor => Ok(doctor::run(context)),
         Command::Completions(args) => completions::run(args),
     }
 }

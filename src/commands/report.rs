@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::exit::Exit;
+use crate::finding::{Finding, Status};
 use crate::instance::{InstanceId, InstanceRef};
 use crate::retention::{Decision, Policy};
 use crate::run::report::Report;
@@ -26,6 +27,8 @@ pub enum Answer {
     Snapshots(Vec<SnapshotRow>),
     /// `register`, `unregister`: what the local engine knows now.
     Registration(Registration),
+    /// `doctor`: what was found out.
+    Findings(Vec<Finding>),
     /// Text that is printed as it is, whatever the format.
     Verbatim(String),
 }
@@ -36,6 +39,7 @@ impl Answer {
         let has_failed = match self {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
+            Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Declared(_)
             | Self::Schedule(_)
             | Self::Deleted(_)

@@ -7,6 +7,7 @@ use crate::commands::report::{
     Answer, Declared, Deleted, Fate, Newest, Registration, RegistrationChange, ScheduleRow,
     SnapshotRow,
 };
+use crate::finding::Finding;
 use crate::retention::{Decision, Keep};
 use crate::run::report::{InstanceResult, Report};
 use crate::schedule::Schedule;
@@ -21,6 +22,7 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Run(it) => run(it),
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
         Answer::Registration(it) => registration(it),
+        Answer::Findings(findings) => findings.iter().map(finding).collect(),
         Answer::Verbatim(text) => Value::from(text.as_str()),
     };
     format!("{value:#}\n")
@@ -72,6 +74,16 @@ fn registration(registration: &Registration) -> Value {
     json!({
         "changed": registration.change != RegistrationChange::None,
         "instance_id": registration.instance_id,
+    })
+}
+
+fn finding(finding: &Finding) -> Value {
+    json!({
+        "check": finding.check,
+        "subject": finding.subject,
+        "status": finding.status.as_str(),
+        "detail": finding.detail,
+        "remedy": finding.remedy,
     })
 }
 

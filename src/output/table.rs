@@ -8,6 +8,7 @@ use super::View;
 use super::text::{shortened, visible};
 use super::{lines, units};
 use crate::commands::report::{Fate, Newest, ScheduleRow, SnapshotRow};
+use crate::finding::{Finding, Status};
 use crate::retention::Decision;
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
@@ -92,6 +93,34 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
             ],
             false,
         );
+    }
+    table.render(view)
+}
+
+/// `doctor`. Nothing is cut short: what is wrong and what helps is why somebody asks.
+pub fn findings(findings: &[Finding], view: &View) -> String {
+    let mut table = Table::new(["STATUS", "CHECK", "SUBJECT", "DETAIL"]);
+    for finding in findings {
+        if view.is_quiet && finding.status == Status::Ok {
+            continue;
+        }
+        let mut detail = visible(&finding.detail);
+        if let Some(remedy) = &finding.remedy {
+            detail.push_str(" → ");
+            detail.push_str(&visible(remedy));
+        }
+        table.push(
+            [
+                finding.status.as_str().to_owned(),
+                finding.check.to_owned(),
+                visible(&finding.subject),
+                detail,
+            ],
+            finding.status == Status::Broken,
+        );
+    }
+    if view.is_quiet && table.rows == 1 {
+        return String::new();
     }
     table.render(view)
 }
