@@ -1,5 +1,7 @@
 //! What an examination found out: one line for each thing that was looked at. Plain data; looks at nothing itself.
 
+use std::fmt;
+
 /// How it is with one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -39,7 +41,11 @@ pub struct Finding {
 
 impl Finding {
     /// Something that is as it should be.
-    pub fn ok(check: &'static str, subject: impl ToString, detail: impl Into<String>) -> Self {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "paths, ids and literals are all given as they come"
+    )]
+    pub fn ok(check: &'static str, subject: impl fmt::Display, detail: impl Into<String>) -> Self {
         Self {
             check,
             subject: subject.to_string(),
@@ -52,7 +58,7 @@ impl Finding {
     /// Something that somebody should look at.
     pub fn warning(
         check: &'static str,
-        subject: impl ToString,
+        subject: impl fmt::Display,
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
@@ -66,7 +72,7 @@ impl Finding {
     /// Something that keeps snapshots from being taken.
     pub fn broken(
         check: &'static str,
-        subject: impl ToString,
+        subject: impl fmt::Display,
         detail: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {

@@ -2,10 +2,10 @@
 //! Changes nothing, and resumes nobody.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::data_dir::DataDir;
 use super::journal::{Entry, Journal, Phase};
@@ -54,7 +54,7 @@ impl Examination<'_> {
         if is_usable(&findings) {
             match DataDir::open(self.data_dir) {
                 Ok(data) => {
-                    findings.extend(snapshots_dir(&data));
+                    findings.extend(self.snapshots_dir(&data));
                     findings.push(reflinks(&data));
                     findings.extend(self.instances(&data));
                 }
@@ -67,6 +67,22 @@ impl Examination<'_> {
             }
         }
         findings.extend(self.journals());
+        findings
+    }
+
+    /// The directory of the snapshots, which is created when it is needed. Its room is a finding only where it is
+    /// another file system.
+    fn snapshots_dir(&self, data: &DataDir) -> Vec<Finding> {
+        let path = data.snapshots_dir();
+        let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev()).ok();
+        let mut findings = directory::examine(
+            "snapshot directory",
+            &path,
+            Missing::CreatedBy("the first snapshot"),
+        );
+        if device(&path) == device(self.data_dir) {
+            findings.truncate(1);
+        }
         findings
     }
 
@@ -126,7 +142,7 @@ impl Examination<'_> {
             // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
             return Some(busy());
         }
-        Some(judge(&metadata, derived, met))
+        Some(judge(&metadata, &derived, met.as_ref()))
     }
 
     fn journals(&self) -> Vec<Finding> {
@@ -182,16 +198,6 @@ fn left_behind(entry: &Entry) -> Finding {
     )
 }
 
-/// The directory of the snapshots, which may be another file system than the rest; it is created when it is needed.
-fn snapshots_dir(data: &DataDir) -> Vec<Finding> {
-    let path = data.snapshots_dir();
-    directory::examine(
-        "snapshot directory",
-        &path,
-        Missing::CreatedBy("the first snapshot"),
-    )
-}
-
 /// Whether disks below the data directory are copied by reflink, found out by a trial that leaves nothing.
 fn reflinks(data: &DataDir) -> Finding {
     const CHECK: &str = "reflink";
@@ -231,9 +237,9 @@ fn reflinks(data: &DataDir) -> Finding {
 }
 
 /// What an instance's state means for its snapshots.
-fn judge(metadata: &Metadata, derived: Derived, met: Option<Met>) -> Finding {
+fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
     let id = &metadata.id;
-    let detail = in_words(metadata, &derived, met.as_ref());
+    let detail = in_words(metadata, derived, met);
     let refusal = metadata.refusal(derived.state);
     match derived.state {
         State::Running | State::Stopped | State::Standby => match (refusal, met) {
