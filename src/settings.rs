@@ -9,6 +9,7 @@ use std::time::Duration;
 use directories::ProjectDirs;
 
 use crate::cli::{Command, EngineKind, Global, RunDueArgs};
+use crate::heartbeat::Target;
 
 /// Where root keeps this tool's state.
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
@@ -17,6 +18,8 @@ const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
 const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Monitoring systems give a check a minute at most; its requests are repeated up to three times.
+const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// More instances than this at once would only make their guests stand still at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
 
@@ -39,8 +42,19 @@ pub struct Settings {
     pub lock_timeout: Duration,
     /// How long what a run waits for may take, and how much it does at once.
     pub limits: Limits,
+    /// Whom to tell of a run.
+    pub monitoring: Monitoring,
     /// Where the values come from that decide what the tool works on.
     pub origins: Origins,
+}
+
+/// Whom `run-due` tells of a run, besides the user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Monitoring {
+    /// The file for node-exporter; absolute, its name ends in `.prom`.
+    pub metrics_file: Option<PathBuf>,
+    /// Where heartbeats go.
+    pub heartbeat: Option<Target>,
 }
 
 /// Where values come from: a flag, a variable, or in words.
@@ -72,6 +86,8 @@ pub struct Limits {
     pub create_timeout: Duration,
     /// How long an instance must be gone before its schedule is retired.
     pub missing_grace: Duration,
+    /// How long a server may take for anything but a snapshot; `None` where the engine's own limit will do.
+    pub request_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -83,6 +99,7 @@ impl Default for Limits {
             vmm_timeout: Duration::from_secs(10),
             create_timeout: Duration::from_secs(10 * 60),
             missing_grace: Duration::from_secs(24 * 60 * 60),
+            request_timeout: None,
         }
     }
 }
@@ -99,6 +116,14 @@ pub enum InvalidSettings {
         value: String,
         /// What it must be.
         rule: String,
+    },
+    /// A flag or variable has a value that can't be used and must not be shown.
+    #[error("{origin} {rule}")]
+    Secret {
+        /// The flag or the environment variable.
+        origin: &'static str,
+        /// What it must be.
+        rule: &'static str,
     },
     /// There is no default directory for a user without a home directory.
     #[error("there is no home directory to keep {what} in; give {flag} or {variable}")]
@@ -176,6 +201,10 @@ pub fn resolve(
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
         limits: match command {
             Command::RunDue(args) => limits(args)?,
+            Command::Check(_) => Limits {
+                request_timeout: Some(CHECK_REQUEST_TIMEOUT),
+                ..Limits::default()
+            },
             Command::Set(_)
             | Command::Get(_)
             | Command::List
@@ -193,6 +222,11 @@ pub fn resolve(
             engine: engine_origin,
             base_url: base_url_origin,
         },
+        monitoring: if let Command::RunDue(args) = command {
+            monitoring(args, around)?
+        } else {
+            Monitoring::default()
+        },
     })
 }
 
@@ -206,6 +240,40 @@ fn limits(args: &RunDueArgs) -> Result<Limits, InvalidSettings> {
         create_timeout: above_zero("--create-timeout", args.create_timeout)?
             .unwrap_or(default.create_timeout),
         missing_grace: args.missing_grace.unwrap_or(default.missing_grace),
+        request_timeout: default.request_timeout,
+    })
+}
+
+fn monitoring(args: &RunDueArgs, around: &Surroundings<'_>) -> Result<Monitoring, InvalidSettings> {
+    const FILE: &str = "HYPEMAN_SNAP_METRICS_FILE";
+    const URL: &str = "HYPEMAN_SNAP_HEARTBEAT_URL";
+    let metrics_file = path(args.metrics_file.as_deref(), "--metrics-file", FILE, around)?;
+    if let Some(file) = &metrics_file {
+        if file.extension().is_none_or(|it| it != "prom") {
+            return Err(InvalidSettings::Value {
+                origin: args
+                    .metrics_file
+                    .as_ref()
+                    .map_or(FILE, |_| "--metrics-file"),
+                value: file.display().to_string(),
+                rule: "must end in .prom: node-exporter reads no other files".to_owned(),
+            });
+        }
+    }
+    let (origin, url) = match &args.heartbeat_url {
+        Some(url) => ("--heartbeat-url", Some(url.clone())),
+        None => {
+            let url = non_empty(URL, around);
+            // What is no UTF-8 is no URL either.
+            (URL, url.map(|url| url.to_string_lossy().into_owned()))
+        }
+    };
+    Ok(Monitoring {
+        metrics_file,
+        heartbeat: url
+            .map(|url| Target::parse(&url))
+            .transpose()
+            .map_err(|rule| InvalidSettings::Secret { origin, rule })?,
     })
 }
 

@@ -16,6 +16,7 @@ use super::{Options, prune, run_due};
 use crate::clock;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Retention, Schedule, Settings};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
 use crate::store::Store;
@@ -197,6 +198,7 @@ impl Host {
             retention,
             name_prefix: None,
             metadata: BTreeMap::new(),
+            hooks: Hooks::default(),
         };
         let now = clock::now();
         let mut schedule = Schedule::new(id.clone(), settings, now - TimeDelta::hours(3));

@@ -4,8 +4,9 @@
 //! decides whether a pause is wanted, and never touches a guest that somebody else paused.
 //!
 //! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
-//! at any point `resume` (if the guest stands still because of us) and `discard`. Disks that the VMM does not copy are
-//! copied by the caller, before or after `save` as [`Vmm::disks_settle`] says.
+//! at any point `resume` and `discard`. Disks that the VMM does not copy are copied by the caller, before or after `save`
+//! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks right before `pause`, which makes the pause
+//! shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
 #[cfg(test)]
 mod capture_tests;
@@ -231,7 +232,7 @@ pub trait Vmm: Send {
     /// The process at the other end of the socket; `None` where the kernel can't tell.
     fn process(&self) -> Option<Process>;
 
-    /// All disks of the guest, read-only ones included.
+    /// All disks of the guest, read-only ones included where they are local files.
     ///
     /// # Errors
     /// When the VMM can't be asked, or has a disk that can't be part of a snapshot.
@@ -264,7 +265,9 @@ pub trait Vmm: Send {
     /// When the VMM refuses or `deadline` passes; the guest still stands still, except where the VMM resumed it itself.
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError>;
 
-    /// Lets the guest go on, and returns when it does. A guest that runs already is no error.
+    /// Lets the guest go on, and returns when it does. A guest that runs already is no error, and neither is one that,
+    /// as this driver knows, stands still because of somebody else: after [`VmmError::PausedByOthers`], or after an
+    /// earlier `resume` that succeeded. Signals don't end it.
     ///
     /// # Errors
     /// When the guest may still stand still.
@@ -278,8 +281,10 @@ pub trait Vmm: Send {
     fn finish(&mut self) -> Result<Saved, VmmError>;
 
     /// Cancels and removes whatever a capture of ours, of this process or of one that died, left in the VMM. Does not
-    /// resume the guest. A save that is under way in the VMM is cancelled only if `save_may_have_begun`: otherwise it
-    /// is somebody else's migration.
+    /// resume the guest, except one that stopped at a write because our copy of its disk failed. A save that is under
+    /// way in the VMM is cancelled only if `save_may_have_begun`: otherwise it is somebody else's migration. Where a
+    /// VMM can't cancel a save without harm to the guest (QEMU before 8.1), it is waited for, as long as it moves.
+    /// Signals don't end it.
     ///
     /// # Errors
     /// When something may still be left.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Hypeman;
 use crate::engine::{Engine, EngineError, describe};
 use crate::finding::Finding;
+use crate::http;
 
 const SERVER: &str = "server";
 const KEY: &str = "API key";
@@ -44,7 +45,7 @@ pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
             ];
         }
     };
-    let server = if engine.base.is_plain() && !engine.base.is_loopback() {
+    let server = if http::is_plain(engine.base.url()) && !http::is_loopback(engine.base.url()) {
         Finding::warning(
             SERVER,
             &engine.base,

@@ -15,12 +15,12 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use log::warn;
-use reqwest::{Certificate, Method};
+use reqwest::Method;
 
 use self::base_url::BaseUrl;
 use self::client::{Client, Pace, Request};
@@ -29,6 +29,7 @@ pub use self::key::{KeySource, cli_base_url};
 use self::wire::{WireInstance, WireSchedule};
 use super::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::finding::Finding;
+use crate::http;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::snapshot::SnapshotId;
 
@@ -89,7 +90,11 @@ impl Hypeman {
         if let Some(client) = client.as_ref() {
             return Ok(Arc::clone(client));
         }
-        let roots = self.ca_file.as_deref().map_or(Ok(Vec::new()), read_roots)?;
+        let roots = self
+            .ca_file
+            .as_deref()
+            .map_or(Ok(Vec::new()), http::read_roots)
+            .map_err(EngineError::unavailable)?;
         let built = Arc::new(Client::build(
             self.base.clone(),
             self.key.load()?,
@@ -233,21 +238,4 @@ impl Engine for Hypeman {
             Err(fault) => Err(self.instance_error(&client, fault, &task)),
         }
     }
-}
-
-/// The certificates in a PEM file.
-fn read_roots(path: &Path) -> Result<Vec<Certificate>, EngineError> {
-    let bad = |why: &str| {
-        EngineError::unavailable(format!(
-            "CA file {} (--ca-file) {why}: it must hold PEM certificates",
-            path.display()
-        ))
-    };
-    let pem = std::fs::read(path).map_err(|cause| bad(&format!("can't be read: {cause}")))?;
-    let roots = Certificate::from_pem_bundle(&pem)
-        .map_err(|cause| bad(&format!("can't be used: {}", answer::root_cause(&cause))))?;
-    if roots.is_empty() {
-        return Err(bad("holds no certificate"));
-    }
-    Ok(roots)
 }

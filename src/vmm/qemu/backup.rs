@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::super::{Deadline, DiskCopy, VmmError};
 use super::disks::{self, Drive, Source};
-use super::qmp::{Qmp, Version};
+use super::qmp::Qmp;
+use super::wire::Version;
 use super::{PREFIX, files, jobs};
 
 /// Bytes per second of a job that shall wait: the least that QEMU takes.

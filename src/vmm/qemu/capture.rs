@@ -12,7 +12,8 @@ use super::backup::{self, Backup};
 use super::cleanup::Before;
 use super::memory::Memory;
 use super::migration::{self, Migration, Phase};
-use super::qmp::{Qmp, RunChange};
+use super::qmp::Qmp;
+use super::wire::RunChange;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, disks, jobs, status};
 
 /// Longest wait between two looks in the pause.
@@ -96,14 +97,9 @@ impl Capture {
     ///
     /// # Errors
     /// As [`super::super::Vmm::save`].
-    pub fn save(
-        &mut self,
-        qmp: &mut Qmp,
-        process: Option<&Process>,
-        deadline: Deadline,
-    ) -> Result<(), VmmError> {
+    pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
         check_stands_still(qmp.changes())?;
-        self.memory.top_up(qmp, process)?;
+        self.memory.top_up()?;
         if !self.backups.is_empty() {
             let urgent = self.method != Method::Background;
             backup::start(qmp, &self.backups, urgent, deadline)?;
@@ -146,7 +142,9 @@ impl Capture {
                         "QEMU could not protect the guest's memory".to_owned()
                     })));
                 }
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             }
             if deadline.has_passed() {
                 return Err(VmmError::PauseTooLong {
@@ -184,7 +182,9 @@ impl Capture {
                 Phase::Completed => return Ok(()),
                 Phase::UnderWay if deadline.has_passed() => return Err(too_long()),
                 Phase::UnderWay => qmp.listen(PAUSE_LOOK)?,
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             }
         }
     }
@@ -212,7 +212,9 @@ impl Capture {
             let mut is_complete = match migration.phase {
                 Phase::Completed => true,
                 Phase::UnderWay => false,
-                other => return Err(self.not_saved(other)),
+                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                    return Err(self.not_saved(end));
+                }
             };
             for backup in self.backups.iter().filter(|_| in_background) {
                 let job = jobs.iter().find(|job| job.id == backup.job);

@@ -23,9 +23,20 @@ const HEADERS: u64 = 256;
 pub(super) struct Memory {
     file: File,
     path: PathBuf,
-    /// Whether the room must be there before the save begins.
-    needs_room: bool,
+    /// Where a save that fails does harm: whose room must be there before it begins.
+    claim: Option<Claim>,
+    /// What was reserved, in bytes.
     reserved: u64,
+}
+
+/// What decides how much room a guest's memory may need.
+#[derive(Debug)]
+struct Claim {
+    /// The size of the guest's memory, in bytes.
+    size: u64,
+    /// The QEMU whose use of memory tells how much of that the guest has touched; `None` where any page may hold
+    /// something, touched or not.
+    process: Option<Process>,
 }
 
 impl Memory {
@@ -39,14 +50,24 @@ impl Memory {
         process: Option<&Process>,
     ) -> Result<Self, VmmError> {
         let path = directory.join(NAME);
+        let file = files::create(&path)?;
+        let claim = if migration::fails_cleanly(qmp.version()) {
+            None
+        } else {
+            let is_mapped_from_file = is_mapped_from_file(qmp)?;
+            Some(Claim {
+                size: size_bytes(qmp)?,
+                process: process.filter(|_| !is_mapped_from_file).cloned(),
+            })
+        };
         let mut memory = Self {
-            file: files::create(&path)?,
+            file,
             path,
-            needs_room: !migration::fails_cleanly(qmp.version()),
+            claim,
             reserved: 0,
         };
         // Until the pause the guest goes on taking memory.
-        let bound = memory.bound(qmp, process)?;
+        let bound = memory.bound();
         memory.reserve(bound + bound / 16)?;
         memory.pass(qmp)?;
         Ok(memory)
@@ -55,10 +76,9 @@ impl Memory {
     /// Reserves what the guest has come to need since the preparation. It stands still now.
     ///
     /// # Errors
-    /// As [`Memory::prepare`].
-    pub fn top_up(&mut self, qmp: &mut Qmp, process: Option<&Process>) -> Result<(), VmmError> {
-        let bound = self.bound(qmp, process)?;
-        self.reserve(bound)
+    /// [`VmmError::File`] when there is no room.
+    pub fn top_up(&mut self) -> Result<(), VmmError> {
+        self.reserve(self.bound())
     }
 
     /// Gives QEMU the file; a save takes the descriptor away when it begins.
@@ -102,7 +122,7 @@ impl Memory {
     }
 
     fn reserve(&mut self, bytes: u64) -> Result<(), VmmError> {
-        if !self.needs_room || bytes <= self.reserved {
+        if bytes <= self.reserved {
             return Ok(());
         }
         files::reserve(&self.file, 0, bytes).map_err(|source| VmmError::File {
@@ -118,20 +138,15 @@ impl Memory {
     }
 
     /// The most that the file can need now, in bytes. Pages that the guest never touched take next to nothing.
-    fn bound(&self, qmp: &mut Qmp, process: Option<&Process>) -> Result<u64, VmmError> {
-        if !self.needs_room {
-            return Ok(0);
-        }
-        let size = size_bytes(qmp)?;
+    fn bound(&self) -> u64 {
+        let Some(Claim { size, process }) = &self.claim else {
+            return 0;
+        };
         let touched = process
+            .as_ref()
             .and_then(|process| fs::read_to_string(format!("/proc/{}/status", process.pid)).ok())
             .and_then(|status| parse_touched(&status));
-        // Of memory that is mapped from a file, any page may hold something before it is touched.
-        let content = match touched {
-            Some(touched) if !is_mapped_from_file(qmp)? => touched.min(size),
-            _ => size,
-        };
-        Ok(content + size / HEADERS + DEVICES)
+        touched.map_or(*size, |touched| touched.min(*size)) + size / HEADERS + DEVICES
     }
 }
 
@@ -146,6 +161,10 @@ fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
     Ok(base + field("plugged-memory").unwrap_or(0))
 }
 
+/// Whether any of the guest's memory is mapped from a file, so that a page may hold something that nobody has touched.
+///
+/// # Errors
+/// When QEMU can't be asked.
 fn is_mapped_from_file(qmp: &mut Qmp) -> Result<bool, VmmError> {
     let objects = qmp.execute("qom-list", &json!({"path": "/objects"}))?;
     Ok(objects

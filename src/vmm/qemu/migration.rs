@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, VmmError};
-use super::qmp::{Qmp, Version};
+use super::qmp::Qmp;
+use super::wire::Version;
 
 /// Saves memory while the guest runs, by write protection of its pages.
 const BACKGROUND: &str = "background-snapshot";

@@ -15,6 +15,8 @@ mod memory;
 mod migration;
 mod process;
 mod qmp;
+mod socket;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +26,8 @@ use serde_json::{Value, json};
 use self::capture::Capture;
 use self::cleanup::Before;
 use self::migration::Phase;
-use self::qmp::{Qmp, RunChange};
+use self::qmp::Qmp;
+use self::wire::RunChange;
 use super::peer::Peer;
 use super::{
     Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
@@ -149,6 +152,9 @@ impl Vmm for Qemu {
     }
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
+        for place in ["/machine/peripheral", "/machine/peripheral-anon"] {
+            disks::refuse_foreign(&self.qmp.execute("qom-list", &json!({"path": place}))?)?;
+        }
         let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
         disks::list(&drives, self.process.as_ref())
     }
@@ -193,7 +199,7 @@ impl Vmm for Qemu {
             ));
         };
         self.qmp.listen(Duration::ZERO)?;
-        capture.save(&mut self.qmp, self.process.as_ref(), deadline)?;
+        capture.save(&mut self.qmp, deadline)?;
         self.is_saved = true;
         Ok(())
     }

@@ -3,8 +3,7 @@
 //! Every wait has a deadline and looks at the interrupt flag, except while a guest is being put right
 //! ([`Qmp::ignore_interrupts`]). It knows the protocol, not what the commands mean.
 
-use std::io::{ErrorKind, IoSlice, Read};
-use std::mem::MaybeUninit;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,45 +11,18 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
 use serde_json::{Value, json};
 
 use super::super::{Deadline, VmmError};
 use super::inbox::Inbox;
+use super::wire::{RunChange, Version};
+use super::{socket, wire};
 use crate::interrupt;
 
 /// Longest wait between two looks at the interrupt flag: a signal that comes just before the wait does not end it.
 const SLICE: Duration = Duration::from_millis(50);
-/// Time between two attempts to get into a full queue of a listening socket.
-const CONNECT_RETRY: Duration = Duration::from_millis(10);
 /// How many changes of the run state are remembered; beyond, the oldest are forgotten.
 const MAX_CHANGES: usize = 1000;
-/// A monitor serves one client; others wait in the socket's queue, unanswered.
-const BUSY: &str = "it hangs, or another client holds this monitor: give hypeman-snap a QMP monitor of its own \
-                    (a second -qmp option)";
-
-/// The guest stopped or went on, by QEMU's account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunChange {
-    /// Whether it runs from here on.
-    pub runs: bool,
-    /// When, since the epoch; `None` where QEMU could not tell.
-    pub at: Option<Duration>,
-}
-
-/// The version that QEMU greets with.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
-    /// As in 10.1.2: 10.
-    pub major: u64,
-    /// As in 10.1.2: 1.
-    pub minor: u64,
-    /// As in 10.1.2: 2.
-    pub micro: u64,
-}
 
 /// One client connection to a monitor.
 #[derive(Debug)]
@@ -86,26 +58,25 @@ impl Qmp {
     ) -> Result<Self, VmmError> {
         let deadline = Deadline::after(limit);
         let mut qmp = Self {
-            stream: open(socket, deadline, is_interrupted)?,
+            stream: socket::open(socket, deadline)?,
             socket: socket.to_owned(),
             limit,
             inbox: Inbox::default(),
             changes: Vec::new(),
-            version: Version {
-                major: 0,
-                minor: 0,
-                micro: 0,
-            },
+            version: Version::default(),
             next_id: 0,
-            heeds_interrupts: true,
+            // A guest may have to be resumed over this very connection.
+            heeds_interrupts: false,
             is_interrupted,
             is_cut_off: false,
         };
-        let greeting = qmp
-            .receive("the greeting", deadline)?
-            .ok_or_else(|| busy(socket, limit))?;
-        qmp.version = parse_greeting(&greeting)?;
+        let greeting = match qmp.receive("the greeting", deadline) {
+            Err(VmmError::Protocol { .. }) => return Err(wire::no_monitor()),
+            other => other?.ok_or_else(|| socket::busy(socket, limit))?,
+        };
+        qmp.version = Version::of_greeting(&greeting)?;
         qmp.execute("qmp_capabilities", &json!({}))?;
+        qmp.heed_interrupts();
         Ok(qmp)
     }
 
@@ -268,16 +239,13 @@ impl Qmp {
 
     /// Takes note of an event, if it is one that matters here.
     fn note(&mut self, message: &Value) {
-        let runs = match message.get("event").and_then(Value::as_str) {
-            Some("STOP") => false,
-            Some("RESUME") => true,
-            _ => return,
+        let Some(change) = RunChange::of_event(message) else {
+            return;
         };
         if self.changes.len() == MAX_CHANGES {
             self.changes.remove(0);
         }
-        let at = parse_timestamp(message);
-        self.changes.push(RunChange { runs, at });
+        self.changes.push(change);
     }
 
     fn send(
@@ -292,7 +260,7 @@ impl Qmp {
         }
         let mut rest = line;
         while !rest.is_empty() {
-            match send_some(self.stream.as_fd(), rest, fd) {
+            match socket::send(self.stream.as_fd(), rest, fd) {
                 Ok(sent) => {
                     fd = None;
                     rest = rest.get(sent..).unwrap_or_default();
@@ -375,87 +343,6 @@ impl Qmp {
     }
 }
 
-fn busy(socket: &Path, limit: Duration) -> VmmError {
-    VmmError::TimedOut {
-        socket: socket.to_owned(),
-        request: "with a greeting".to_owned(),
-        limit,
-        hint: Some(BUSY),
-    }
-}
-
-/// A non-blocking connection. The queue of a busy monitor is short, and a connect to a full one does not wait.
-fn open(
-    socket: &Path,
-    deadline: Deadline,
-    is_interrupted: fn() -> bool,
-) -> Result<UnixStream, VmmError> {
-    let unreachable = |errno: Errno| VmmError::Unreachable {
-        socket: socket.to_owned(),
-        source: errno.into(),
-    };
-    let address = SocketAddrUnix::new(socket).map_err(unreachable)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-        .map_err(unreachable)?;
-    loop {
-        match rustix::net::connect(&fd, &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if deadline.has_passed() => {
-                return Err(busy(socket, deadline.limit()));
-            }
-            Err(Errno::AGAIN) => std::thread::sleep(CONNECT_RETRY),
-            Err(errno) => return Err(unreachable(errno)),
-        }
-        if is_interrupted() {
-            return Err(VmmError::Interrupted);
-        }
-    }
-}
-
-/// One send, with `fd` in its ancillary data. A broken pipe is an error, no signal.
-fn send_some(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    fd: Option<BorrowedFd<'_>>,
-) -> Result<usize, Errno> {
-    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(Errno::NOBUFS);
-    }
-    rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )
-}
-
-fn parse_greeting(greeting: &Value) -> Result<Version, VmmError> {
-    let number = |field| {
-        greeting
-            .pointer("/QMP/version/qemu")
-            .and_then(|version| version.get(field))
-            .and_then(Value::as_u64)
-    };
-    match (number("major"), number("minor"), number("micro")) {
-        (Some(major), Some(minor), Some(micro)) => Ok(Version {
-            major,
-            minor,
-            micro,
-        }),
-        _ => Err(VmmError::Protocol {
-            request: "the greeting".to_owned(),
-            detail: "no QMP monitor speaks there".to_owned(),
-        }),
-    }
-}
-
-fn parse_timestamp(event: &Value) -> Option<Duration> {
-    let seconds = event.pointer("/timestamp/seconds")?.as_u64()?;
-    let microseconds = event.pointer("/timestamp/microseconds")?.as_u64()?;
-    Duration::from_secs(seconds).checked_add(Duration::from_micros(microseconds))
-}
+#[cfg(test)]
+#[path = "qmp_tests.rs"]
+mod tests;

@@ -98,3 +98,66 @@ fn a_qcow2_disk_is_copied_with_all_that_it_stands_on() {
     assert_eq!(vm.traces(), before);
     assert_goes_on(&vm, &plan, tick);
 }
+
+#[test]
+fn a_disk_with_a_backing_file_is_copied_into_one_file() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        disks: 2,
+        ..VmOptions::new(scratch.path())
+    });
+    // The guest's data so far is in the base; what it writes from now on goes to the overlay.
+    for disk in ["disk0", "disk1"] {
+        let overlay = scratch.path().join(format!("{disk}.overlay"));
+        vm.qmp(
+            "blockdev-snapshot-sync",
+            &json!({
+                "node-name": disk, "snapshot-node-name": format!("{disk}-overlay"),
+                "snapshot-file": overlay, "format": "qcow2",
+            }),
+        );
+    }
+    let before = vm.traces();
+    let mut qemu = connect(&vm);
+    let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
+    let disk = &plan.disks[0].disk;
+    assert_eq!(disk.format, "qcow2");
+    assert_eq!(disk.path, scratch.path().join("disk0.overlay"));
+    assert_eq!(disk.backing.as_deref(), Some(&*vm.disks()[0]));
+    let tick = vm.wait_next_tick();
+    capture(&mut qemu, &plan).unwrap();
+    assert_untouched(&vm, &before);
+
+    // Neither the base nor the overlay is there any more when the copies are used.
+    vm.kill();
+    for copy in &plan.disks {
+        fs::remove_file(&copy.disk.path).unwrap();
+    }
+    for base in vm.disks() {
+        fs::remove_file(base).unwrap();
+    }
+    let options = VmOptions {
+        disk_format: DiskFormat::Qcow2,
+        socket: None,
+        ..vm.options().clone()
+    };
+    let disks: Vec<PathBuf> = plan.disks.iter().map(|copy| copy.target.clone()).collect();
+    let again = TestVm::restore(&options, &plan.state_dir.join("memory"), &disks);
+    let first = again.wait_next_tick();
+    assert!(first >= tick);
+    again.wait_ticks_beyond(first + 40);
+    assert_eq!(again.torn_lines(), Vec::<String>::new());
+}
+
+#[test]
+fn the_driver_knows_version_and_process_of_the_vmm() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions::new(scratch.path()));
+    let mut qemu = connect(&vm);
+    let version = vm.qmp("query-version", &json!({}));
+    let numbers = ["major", "minor", "micro"].map(|part| version["qemu"][part].to_string());
+    assert_eq!(qemu.version().unwrap(), numbers.join("."));
+    let process = qemu.process().unwrap();
+    assert_eq!(process.pid, i32::try_from(vm.pid()).unwrap());
+    assert!(process.start_ticks > 0);
+}

@@ -136,7 +136,10 @@ fn a_signal_ends_the_wait_for_what_goes_on_behind_the_guest() {
     SIGNAL.store(true, Ordering::SeqCst);
     let error = qemu.finish().unwrap_err();
     assert!(matches!(error, VmmError::Interrupted), "{error}");
-    qemu.discard(true).unwrap();
+    // A new connection comes about nevertheless.
+    drop(qemu);
+    let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+    Qemu::new(qmp).discard(true).unwrap();
     assert_untouched(&vm, &before);
 }
 

@@ -1,6 +1,7 @@
 //! The driver against a real QEMU with a guest that notices torn snapshots.
 
 mod captures;
+mod fallback;
 mod faults;
 mod leftovers;
 mod others;
