@@ -382,6 +382,8 @@ pub struct CompletionsArgs {
 
 #[cfg(test)]
 mod tests {
+    mod man;
+
     use super::*;
     use clap::CommandFactory;
 

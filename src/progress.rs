@@ -17,8 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two looks at the clock by a bar that nothing else moves.
 const TICK: Duration = Duration::from_millis(200);
 
-const COUNTED: &str =
-    "{msg}  [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {elapsed}";
+const COUNTED: &str = "{msg}  [{bar:24}] {binary_bytes} of {binary_total_bytes}, {elapsed}";
 const UNCOUNTED: &str = "{spinner} {msg}  {elapsed}";
 
 /// Where progress is shown, if anywhere. Clones show in the same place.

@@ -23,13 +23,13 @@ struct Monitor {
 
 impl Monitor {
     /// Each answer is a status line's end and a body; one without a status is no answer at all.
-    fn start(answers: &[(&'static str, &'static str)]) -> Self {
+    fn start(answers: &'static [(&'static str, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let is_stopping = Arc::new(AtomicBool::new(false));
         let (hears, stops) = (Arc::clone(&heard), Arc::clone(&is_stopping));
-        let mut answers = answers.to_vec().into_iter();
+        let mut answers = answers.iter();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stops.load(Ordering::SeqCst) {
@@ -37,7 +37,7 @@ impl Monitor {
                 }
                 let mut stream = BufReader::new(stream.unwrap());
                 hears.lock().unwrap().push(read_request(&mut stream));
-                let (status, body) = answers.next().unwrap_or(("200 OK", "OK"));
+                let (status, body) = answers.next().unwrap_or(&("200 OK", "OK"));
                 if !status.is_empty() {
                     let answer = format!(
                         "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -143,7 +143,7 @@ fn healthchecks_hears_success_failure_and_idle_minutes() {
     break_instance(&host);
     run_due(&host, &url, &["--force"]).exits(1);
     let failure = format!("POST /ping/s3cret/fail 1 of 1 schedules fail: {ID}");
-    assert_eq!(monitor.heard(), [failure.clone()]);
+    assert_eq!(monitor.heard(), std::slice::from_ref(&failure));
     // An idle minute does not take the failure back; only a good snapshot does.
     run_due(&host, &url, &[]).exits(0);
     assert_eq!(monitor.heard(), [failure]);

@@ -99,6 +99,7 @@ fn hooks_run_around_the_snapshot_and_are_told_about_it() {
             .args(["-o", "json", "run-due", "--force"])
             .env("HYPEMAN_API_KEY", "secret")
             .env("HYPEMAN_API_KEY_FILE", "/secret")
+            .env("HYPEMAN_SNAP_HEARTBEAT_URL", "")
             // Left over from whoever started the tool.
             .env("HYPEMAN_SNAP_OUTCOME", "failed")
             .env("HYPEMAN_SNAP_ERROR", "stale"),

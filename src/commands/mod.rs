@@ -2,7 +2,7 @@
 //! should know besides the answer goes through the log to stderr.
 
 pub mod check;
-mod completions;
+pub mod completions;
 mod delete;
 mod doctor;
 pub mod failure;

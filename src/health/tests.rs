@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Retention, Settings};
 
 const MINUTE: i64 = 60;
@@ -30,6 +31,7 @@ fn new(interval: i64) -> Schedule {
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
+        hooks: Hooks::default(),
     };
     Schedule::new("vm".parse().unwrap(), settings, at(0))
 }

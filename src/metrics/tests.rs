@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::schedule::hooks::Hooks;
 use crate::schedule::{Retention, Settings};
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -26,6 +27,7 @@ fn instance(id: &str, name: &str) -> Instance {
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
+        hooks: Hooks::default(),
     };
     Instance {
         schedule: Schedule::new(id.parse().unwrap(), settings, at(0)),

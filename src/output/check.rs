@@ -137,13 +137,16 @@ fn judged(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
             let again = schedule.retry_at.unwrap_or(schedule.next_run_at);
             format!("{age}; next try {}; {failures}", time(again, view))
         }
-        Cause::Lost => match schedule.last_success_at {
-            Some(at) => format!(
-                "{age}; the last one, taken {}, is not in the store any more",
-                time(at, view)
-            ),
-            None => format!("{age}; the last one is not in the store any more"),
-        },
+        Cause::Lost => {
+            let age = match verdict.newest {
+                Some(_) => age,
+                None => "no snapshot is left".to_owned(),
+            };
+            let taken = schedule
+                .last_success_at
+                .map_or_else(String::new, |at| format!(", taken {},", time(at, view)));
+            format!("{age}; the last one{taken} is not in the store any more")
+        }
         Cause::Sparse => format!(
             "{age}; its schedule's interval of {} is longer than that",
             format_human(schedule.interval)

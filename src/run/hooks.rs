@@ -20,11 +20,12 @@ const UNDO_GRACE: Duration = Duration::from_secs(10);
 /// How much of its last line of output is part of a hook's error, in characters.
 const QUOTE_MAX_CHARS: usize = 200;
 
-/// What no hook is given: the API key, and the ways to it.
-const SECRETS: [&str; 3] = [
+/// What no hook is given: the API key and the ways to it, and the URL that whoever knows it can report to.
+const SECRETS: [&str; 4] = [
     "HYPEMAN_API_KEY",
     "HYPEMAN_API_KEY_FILE",
     "CREDENTIALS_DIRECTORY",
+    "HYPEMAN_SNAP_HEARTBEAT_URL",
 ];
 
 /// The hooks of one instance's run.

@@ -60,7 +60,7 @@ pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
     let failure = match hook.wait(limits) {
         Wait::Ended => hook.reap().map_or_else(
             |error| Some(format!("could not be waited for: {error}")),
-            |status| failure(status),
+            failure,
         ),
         Wait::TimedOut => Some(hook.end(&format!("did not end within {:?}", limits.timeout))),
         Wait::Stopped => Some(hook.end("was interrupted by a signal to hypeman-snap")),

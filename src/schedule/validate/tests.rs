@@ -251,8 +251,15 @@ proptest! {
         max_age in any::<Option<String>>(),
         name_prefix in any::<Option<String>>(),
         metadata in any::<Vec<String>>(),
+        pre_hook in any::<Option<String>>(),
     ) {
-        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata });
+        let typed = pre_hook.clone();
+        let hooks = hooks(|stage| typed.as_deref().filter(|_| stage == Stage::Pre), None);
+        // What is taken can be typed again.
+        if let Some(text) = hooks.ok().map(|hooks| hooks::command_line(&hooks.pre)).filter(|text| !text.is_empty()) {
+            prop_assert!(hooks::parse(&text).is_ok());
+        }
+        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
     }
 
     #[test]
