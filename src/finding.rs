@@ -41,10 +41,6 @@ pub struct Finding {
 
 impl Finding {
     /// Something that is as it should be.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "paths, ids and literals are all given as they come"
-    )]
     pub fn ok(check: &'static str, subject: impl fmt::Display, detail: impl Into<String>) -> Self {
         Self {
             check,

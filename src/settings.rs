@@ -18,7 +18,7 @@ const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
 const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Monitoring systems give a check a minute at most; its requests are repeated up to three times.
+/// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
 const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// More instances than this at once would only make their guests stand still at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
@@ -201,7 +201,7 @@ pub fn resolve(
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
         limits: match command {
             Command::RunDue(args) => limits(args)?,
-            Command::Check(_) => Limits {
+            Command::Check(_) | Command::Doctor => Limits {
                 request_timeout: Some(CHECK_REQUEST_TIMEOUT),
                 ..Limits::default()
             },
@@ -213,7 +213,6 @@ pub fn resolve(
             | Command::Snapshots(_)
             | Command::Register(_)
             | Command::Unregister(_)
-            | Command::Doctor
             | Command::Completions(_) => Limits::default(),
         },
         origins: Origins {

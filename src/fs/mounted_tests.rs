@@ -57,6 +57,9 @@ fn a_reflink_shares_its_blocks_and_goes_its_own_way() {
             copy::try_reflink(&source, &mount.path()).unwrap().is_some(),
             "{kind:?}"
         );
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert!(copy::can_reflink(&mount.path(), &mount.path()).unwrap());
+        assert!(!copy::can_reflink(&mount.path(), elsewhere.path()).unwrap());
         let free = space::free_bytes(&mount.path()).unwrap();
         let copies: Vec<File> = (0..10)
             .map(|number| new_file(&mount.path().join(format!("copy-{number}"))))
