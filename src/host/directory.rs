@@ -185,6 +185,7 @@ mod tests {
     #[test]
     fn a_private_directory_is_fine_and_has_room() {
         let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let findings = examine(CHECK, directory.path(), Missing::Broken("mount it"));
         assert_eq!(findings.len(), 2);
         assert_eq!(findings[0].status, Status::Ok);
