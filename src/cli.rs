@@ -16,7 +16,21 @@ The API key of a hypeman server comes from HYPEMAN_API_KEY, from the file that H
 systemd credential hypeman-api-key, or from ~/.config/hypeman/cli.yaml; never from the command line.
 
 Exit codes: 0 done, 1 an instance failed or something unexpected happened, 2 invalid request, 3 schedule or instance \
-not found, 4 another run held the lock for longer than --lock-timeout.";
+not found, 4 another run held the lock for longer than --lock-timeout. `check` has those of monitoring plugins instead: \
+0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.";
+
+const CHECK_AFTER_HELP: &str = "\
+The newest scheduled snapshot of an instance is OK up to the age of the RPO, a WARNING beyond it, and CRITICAL beyond \
+twice the RPO. Without --rpo, the RPO is the schedule's interval, its jitter (at most 5m) and a slack: a tenth of the \
+interval, at least 5m and at most 1h, and the time that the last run took. An instance whose first run is still to \
+come is OK, and so is one that is gone. A schedule file that holds no schedule is CRITICAL. Without any schedule the \
+answer is UNKNOWN, because then nothing is protected, or the wrong place was looked at. When the engine can't be asked, \
+ages are those that the schedules record.
+
+The first line is the worst news and the performance data; a line for each instance follows, worst first (not with -q).
+
+Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, also for an invalid command line. The worst one wins, in the order \
+CRITICAL, WARNING, UNKNOWN, OK.";
 
 /// Scheduled snapshots with retention for the VMs of this host.
 ///
@@ -133,11 +147,25 @@ pub enum Command {
     /// List snapshots, and say why each is kept
     Snapshots(SnapshotsArgs),
 
+    /// Say whether every newest snapshot is young enough, as a monitoring plugin does
+    ///
+    /// Takes no lock and writes nothing, and tells a timer that does not fire from an instance whose snapshots fail.
+    #[command(after_help = CHECK_AFTER_HELP)]
+    Check(CheckArgs),
+
     /// Tell the local engine of a VM that hypeman does not run
     Register(RegisterArgs),
 
     /// Make the local engine forget a registered VM; its snapshots stay
     Unregister(UnregisterArgs),
+
+    /// Say what would be used and whether it works; changes nothing
+    ///
+    /// Looks at directories, free space and reflinks, the engine and its server or each instance's VMM, journals left by
+    /// runs that died, schedules that are overdue or can't be read, who starts `run-due`, and the clock. One line for
+    /// each, with what to do. Exits 1 if something is broken; warnings alone exit 0. With --quiet only what is not ok
+    /// is printed.
+    Doctor,
 
     /// Print completions for a shell
     Completions(CompletionsArgs),
@@ -168,6 +196,47 @@ pub struct SetArgs {
     /// A tag for every snapshot; may be given several times
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub metadata: Vec<String>,
+
+    /// A command to run before each snapshot; if it fails, none is taken
+    ///
+    /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs
+    /// it: write sh -c '…' for one. It runs as the user of run-due, in /, and finds in its environment HYPEMAN_SNAP_HOOK
+    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted
+    /// or failed), ERROR and PAUSE_MS, as far as they are known.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub pre_hook: Option<String>,
+
+    /// A command to run after each snapshot, also when the snapshot or the pre-hook failed
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub post_hook: Option<String>,
+
+    /// A command to run when anything of a run failed, last of all
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub failure_hook: Option<String>,
+
+    /// How long each hook may run before it is ended with its children [default: 60s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub hook_timeout: Option<String>,
 
     /// Show what would change and write nothing
     #[arg(long)]
@@ -226,6 +295,23 @@ pub struct RunDueArgs {
     /// How long the hypeman server may take for one snapshot [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub create_timeout: Option<Duration>,
+
+    /// Write metrics for node-exporter's textfile collector to this file [env: HYPEMAN_SNAP_METRICS_FILE]
+    ///
+    /// The name must end in .prom. Written after each run as a whole and readable by everyone; what concerns schedules
+    /// and snapshots is looked up anew when a run did something, a schedule was changed, or 15 minutes have passed. Not
+    /// written by --dry-run and --recover-only.
+    #[arg(long, value_name = "PATH")]
+    pub metrics_file: Option<PathBuf>,
+
+    /// Request this URL after each run: a dead man's switch [env: HYPEMAN_SNAP_HEARTBEAT_URL]
+    ///
+    /// While this run or any schedule's last run has failed, /fail is put behind the URL's path and what fails is
+    /// posted, as healthchecks.io expects it; for Uptime Kuma (a path that ends in /api/push/TOKEN), status=up or
+    /// status=down and msg= are set instead. At most three attempts of 5s; one that fails is only a warning. The URL is
+    /// secret, so prefer the variable. Not requested by --dry-run and --recover-only.
+    #[arg(long, value_name = "URL")]
+    pub heartbeat_url: Option<String>,
 }
 
 /// What `prune` takes.
@@ -244,6 +330,17 @@ pub struct PruneArgs {
 pub struct SnapshotsArgs {
     /// List only this instance's, which need not exist any more [default: all]
     pub instance: Option<String>,
+}
+
+/// What `check` takes.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The instances to look at, which need not exist any more [default: all that have a schedule]
+    pub instance: Vec<String>,
+
+    /// How old the newest snapshot may be [default: the interval, its jitter and a slack]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub rpo: Option<Duration>,
 }
 
 /// What `register` takes.
@@ -285,6 +382,8 @@ pub struct CompletionsArgs {
 
 #[cfg(test)]
 mod tests {
+    mod man;
+
     use super::*;
     use clap::CommandFactory;
 

@@ -1,6 +1,7 @@
 //! Every exit code of the tool, and nothing else.
 //!
-//! The numbers are documented in the manual and in the README; they are part of the interface.
+//! The numbers are documented in the manual and in the README; they are part of the interface. `check` speaks another
+//! language than the rest: that of monitoring plugins, whose numbers overlap with the tool's own.
 
 use std::process::ExitCode;
 
@@ -17,6 +18,12 @@ pub enum Exit {
     NotFound,
     /// Another run held the instance's lock for longer than `--lock-timeout`.
     Locked,
+    /// `check` only: a newest snapshot is older than it should be, or something else wants a look.
+    Warning,
+    /// `check` only: a newest snapshot is far too old.
+    Critical,
+    /// `check` only: it can't be told, which includes a command line that is not valid.
+    Unknown,
 }
 
 impl Exit {
@@ -24,9 +31,9 @@ impl Exit {
     pub const fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::NotFound => 3,
+            Self::Failed | Self::Warning => 1,
+            Self::Usage | Self::Critical => 2,
+            Self::NotFound | Self::Unknown => 3,
             Self::Locked => 4,
         }
     }

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use env_logger::Target;
 use log::kv::Key;
 use log::{Level, LevelFilter, Record};
 
@@ -14,8 +15,8 @@ use crate::output::text::visible;
 /// The key under which a record names the instance that it is about.
 const INSTANCE: &str = "instance";
 
-/// Starts to log, once in the life of the process.
-pub fn start(verbose: u8, is_quiet: bool) {
+/// Starts to log, once in the life of the process: to stderr, by way of `writer` if there is one.
+pub fn start(verbose: u8, is_quiet: bool, writer: Option<impl Write + Send + 'static>) {
     let level = match (is_quiet, verbose) {
         (true, _) => LevelFilter::Error,
         (false, 0) => LevelFilter::Warn,
@@ -24,7 +25,11 @@ pub fn start(verbose: u8, is_quiet: bool) {
         (false, _) => LevelFilter::Trace,
     };
     let for_journal = is_journal(std::env::var_os("JOURNAL_STREAM"));
-    env_logger::Builder::new()
+    let mut builder = env_logger::Builder::new();
+    if let Some(writer) = writer {
+        builder.target(Target::Pipe(Box::new(writer)));
+    }
+    builder
         .filter_level(level.min(LevelFilter::Warn))
         .filter_module(env!("CARGO_CRATE_NAME"), level)
         .format(move |out, record| writeln!(out, "{}", line(record, for_journal)))

@@ -5,11 +5,18 @@ mod clock;
 mod commands;
 mod engine;
 mod exit;
+mod finding;
 mod fs;
+mod health;
+mod heartbeat;
+mod host;
+mod http;
 mod instance;
 mod interrupt;
 mod logging;
+mod metrics;
 mod output;
+mod progress;
 mod retention;
 mod run;
 mod schedule;
@@ -22,12 +29,13 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
-use cli::{Cli, EngineKind, OutputFormat};
-use commands::failure;
+use cli::{Cli, Command, EngineKind, OutputFormat};
+use commands::{check, failure};
 use engine::{Engine, EngineError, hypeman};
 use exit::Exit;
+use progress::Progress;
 use settings::{Settings, Surroundings};
 use store::Store;
 
@@ -37,24 +45,46 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and versions come this way as well. If nobody listens, there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage.into()
-            } else {
+            return if !error.use_stderr() {
                 Exit::Done.into()
+            } else if is_check() {
+                Exit::Unknown.into()
+            } else {
+                Exit::Usage.into()
             };
         }
     };
-    logging::start(cli.global.verbose, cli.global.quiet);
-    match carry_out(&cli) {
+    let progress = progress(&cli);
+    logging::start(cli.global.verbose, cli.global.quiet, progress.stderr());
+    match carry_out(&cli, &progress) {
         Ok(exit) => exit.into(),
         Err(error) => {
             log::error!("{error:#}");
+            if matches!(cli.command, Command::Check(_)) {
+                return unchecked(&cli, &error).into();
+            }
             failure::exit_for(&error).into()
         }
     }
 }
 
-fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
+/// Whether a command line that is not valid was meant for `check`, whose exit codes are a monitoring plugin's.
+fn is_check() -> bool {
+    Cli::command()
+        .ignore_errors(true)
+        .try_get_matches()
+        .is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+}
+
+/// `check` answers even where no other command could: a monitoring system reads stdout.
+fn unchecked(cli: &Cli, error: &anyhow::Error) -> Exit {
+    let answer = check::failed(error);
+    // If stdout can't be written to, the exit code has to do.
+    let _ = output::print(&output::render(&answer, &view(cli)));
+    answer.exit()
+}
+
+fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
     let settings = settings::resolve(
         &cli.global,
         &cli.command,
@@ -69,7 +99,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
         &commands::Context {
             settings: &settings,
             store: &store,
-            engine: &|| open_engine(&settings),
+            engine: &|| open_engine(&settings, progress),
         },
     )?;
     let text = output::render(&answer, &view(cli));
@@ -77,7 +107,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
     Ok(answer.exit())
 }
 
-fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
+fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engine>, EngineError> {
     match settings.engine {
         EngineKind::Local => Ok(Box::new(engine::local::Local::new(
             engine::local::Settings {
@@ -86,6 +116,7 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
             },
+            progress.clone(),
         ))),
         EngineKind::Hypeman => Ok(Box::new(hypeman::Hypeman::new(hypeman::Settings {
             base_url: settings
@@ -96,7 +127,10 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
             key: hypeman::KeySource::from_environment(),
             ca_file: settings.ca_file.clone(),
             insecure_http: settings.allows_insecure_http,
-            request_timeout: hypeman::DEFAULT_REQUEST_TIMEOUT,
+            request_timeout: settings
+                .limits
+                .request_timeout
+                .unwrap_or(hypeman::DEFAULT_REQUEST_TIMEOUT),
             create_timeout: settings.limits.create_timeout,
         })?)),
     }
@@ -105,7 +139,6 @@ fn open_engine(settings: &Settings) -> Result<Box<dyn Engine>, EngineError> {
 fn view(cli: &Cli) -> output::View {
     let is_terminal = io::stdout().is_terminal();
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     output::View {
         format: match cli.global.output {
             OutputFormat::Table => output::Format::Table,
@@ -113,7 +146,26 @@ fn view(cli: &Cli) -> output::View {
         },
         now: clock::now(),
         is_terminal,
-        has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb,
+        has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb(),
         is_quiet: cli.global.quiet,
     }
+}
+
+/// Progress is for a person who looks at the terminal and did not ask for silence or for JSON.
+fn progress(cli: &Cli) -> Progress {
+    let is_wanted = io::stderr().is_terminal()
+        && !is_dumb()
+        && !cli.global.quiet
+        && matches!(cli.global.output, OutputFormat::Table)
+        && matches!(cli.command, Command::RunDue(_) | Command::Prune(_));
+    if is_wanted {
+        Progress::on_stderr()
+    } else {
+        Progress::silent()
+    }
+}
+
+/// Whether the terminal, if there is one, can do nothing but print.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term == "dumb")
 }

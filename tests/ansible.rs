@@ -21,7 +21,10 @@ const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 fn ansible_bin() -> Option<PathBuf> {
     let own = Path::new(PROJECT).join("target/ansible/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::iter::once(own)
+    // A virtual environment dies with its Python.
+    let own = Some(own).filter(|directory| directory.join("python3").exists());
+    let found = own
+        .into_iter()
         .chain(std::env::split_paths(&path))
         .find(|directory| {
             ["ansible-playbook", "ansible-lint"]
@@ -55,12 +58,7 @@ impl Controller {
             collections.join("snap"),
         )
         .unwrap();
-        write_stopped(
-            &dir.path().join("data"),
-            &dir.path().join("data"),
-            "web0",
-            "web",
-        );
+        write_stopped(&dir.path().join("data"), "web0", "web");
         Some(Self { bin, dir })
     }
 
@@ -77,6 +75,7 @@ impl Controller {
             .env("LC_ALL", "C.UTF-8")
             .env("ANSIBLE_COLLECTIONS_PATH", self.dir.path())
             .env("ANSIBLE_LOCALHOST_WARNING", "false")
+            .env("ANSIBLE_PIPELINING", "true")
             .env("ANSIBLE_NOCOLOR", "1")
             .env("NO_COLOR", "1")
             .env_remove("ANSIBLE_CONFIG")
@@ -95,7 +94,7 @@ impl Controller {
         }
         let output = self
             .command("ansible")
-            .args(["localhost", "--one-line", "-m"])
+            .args(["localhost", "-m"])
             .arg("hypeman.snap.hypeman_snap_schedule")
             .args(["-a", &all.to_string()])
             .args(flags)
@@ -115,6 +114,7 @@ impl Controller {
 /// What the module answered, and all that Ansible showed.
 #[derive(Debug)]
 struct Ran {
+    has_failed: bool,
     answer: Value,
     shown: String,
 }
@@ -123,19 +123,20 @@ impl Ran {
     fn of(output: &Output) -> Self {
         let shown = text(output);
         let stdout = String::from_utf8_lossy(&output.stdout);
-        let answer = stdout
-            .lines()
-            .find_map(|line| line.strip_prefix("localhost | ")?.split_once(" => "))
-            .unwrap_or_else(|| panic!("no answer in {shown}"))
-            .1;
+        // `localhost | CHANGED => {…}`, with a difference or a warning above it.
+        let (_, answer) = stdout
+            .split_once("localhost | ")
+            .unwrap_or_else(|| panic!("no answer in {shown}"));
+        let (status, answer) = answer.split_once(" => ").unwrap();
         Self {
+            has_failed: status == "FAILED!",
             answer: serde_json::from_str(answer).unwrap(),
             shown,
         }
     }
 
     fn changed(&self) -> bool {
-        assert!(self.answer.get("failed").is_none(), "{}", self.shown);
+        assert!(!self.has_failed, "{}", self.shown);
         self.answer["changed"].as_bool().unwrap()
     }
 }
@@ -235,7 +236,7 @@ fn module_removes_a_schedule_once() {
 
     // The VM is gone by now: its schedule goes by its id all the same.
     fs::remove_dir_all(host.path("data/guests/web0")).unwrap();
-    write_stopped(&host.path("data"), &host.path("data"), "other0", "other");
+    write_stopped(&host.path("data"), "other0", "other");
     let by_id = json!({"state": "absent", "instance": "web0"});
     let ran = host.module(&by_id, &[]);
     assert!(ran.changed());
@@ -251,7 +252,7 @@ fn module_fails_with_what_the_tool_said() {
     };
     let failure = |options: &Value| {
         let ran = host.module(options, &[]);
-        assert_eq!(ran.answer["failed"], true, "{}", ran.shown);
+        assert!(ran.has_failed, "{}", ran.shown);
         (ran.answer["msg"].as_str().unwrap().to_owned(), ran.answer)
     };
     let (message, answer) = failure(&json!({"interval": "30s", "max_count": 3}));
@@ -318,16 +319,15 @@ fn module_hands_the_key_over_by_the_environment_only() {
     );
 }
 
-/// Sets the host up from nothing and again, each time with what Ansible says about it in `/host/NAME`.
+/// Sets the host up from nothing and again, each time with what Ansible says about it in `$SHARED/NAME`.
 const ROLE: &str = r#"
-export PATH="$BIN:$PATH" HOME=/root LC_ALL=C.UTF-8 ANSIBLE_COLLECTIONS_PATH=/host/collections ANSIBLE_NOCOLOR=1
-export ANSIBLE_LOCALHOST_WARNING=false
+export PATH="$BIN:$PATH" HOME=/root LC_ALL=C.UTF-8 ANSIBLE_COLLECTIONS_PATH="$SHARED/collections" ANSIBLE_NOCOLOR=1
+export ANSIBLE_LOCALHOST_WARNING=false ANSIBLE_PIPELINING=true
 rm -rf /etc/cron.d/hypeman-snap /etc/default/hypeman-snap /etc/credstore
 play() {
   local name=$1
   shift
-  # What it showed is in the file, and whether it failed is in its last lines.
-  ansible-playbook --diff "$@" /host/site.yml >"/host/$name" 2>&1 || true
+  ansible-playbook --diff "$@" "$SHARED/site.yml" >"$SHARED/$name" 2>&1 || { cat "$SHARED/$name" >&2; exit 1; }
 }
 "#;
 
@@ -342,24 +342,21 @@ fn site(variables: &Value) -> String {
 /// A machine with the collection as `ansible-galaxy` installs it from the repository, the tool, and one VM.
 fn role_machine() -> Option<(Throwaway, String)> {
     let controller = Controller::create()?;
-    let machine = Throwaway::new();
+    let machine = Throwaway::create();
     machine.share(Path::new(TOOL), "hypeman-snap");
     let installed = controller
         .command("ansible-galaxy")
+        .env_remove("ANSIBLE_COLLECTIONS_PATH")
         .args(["collection", "install", "--offline", "--collections-path"])
-        .arg(machine.host().join("collections"))
+        .arg(machine.shared().join("collections"))
         .arg(Path::new(PROJECT).join("contrib/ansible"))
         .output()
         .unwrap();
     assert!(installed.status.success(), "{}", text(&installed));
-    write_stopped(
-        &machine.host().join("vms"),
-        Path::new("/host/vms"),
-        "web0",
-        "web",
-    );
+    write_stopped(&machine.shared().join("vms"), "web0", "web");
     let script = format!(
-        "PROJECT='{PROJECT}' BIN='{}'\n{ROLE}",
+        "BIN='{}'
+{ROLE}",
         controller.bin.display()
     );
     Some((machine, script))
@@ -367,7 +364,7 @@ fn role_machine() -> Option<(Throwaway, String)> {
 
 /// What a play showed, which must not have failed, and how many tasks changed something.
 fn play(machine: &Throwaway, name: &str) -> (String, u32) {
-    let shown = fs::read_to_string(machine.host().join(name)).unwrap();
+    let shown = machine.read(name);
     let recap = shown
         .lines()
         .find(|line| line.starts_with("localhost") && line.contains("changed="))
@@ -381,14 +378,35 @@ fn play(machine: &Throwaway, name: &str) -> (String, u32) {
     (shown, changed)
 }
 
+/// A collection that is installed knows only what is in its own folder, and `ansible-galaxy` does not resolve links out of it.
+#[test]
+fn role_has_the_very_units_and_crontab_of_the_project() {
+    let contrib = Path::new(PROJECT).join("contrib");
+    let files = contrib.join("ansible/roles/hypeman_snap/files");
+    for (original, copy) in [
+        ("systemd/hypeman-snap.service", "hypeman-snap.service"),
+        ("systemd/hypeman-snap.timer", "hypeman-snap.timer"),
+        ("cron.d/hypeman-snap", "hypeman-snap.cron"),
+    ] {
+        let original = contrib.join(original);
+        let copy = files.join(copy);
+        assert!(
+            fs::read(&original).unwrap() == fs::read(&copy).unwrap(),
+            "{0} is not {1} any more: cp {1} {0}",
+            copy.display(),
+            original.display()
+        );
+    }
+}
+
 #[test]
 fn role_sets_a_systemd_host_up_once() {
     let Some((machine, setup)) = role_machine() else {
         return;
     };
     let variables = json!({
-        "hypeman_snap_source": "/host/hypeman-snap",
-        "hypeman_snap_data_dir": "/host/vms",
+        "hypeman_snap_source": machine.shared().join("hypeman-snap"),
+        "hypeman_snap_data_dir": machine.shared().join("vms"),
         "hypeman_snap_api_key": "hush-hush-hush",
         "hypeman_snap_engine": "local",
         "hypeman_snap_on_failure": "notify-admin@%n.service",
@@ -396,7 +414,7 @@ fn role_sets_a_systemd_host_up_once() {
             {"instance": "web", "interval": "1h", "max_count": 24, "metadata": {"team": "infra"}},
         ],
     });
-    fs::write(machine.host().join("site.yml"), site(&variables)).unwrap();
+    fs::write(machine.shared().join("site.yml"), site(&variables)).unwrap();
     let Some(output) = machine.boot(&format!(
         r#"{setup}
         play check --check
@@ -404,7 +422,6 @@ fn role_sets_a_systemd_host_up_once() {
         [ ! -e /etc/credstore ] && [ ! -e /var/lib/hypeman-snap ] && [ ! -e /etc/default/hypeman-snap ]
         play first
         play second
-        play recheck --check
         systemctl is-enabled hypeman-snap.timer
         systemctl is-active hypeman-snap.timer
         systemctl show --property=OnFailure,ReadWritePaths hypeman-snap.service
@@ -412,7 +429,7 @@ fn role_sets_a_systemd_host_up_once() {
         # The timer may be at it just now.
         sed -i 's/"next_run_at": "[^"]*"/"next_run_at": "2026-01-01T00:00:00Z"/' /var/lib/hypeman-snap/snapshot-schedules/web0.json
         systemctl start hypeman-snap.service
-        hypeman-snap --data-dir /host/vms --output json snapshots >/host/snapshots
+        hypeman-snap --data-dir "$SHARED/vms" --output json snapshots >"$SHARED/snapshots"
         "#
     )) else {
         return;
@@ -424,10 +441,8 @@ fn role_sets_a_systemd_host_up_once() {
     assert!(changed > 0, "{shown}");
     assert!(shown.contains(r#"+    "interval": "1h0m0s""#), "{shown}");
     assert!(!shown.contains("hush"), "{shown}");
-    for name in ["second", "recheck"] {
-        let (shown, changed) = play(&machine, name);
-        assert_eq!(changed, 0, "{shown}");
-    }
+    let (shown, changed) = play(&machine, "second");
+    assert_eq!(changed, 0, "{shown}");
     let said = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[..2], ["enabled", "active"], "{said}");
@@ -435,10 +450,10 @@ fn role_sets_a_systemd_host_up_once() {
         said.contains("notify-admin@hypeman-snap.service.service"),
         "{said}"
     );
-    assert!(said.contains("-/host/vms"), "{said}");
+    let vms = machine.shared().join("vms");
+    assert!(said.contains(&format!("-{}", vms.display())), "{said}");
     assert!(said.ends_with("700 root\n600 root\n"), "{said}");
-    let snapshots = fs::read(machine.host().join("snapshots")).unwrap();
-    let snapshots: Value = serde_json::from_slice(&snapshots).unwrap();
+    let snapshots: Value = serde_json::from_str(&machine.read("snapshots")).unwrap();
     assert_eq!(snapshots.as_array().unwrap().len(), 1, "{snapshots}");
     assert_eq!(snapshots[0]["tags"]["team"], "infra");
 }
@@ -449,17 +464,17 @@ fn role_sets_a_cron_host_up_once() {
         return;
     };
     let variables = json!({
-        "hypeman_snap_source": "/host/hypeman-snap",
+        "hypeman_snap_source": machine.shared().join("hypeman-snap"),
         "hypeman_snap_scheduler": "cron",
         "hypeman_snap_mailto": "vm-admins",
-        "hypeman_snap_data_dir": "/host/vms",
+        "hypeman_snap_data_dir": machine.shared().join("vms"),
         "hypeman_snap_state_dir": "/srv/schedules",
         "hypeman_snap_schedules": [
             {"instance": "web", "interval": "1h", "max_count": 24},
             {"instance": "gone0", "state": "absent"},
         ],
     });
-    fs::write(machine.host().join("site.yml"), site(&variables)).unwrap();
+    fs::write(machine.shared().join("site.yml"), site(&variables)).unwrap();
     let Some(output) = machine.run(&format!(
         r#"{setup}
         play check --check
@@ -467,7 +482,7 @@ fn role_sets_a_cron_host_up_once() {
         play first
         play second
         cat /etc/cron.d/hypeman-snap
-        cp /etc/default/hypeman-snap /host/default
+        cp /etc/default/hypeman-snap "$SHARED/default"
         ls /srv/schedules/snapshot-schedules
         "#
     )) else {
@@ -484,16 +499,17 @@ fn role_sets_a_cron_host_up_once() {
         said.ends_with("* * * * * root hypeman-snap --quiet run-due\nweb0.json\n"),
         "{said}"
     );
-    let settings = fs::read_to_string(machine.host().join("default")).unwrap();
+    let settings = machine.read("default");
     let settings: Vec<&str> = settings
         .lines()
         .filter(|line| !line.starts_with('#'))
         .collect();
+    let vms = machine.shared().join("vms");
     assert_eq!(
         settings,
         [
             r#"HYPEMAN_SNAP_STATE_DIR="/srv/schedules""#,
-            r#"HYPEMAN_SNAP_DATA_DIR="/host/vms""#
+            &format!("HYPEMAN_SNAP_DATA_DIR=\"{}\"", vms.display())
         ]
     );
 }

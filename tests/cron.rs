@@ -10,22 +10,22 @@ use std::path::Path;
 use support::guests::write_stopped;
 use support::throwaway::{Throwaway, text};
 
-/// Brings up cron with nothing but our table and waits until a run is over. `$PROJECT` is the repository.
+/// Brings up cron with nothing but our table and waits until a run is over.
 const SCRIPT: &str = r#"
-install -m 0755 /host/hypeman-snap /usr/local/bin/hypeman-snap
-cat >/usr/sbin/sendmail <<'END'
+install -m 0755 "$SHARED"/hypeman-snap /usr/local/bin/hypeman-snap
+sed "s,MAILS,$SHARED," >/usr/sbin/sendmail <<'END'
 #!/bin/sh
-cat >"/host/mail.$$"
+cat >"MAILS/mail.$$"
 END
 chmod 0755 /usr/sbin/sendmail
 rm -rf /etc/crontab /etc/cron.d/* /var/spool/cron/crontabs/*
 install -m 0644 "$PROJECT/contrib/cron.d/hypeman-snap" /etc/cron.d/hypeman-snap
 # Not where the tool would look by itself, so that a run proves that the file was read.
-echo HYPEMAN_SNAP_DATA_DIR=/host/data >/etc/default/hypeman-snap
+echo "HYPEMAN_SNAP_DATA_DIR=$SHARED/data" >/etc/default/hypeman-snap
 
 state=/var/lib/hypeman-snap/snapshot-schedules
-for instance in /host/data/guests/*/; do
-  hypeman-snap --data-dir /host/data set "$(basename "$instance")" --interval 1h --max-count 3
+for instance in "$SHARED"/data/guests/*/; do
+  hypeman-snap --data-dir "$SHARED"/data set "$(basename "$instance")" --interval 1h --max-count 3
 done
 # Due since long ago, so that the first minute is enough.
 sed -i 's/"next_run_at": "[^"]*"/"next_run_at": "2026-01-01T00:00:00Z"/' "$state"/*.json
@@ -33,13 +33,12 @@ sed -i 's/"next_run_at": "[^"]*"/"next_run_at": "2026-01-01T00:00:00Z"/' "$state
 cron -f &
 cron=$!
 for _ in $(seq 900); do
-  grep -L 2026-01-01T00:00:00Z "$state"/*.json | wc -l | grep -qx "$(ls "$state"/*.json | wc -l)" && break
+  grep --quiet 2026-01-01T00:00:00Z "$state"/*.json || break
   sleep 0.1
 done
 # The minute is over when cron has no child any more, with which its mail is out too.
 while [ -n "$(cat /proc/$cron/task/*/children)" ]; do sleep 0.1; done
 kill "$cron"
-cp -r "$state" /host/schedules
 "#;
 
 /// Runs the script in a machine with these VMs; nothing where that is not possible.
@@ -52,20 +51,19 @@ fn minute_of_cron(prepare: impl Fn(&Path)) -> Option<Throwaway> {
         );
         return None;
     }
-    let machine = Throwaway::new();
+    let machine = Throwaway::create();
     machine.share(
         Path::new(env!("CARGO_BIN_EXE_hypeman-snap")),
         "hypeman-snap",
     );
-    prepare(&machine.host().join("data"));
-    let project = env!("CARGO_MANIFEST_DIR");
-    let output = machine.run(&format!("PROJECT='{project}'\n{SCRIPT}"))?;
+    prepare(&machine.shared().join("data"));
+    let output = machine.run(SCRIPT)?;
     assert!(output.status.success(), "{}", text(&output));
     Some(machine)
 }
 
 fn mails(machine: &Throwaway) -> Vec<String> {
-    fs::read_dir(machine.host())
+    fs::read_dir(machine.shared())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.file_stem().unwrap() == "mail")
@@ -74,7 +72,7 @@ fn mails(machine: &Throwaway) -> Vec<String> {
 }
 
 fn snapshots_of(machine: &Throwaway, instance: &str) -> usize {
-    let Ok(entries) = fs::read_dir(machine.host().join("data/snapshots")) else {
+    let Ok(entries) = fs::read_dir(machine.shared().join("data/snapshots")) else {
         return 0;
     };
     entries
@@ -88,9 +86,8 @@ fn snapshots_of(machine: &Throwaway, instance: &str) -> usize {
 
 #[test]
 fn cron_takes_a_due_snapshot_and_sends_no_mail() {
-    let seen_at = Path::new("/host/data");
     let Some(machine) = minute_of_cron(|data| {
-        write_stopped(data, seen_at, "web0", "web");
+        write_stopped(data, "web0", "web");
     }) else {
         return;
     };
@@ -100,10 +97,9 @@ fn cron_takes_a_due_snapshot_and_sends_no_mail() {
 
 #[test]
 fn cron_sends_one_mail_that_names_the_vm_that_failed() {
-    let seen_at = Path::new("/host/data");
     let Some(machine) = minute_of_cron(|data| {
-        write_stopped(data, seen_at, "web0", "web");
-        let broken = write_stopped(data, seen_at, "sick0", "sick");
+        write_stopped(data, "web0", "web");
+        let broken = write_stopped(data, "sick0", "sick");
         // A socket that nobody listens on: the VM's state can't be told, so there must be no snapshot.
         drop(std::os::unix::net::UnixListener::bind(broken.join("qemu.sock")).unwrap());
     }) else {

@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use support::qemu::GuestOptions;
+use support::skip::skipped;
 use support::vm_host::{ID, VmHost};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
@@ -100,7 +101,7 @@ fn kill_and_heal(host: &VmHost, call: &str, step: usize) -> bool {
 
 fn kill_at_each(calls: &[&str], kills_at_least: usize) {
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: the kill matrix: install strace");
+        skipped("the kill matrix: install strace");
         return;
     }
     let parent = tempfile::tempdir().unwrap();

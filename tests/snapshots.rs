@@ -53,13 +53,13 @@ fn table_says_why_each_is_kept() {
     assert_eq!(
         said.normalised(),
         "\
-ID  NAME  KIND  INSTANCE  AGE  ON DISK  MADE  STAYS
-s5  name-of-s5  Stopped  gone  5h  SIZE  manually  kept: manual
-s0  name-of-s0  Stopped  web-a  2days  SIZE  manually  kept: manual
-s3  name-of-s3  Stopped  web-a  3h  SIZE  scheduled  goes: number 3, 2 stay
-s2  name-of-s2  Stopped  web-a  2h  SIZE  scheduled  kept: 2 of 2, until TIME
-s1  name-of-s1  Stopped  web-a  1h  SIZE  scheduled  kept: newest
-s4  name-of-s4  Stopped  web-b  4h  SIZE  scheduled  kept: no schedule
+ID  NAME  KIND  INSTANCE  CREATED  ON DISK  MADE  STAYS
+s5  name-of-s5  Stopped  gone  TIME  SIZE  manually  kept: manual
+s0  name-of-s0  Stopped  web-a  TIME  SIZE  manually  kept: manual
+s3  name-of-s3  Stopped  web-a  TIME  SIZE  scheduled  goes: number 3, 2 stay
+s2  name-of-s2  Stopped  web-a  TIME  SIZE  scheduled  kept: 2 of 2, until TIME
+s1  name-of-s1  Stopped  web-a  TIME  SIZE  scheduled  kept: newest
+s4  name-of-s4  Stopped  web-b  TIME  SIZE  scheduled  kept: no schedule
 "
     );
 }

@@ -12,7 +12,7 @@ msrv() { sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$TOP/Cargo.toml"; }
 # group | what | the command that sees whether it is there | Debian packages; `a,b` is the first of them that will do
 #
 # build: the tool · vm: a test VM · test: what test.sh runs besides · bench: the measurements · lint: rustfmt and
-# clippy, which only some toolchains have
+# clippy, which only some toolchains have · package: the Debian package
 needs() {
   cat <<'TABLE'
 build | a C compiler    | there_compiler             | gcc libc6-dev
@@ -27,6 +27,11 @@ test  | cron            | there cron                 | cron
 test  | mandoc          | there mandoc               | mandoc
 test  | shellcheck      | there shellcheck           | shellcheck
 test  | strace          | there strace               | strace
+test  | lintian         | there lintian              | lintian
+test  | man             | there man                  | man-db
+test  | zsh             | there zsh                  | zsh
+test  | fish            | there fish                 | fish
+package | dpkg-shlibdeps | there dpkg-shlibdeps      | dpkg-dev
 bench | python3         | there python3              | python3
 bench | XFS             | there mkfs.xfs             | xfsprogs
 lint  | rustfmt         | there_cargo_command fmt    | rustfmt,rustfmt-web
@@ -168,6 +173,16 @@ hint() {
   cargo) printf 'Rust %s or newer is needed: the package cargo of Debian 13, cargo-web of Debian 12, or https://rustup.rs' "$(msrv)" ;;
   *) printf 'This one runs: %s (%s); with rustup: rustup component add %s' "$(command -v rustc)" "$(version_of rustc)" "$1" ;;
   esac
+}
+
+# cargo-deb is no Debian package. This one builds with the lowest Rust that the tool needs.
+# shellcheck disable=SC2034 # Used by package.sh.
+CARGO_DEB_VERSION=3.8.0
+
+# Makes `cargo deb` work where cargo-deb is on the path or was installed below target/tools.
+find_cargo_deb() {
+  export PATH="$PATH:$TOP/target/tools/bin"
+  there cargo-deb
 }
 
 # Where `cargo build --release` leaves the tool.

@@ -1,13 +1,10 @@
 //! `list`: every schedule file, readable or not, with what the engine knows of its instance.
 
-use std::collections::BTreeMap;
-
-use chrono::{DateTime, Utc};
-
 use super::Context;
-use super::report::{Answer, Newest, ScheduleRow};
-use crate::engine::{EngineError, describe};
-use crate::instance::InstanceId;
+use super::known::Known;
+use super::report::{Answer, ScheduleRow};
+use crate::engine::describe;
+use crate::health::Newest;
 
 /// Reads every schedule, and asks the engine once for names and snapshots.
 ///
@@ -19,7 +16,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
     let known = if ids.is_empty() {
         None
     } else {
-        match Known::ask(context) {
+        match (context.engine)().and_then(|engine| Known::ask(engine.as_ref())) {
             Ok(known) => Some(known),
             Err(error) => {
                 log::warn!("names and snapshots are not known: {}", describe(&error));
@@ -50,47 +47,15 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
         rows.push(ScheduleRow {
             name: known
                 .as_ref()
-                .and_then(|known| known.names.get(&id).cloned()),
-            newest: known.as_ref().map_or(Newest::Unknown, |known| {
-                known
-                    .newest
-                    .get(&id)
-                    .map_or(Newest::None, |at| Newest::At(*at))
-            }),
+                .and_then(|known| known.name(&id))
+                .map(str::to_owned),
+            newest: known
+                .as_ref()
+                .map_or(Newest::Unknown, |known| known.newest(&id)),
             instance_id: id.into(),
             schedule,
         });
     }
     rows.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
     Ok(Answer::Schedules(rows))
-}
-
-/// What the engine knows.
-struct Known {
-    names: BTreeMap<InstanceId, String>,
-    /// When the newest scheduled snapshot of each instance was taken.
-    newest: BTreeMap<InstanceId, DateTime<Utc>>,
-}
-
-impl Known {
-    fn ask(context: &Context<'_>) -> Result<Self, EngineError> {
-        let engine = (context.engine)()?;
-        let names = engine
-            .instances()?
-            .into_iter()
-            .filter(|instance| !instance.name.is_empty())
-            .map(|instance| (instance.id, instance.name))
-            .collect();
-        let mut newest = BTreeMap::new();
-        for snapshot in engine.list()?.snapshots {
-            if !snapshot.is_scheduled() {
-                continue;
-            }
-            if let Ok(id) = snapshot.source_instance_id.parse::<InstanceId>() {
-                let at = newest.entry(id).or_insert(snapshot.created_at);
-                *at = snapshot.created_at.max(*at);
-            }
-        }
-        Ok(Self { names, newest })
-    }
 }

@@ -1,11 +1,15 @@
 //! One file per command: settings and arguments in, an [`Answer`] out. Commands print nothing to stdout; what the user
 //! should know besides the answer goes through the log to stderr.
 
-mod completions;
+pub mod check;
+pub mod completions;
 mod delete;
+mod doctor;
 pub mod failure;
 mod get;
+mod known;
 mod list;
+mod monitoring;
 mod prune;
 mod register;
 pub mod report;
@@ -46,8 +50,10 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::RunDue(args) => run_due::run(context, args),
         Command::Prune(args) => prune::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
+        Command::Check(args) => Ok(check::run(context, args)),
         Command::Register(args) => register::run(context, args),
         Command::Unregister(args) => unregister::run(context, args),
+        Command::Doctor => Ok(doctor::run(context)),
         Command::Completions(args) => completions::run(args),
     }
 }

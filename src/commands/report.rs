@@ -1,8 +1,8 @@
 //! What commands answer: plain data that `output` turns into tables, lines or JSON. No formatting here.
 
-use chrono::{DateTime, Utc};
-
 use crate::exit::Exit;
+use crate::finding::{self, Status};
+use crate::health::{Level, Newest, Verdict};
 use crate::instance::{InstanceId, InstanceRef};
 use crate::retention::{Decision, Policy};
 use crate::run::report::Report;
@@ -24,8 +24,12 @@ pub enum Answer {
     Run(Report),
     /// `snapshots`: what is in the store.
     Snapshots(Vec<SnapshotRow>),
+    /// `check`: how well the instances are protected.
+    Health(Health),
     /// `register`, `unregister`: what the local engine knows now.
     Registration(Registration),
+    /// `doctor`: what was found out.
+    Findings(Vec<finding::Finding>),
     /// Text that is printed as it is, whatever the format.
     Verbatim(String),
 }
@@ -36,6 +40,8 @@ impl Answer {
         let has_failed = match self {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
+            Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
+            Self::Health(health) => return health_exit(health.level()),
             Self::Declared(_)
             | Self::Schedule(_)
             | Self::Deleted(_)
@@ -65,6 +71,16 @@ fn run_exit(report: &Report) -> Exit {
     }
 }
 
+/// A monitoring plugin's exit codes.
+fn health_exit(level: Level) -> Exit {
+    match level {
+        Level::Ok => Exit::Done,
+        Level::Warning => Exit::Warning,
+        Level::Critical => Exit::Critical,
+        Level::Unknown => Exit::Unknown,
+    }
+}
+
 /// What `set` did.
 #[derive(Debug)]
 pub struct Declared {
@@ -91,17 +107,6 @@ pub struct ScheduleRow {
     pub schedule: Result<Schedule, String>,
     /// The newest scheduled snapshot.
     pub newest: Newest,
-}
-
-/// The newest scheduled snapshot of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Newest {
-    /// The engine could not be asked.
-    Unknown,
-    /// There is none.
-    None,
-    /// It was taken then.
-    At(DateTime<Utc>),
 }
 
 /// What `delete` did.
@@ -137,6 +142,71 @@ pub enum Fate {
         decision: Decision,
         /// By which limits.
         policy: Policy,
+    },
+}
+
+/// What `check` found.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// One for each schedule that was looked at, worst first.
+    pub rows: Vec<HealthRow>,
+    /// Why the engine could not be asked; the rows are then judged by what the schedules record.
+    pub engine_error: Option<String>,
+    /// Why there are no rows.
+    pub reason: Option<String>,
+}
+
+impl Health {
+    /// The worst level of all; unknown where nothing was looked at, because then nothing is protected or the wrong
+    /// place was looked at.
+    pub fn level(&self) -> Level {
+        self.rows
+            .iter()
+            .map(HealthRow::level)
+            .max()
+            .unwrap_or(Level::Unknown)
+    }
+}
+
+/// One schedule as `check` sees it.
+#[derive(Debug)]
+pub struct HealthRow {
+    /// The instance's id, or what was asked for or found if that is none.
+    pub instance_id: String,
+    /// The instance's name; `None` when it has none or the engine does not know it.
+    pub name: Option<String>,
+    /// What was found.
+    pub finding: Finding,
+}
+
+impl HealthRow {
+    /// How bad it is.
+    pub fn level(&self) -> Level {
+        match &self.finding {
+            Finding::Judged { verdict, .. } => verdict.level,
+            Finding::Unjudged { level, .. } => *level,
+        }
+    }
+}
+
+/// What `check` found of one schedule.
+#[derive(Debug)]
+pub enum Finding {
+    /// The schedule and what is to be said of it.
+    Judged {
+        /// The schedule.
+        schedule: Box<Schedule>,
+        /// The verdict.
+        verdict: Verdict,
+    },
+    /// There is no schedule that could be judged.
+    Unjudged {
+        /// How bad that is.
+        level: Level,
+        /// Whether there is a file; else nothing has the name that was asked for.
+        is_found: bool,
+        /// Why.
+        message: String,
     },
 }
 

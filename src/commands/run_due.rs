@@ -4,20 +4,29 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
-use super::Context;
 use super::report::Answer;
 use super::target::Targets;
+use super::{Context, monitoring};
 use crate::cli::RunDueArgs;
 use crate::instance::InstanceId;
-use crate::interrupt;
 use crate::run::report::{Outcome, Report};
 use crate::run::{self, Options};
+use crate::{clock, interrupt};
 
 /// Runs what is due, or what was named; or only puts right what a run that died left behind.
 ///
 /// # Errors
 /// When the run as a whole can't go on. What fails for single instances is in the answer.
 pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
+    let started_at = clock::now();
+    let done = carry_out(context, args);
+    if !args.dry_run && !args.recover_only {
+        monitoring::tell(context, started_at, done.as_ref());
+    }
+    done.map(Answer::Run)
+}
+
+fn carry_out(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Report> {
     interrupt::catch().context("can't catch signals")?;
     // Which schedules there are is read only when somebody names one: an idle minute must stay cheap.
     let only = if args.instance.is_empty() {
@@ -32,7 +41,7 @@ pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
         run::run_due(context.store, context.engine, &options)?
     };
     log(&report);
-    Ok(Answer::Run(report))
+    Ok(report)
 }
 
 /// What a run is told, from the settings and the command's own flags.

@@ -1,5 +1,8 @@
 //! `set`: declares an instance's whole schedule. The same values again change nothing.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use log::warn;
 
 use super::report::{Answer, Declared};
@@ -7,6 +10,7 @@ use super::{Context, target};
 use crate::cli::SetArgs;
 use crate::clock;
 use crate::engine::describe;
+use crate::schedule::hooks::{Hooks, Stage};
 use crate::schedule::{Schedule, validate};
 
 /// Checks the values, finds the instance, and writes its schedule under its lock if that changes anything.
@@ -21,7 +25,12 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         max_age: args.max_age.clone(),
         name_prefix: args.name_prefix.clone(),
         metadata: args.metadata.clone(),
+        pre_hook: args.pre_hook.clone(),
+        post_hook: args.post_hook.clone(),
+        failure_hook: args.failure_hook.clone(),
+        hook_timeout: args.hook_timeout.clone(),
     })?;
+    warn_of_missing_programs(&settings.hooks);
     let engine = (context.engine)()?;
     let instance = target::existing(engine.as_ref(), &args.instance)?;
     match engine.rival_schedule(&instance.id) {
@@ -62,4 +71,31 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         is_changed,
         is_dry_run: args.dry_run,
     })))
+}
+
+/// Says which hooks could not be started now. They may be installed later, so that this is no reason to refuse them.
+fn warn_of_missing_programs(hooks: &Hooks) {
+    for stage in Stage::ALL {
+        let Some(program) = hooks.command(stage).first() else {
+            continue;
+        };
+        let is_found = if program.starts_with('/') {
+            is_executable(Path::new(program))
+        } else {
+            std::env::var_os("PATH").is_some_and(|path| {
+                std::env::split_paths(&path).any(|dir| is_executable(&dir.join(program)))
+            })
+        };
+        if !is_found {
+            warn!(
+                "{} {program:?}: there is no such program yet; runs fail until there is",
+                stage.flag()
+            );
+        }
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }

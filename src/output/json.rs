@@ -1,18 +1,23 @@
 //! JSON, whose fields are a promise (README, manual). Times are UTC; a field that does not apply is `null`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
+use super::{View, check};
 use crate::commands::report::{
-    Answer, Declared, Deleted, Fate, Newest, Registration, RegistrationChange, ScheduleRow,
-    SnapshotRow,
+    Answer, Declared, Deleted, Fate, Finding, Health, HealthRow, Registration, RegistrationChange,
+    ScheduleRow, SnapshotRow,
 };
+use crate::finding;
+use crate::health::{Newest, Source};
 use crate::retention::{Decision, Keep};
-use crate::run::report::{InstanceResult, Report};
+use crate::run::report::{HookRun, InstanceResult, Report};
 use crate::schedule::Schedule;
 
 /// The answer, indented, with a line end behind it.
-pub fn answer(answer: &Answer) -> String {
+pub fn answer(answer: &Answer, view: &View) -> String {
     let value = match answer {
         Answer::Declared(it) => declared(it),
         Answer::Schedule(it) => schedule(it),
@@ -20,7 +25,9 @@ pub fn answer(answer: &Answer) -> String {
         Answer::Deleted(it) => deleted(it),
         Answer::Run(it) => run(it),
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
+        Answer::Health(it) => health(it, view),
         Answer::Registration(it) => registration(it),
+        Answer::Findings(findings) => findings.iter().map(examined).collect(),
         Answer::Verbatim(text) => Value::from(text.as_str()),
     };
     format!("{value:#}\n")
@@ -75,6 +82,16 @@ fn registration(registration: &Registration) -> Value {
     })
 }
 
+fn examined(finding: &finding::Finding) -> Value {
+    json!({
+        "check": finding.check,
+        "subject": finding.subject,
+        "status": finding.status.as_str(),
+        "detail": finding.detail,
+        "remedy": finding.remedy,
+    })
+}
+
 fn run(report: &Report) -> Value {
     json!({
         "started_at": report.started_at,
@@ -98,10 +115,24 @@ fn result(result: &InstanceResult) -> Value {
             // Microseconds are what the VMMs' own clocks can tell.
             (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
         }),
-        "duration_ms": u64::try_from(result.duration.as_millis()).unwrap_or(u64::MAX),
+        "duration_ms": milliseconds(result.duration),
         "error": result.error,
         "notes": result.notes,
+        "hooks": result.hooks.iter().map(hook).collect::<Vec<_>>(),
     })
+}
+
+fn hook(hook: &HookRun) -> Value {
+    json!({
+        "hook": hook.stage.as_str(),
+        "command": hook.command,
+        "duration_ms": hook.duration.map(milliseconds),
+        "error": hook.error,
+    })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn snapshot(row: &SnapshotRow) -> Value {
@@ -120,6 +151,48 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "scheduled": snapshot.is_scheduled(),
         "verdict": verdict(&row.fate),
     })
+}
+
+fn health(health: &Health, view: &View) -> Value {
+    json!({
+        "status": health.level().as_str(),
+        "summary": check::summary(health, view),
+        "engine_error": health.engine_error,
+        "instances": health.rows.iter().map(|row| health_row(row, view)).collect::<Vec<_>>(),
+    })
+}
+
+fn health_row(row: &HealthRow, view: &View) -> Value {
+    let mut value = json!({
+        "instance_id": row.instance_id,
+        "instance_name": row.name,
+        "status": row.level().as_str(),
+        "cause": "unreadable",
+        "message": check::message(row, view),
+    });
+    match &row.finding {
+        Finding::Unjudged { is_found, .. } => {
+            if !is_found {
+                value["cause"] = json!("not_found");
+            }
+        }
+        Finding::Judged { schedule, verdict } => {
+            value["cause"] = json!(verdict.cause.as_str());
+            value["newest_snapshot_at"] = json!(verdict.newest.map(|(at, _)| at));
+            value["newest_is_recorded"] =
+                json!(verdict.newest.map(|(_, source)| source == Source::Record));
+            value["age_seconds"] = json!(verdict.age.map(|age| age.as_secs()));
+            value["rpo_seconds"] = json!(verdict.rpo.as_secs());
+            value["warning_after_seconds"] = json!(verdict.warning_after.as_secs());
+            value["critical_after_seconds"] = json!(verdict.critical_after.as_secs());
+            value["next_run_at"] = json!(schedule.next_run_at);
+            value["retry_at"] = json!(schedule.retry_at);
+            value["last_run_at"] = json!(schedule.last_run_at);
+            value["last_error"] = json!(schedule.last_error);
+            value["consecutive_failures"] = json!(schedule.consecutive_failures);
+        }
+    }
+    value
 }
 
 fn verdict(fate: &Fate) -> Value {

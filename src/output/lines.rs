@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::View;
-use super::text::visible;
-use super::units::{time, took};
+use super::text::{Tint, visible};
+use super::units::{time, time_in_full, took};
 use crate::commands::report::{Declared, Deleted, Registration, RegistrationChange};
 use crate::instance::InstanceRef;
 use crate::run::report::{InstanceResult, Outcome, Report};
 use crate::schedule::duration::format_human;
+use crate::schedule::hooks::{Stage, command_line};
 use crate::schedule::{Schedule, Settings};
 use crate::snapshot::{DEFAULT_PREFIX, SnapshotId};
 
@@ -73,6 +74,26 @@ fn differences(before: &Settings, after: &Settings) -> Vec<String> {
         ("max-age", age(before), age(after)),
         ("name-prefix", prefix(before), prefix(after)),
         ("metadata", metadata(before), metadata(after)),
+        (
+            "pre-hook",
+            hook(Stage::Pre, before),
+            hook(Stage::Pre, after),
+        ),
+        (
+            "post-hook",
+            hook(Stage::Post, before),
+            hook(Stage::Post, after),
+        ),
+        (
+            "failure-hook",
+            hook(Stage::Failure, before),
+            hook(Stage::Failure, after),
+        ),
+        (
+            "hook-timeout",
+            format_human(before.hooks.timeout()),
+            format_human(after.hooks.timeout()),
+        ),
     ]
     .into_iter()
     .filter(|(_, before, after)| before != after)
@@ -99,10 +120,17 @@ fn metadata(settings: &Settings) -> String {
     visible(&pairs.join(", "))
 }
 
+fn hook(stage: Stage, settings: &Settings) -> String {
+    match settings.hooks.command(stage) {
+        [] => "none".to_owned(),
+        command => visible(&command_line(command)),
+    }
+}
+
 /// `get`: one line for each thing that is set or has happened.
 pub fn schedule(schedule: &Schedule, view: &View) -> String {
     let settings = schedule.settings();
-    let at = |at| time(at, view);
+    let at = |at| time_in_full(at, view);
     let mut fields = vec![
         ("instance", schedule.instance_id.to_string()),
         ("interval", format_human(settings.interval)),
@@ -121,6 +149,14 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
         "metadata",
         (!settings.metadata.is_empty()).then(|| metadata(&settings)),
     );
+    for stage in Stage::ALL {
+        let is_set = !settings.hooks.command(stage).is_empty();
+        optional(stage.hook(), is_set.then(|| hook(stage, &settings)));
+    }
+    optional(
+        "hook timeout",
+        (!settings.hooks.is_empty()).then(|| format_human(settings.hooks.timeout())),
+    );
     optional("next run", Some(at(schedule.next_run_at)));
     optional("next retry", schedule.retry_at.map(at));
     optional(
@@ -138,7 +174,13 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
         "last snapshot",
         schedule.last_snapshot_id.as_deref().map(visible),
     );
-    optional("last error", schedule.last_error.as_deref().map(visible));
+    optional(
+        "last error",
+        schedule
+            .last_error
+            .as_deref()
+            .map(|error| tinted(visible(error), Tint::Failure, view)),
+    );
     optional(
         "failures",
         (schedule.consecutive_failures > 0).then(|| schedule.consecutive_failures.to_string()),
@@ -188,22 +230,22 @@ pub fn registration(registration: &Registration) -> String {
 }
 
 /// `run-due`, `prune`: a line for each instance that something happened to.
-pub fn run(report: &Report) -> String {
+pub fn run(report: &Report, view: &View) -> String {
     report
         .results
         .iter()
         .filter_map(|result| {
             let done = if report.is_dry_run {
-                foreseen(result)
+                foreseen(result, view)
             } else {
-                happened(result)
+                happened(result, view)
             };
             done.map(|done| format!("{}: {done}\n", result.instance_id))
         })
         .collect()
 }
 
-fn happened(result: &InstanceResult) -> Option<String> {
+fn happened(result: &InstanceResult, view: &View) -> Option<String> {
     let pruned = (!result.pruned.is_empty()).then(|| format!("pruned {}", result.pruned.len()));
     let main = match result.outcome {
         Outcome::Snapshotted => {
@@ -216,19 +258,22 @@ fn happened(result: &InstanceResult) -> Option<String> {
                 details.join(", ")
             ))
         }
-        Outcome::Retired => Some(
+        Outcome::Retired => Some(tinted(
             "retired its schedule: the instance is gone and nothing is left to prune".to_owned(),
-        ),
+            Tint::Notice,
+            view,
+        )),
         // What failed is said on stderr.
         Outcome::Pruned | Outcome::Skipped | Outcome::Failed => None,
     };
-    joined(main, pruned)
+    joined(main.into_iter().chain(pruned))
 }
 
-fn foreseen(result: &InstanceResult) -> Option<String> {
+fn foreseen(result: &InstanceResult, view: &View) -> Option<String> {
     let pruned = (!result.pruned.is_empty()).then(|| {
         let ids: Vec<&str> = result.pruned.iter().map(SnapshotId::as_str).collect();
-        format!("would prune {}: {}", ids.len(), ids.join(" "))
+        let text = format!("would prune {}: {}", ids.len(), ids.join(" "));
+        tinted(text, Tint::Notice, view)
     });
     let main = match result.outcome {
         Outcome::Snapshotted => {
@@ -237,19 +282,42 @@ fn foreseen(result: &InstanceResult) -> Option<String> {
                 .map_or_else(String::new, |kind| format!(" ({kind})"));
             Some(format!("would snapshot {}{kind}", name(result)))
         }
-        Outcome::Retired => Some("would retire its schedule".to_owned()),
+        Outcome::Retired => Some(tinted(
+            "would retire its schedule".to_owned(),
+            Tint::Notice,
+            view,
+        )),
         Outcome::Skipped => (!result.notes.is_empty()).then(|| visible(&result.notes.join("; "))),
         Outcome::Pruned | Outcome::Failed => None,
     };
-    joined(main, pruned)
+    let hooks = result.hooks.iter().map(|hook| {
+        let when = match hook.stage {
+            Stage::Pre => "would first run",
+            Stage::Post => "would then run",
+            Stage::Failure => "on failure would run",
+        };
+        format!("{when} {}", visible(&command_line(&hook.command)))
+    });
+    joined(main.into_iter().chain(hooks).chain(pruned))
+}
+
+fn tinted(text: String, tint: Tint, view: &View) -> String {
+    if !view.has_colours {
+        return text;
+    }
+    let code = match tint {
+        Tint::Failure => 31,
+        Tint::Notice => 33,
+    };
+    format!("\u{1b}[{code}m{text}\u{1b}[39m")
 }
 
 fn name(result: &InstanceResult) -> String {
     visible(result.snapshot_name.as_deref().unwrap_or("a snapshot"))
 }
 
-fn joined(main: Option<String>, pruned: Option<String>) -> Option<String> {
-    let parts: Vec<String> = main.into_iter().chain(pruned).collect();
+fn joined(parts: impl Iterator<Item = String>) -> Option<String> {
+    let parts: Vec<String> = parts.collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Asks nobody anything: what is printed is in the answer, and `now` comes with the [`View`].
 
+mod check;
 mod json;
 mod lines;
 mod table;
@@ -33,7 +34,7 @@ pub struct View {
     /// Whether a person looks at a terminal: times are relative and long texts cut short. Otherwise the output is
     /// complete.
     pub is_terminal: bool,
-    /// Whether failures are red.
+    /// Whether failures are red and what needs a look is yellow.
     pub has_colours: bool,
     /// Whether runs that went well print nothing.
     pub is_quiet: bool,
@@ -45,16 +46,18 @@ pub fn render(answer: &Answer, view: &View) -> String {
         return text.clone();
     }
     match view.format {
-        Format::Json => json::answer(answer),
+        Format::Json => json::answer(answer, view),
         Format::Table => match answer {
             Answer::Schedules(rows) => table::schedules(rows, view),
             Answer::Snapshots(rows) => table::snapshots(rows, view),
+            Answer::Findings(findings) => table::findings(findings, view),
             Answer::Schedule(schedule) => lines::schedule(schedule, view),
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),
+            Answer::Health(health) => check::lines(health, view),
             Answer::Registration(registration) => lines::registration(registration),
             Answer::Run(_) if view.is_quiet => String::new(),
-            Answer::Run(report) => lines::run(report),
+            Answer::Run(report) => lines::run(report, view),
             Answer::Verbatim(text) => text.clone(),
         },
     }

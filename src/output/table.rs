@@ -1,13 +1,15 @@
 //! Tables; the only user of tabled.
 
 use tabled::builder::Builder;
-use tabled::settings::object::Cell;
+use tabled::settings::object::{Cell, Rows};
 use tabled::settings::{Color, Padding, Style};
 
 use super::View;
-use super::text::{shortened, visible};
+use super::text::{Tint, shortened, visible};
 use super::{lines, units};
-use crate::commands::report::{Fate, Newest, ScheduleRow, SnapshotRow};
+use crate::commands::report::{Fate, ScheduleRow, SnapshotRow};
+use crate::finding::{Finding, Status};
+use crate::health::Newest;
 use crate::retention::Decision;
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
@@ -35,7 +37,7 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                     schedule.consecutive_failures.to_string(),
                     last_run(schedule, view),
                 ],
-                schedule.last_error.is_some(),
+                tint(schedule),
             ),
             Err(error) => table.push(
                 [
@@ -48,7 +50,7 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                     "-".to_owned(),
                     message("unreadable", error, view),
                 ],
-                true,
+                Some(Tint::Failure),
             ),
         }
     }
@@ -57,8 +59,9 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
 
 /// `snapshots`.
 pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
+    let age = if view.is_terminal { "AGE" } else { "CREATED" };
     let header = [
-        "ID", "NAME", "KIND", "INSTANCE", "AGE", "ON DISK", "MADE", "STAYS",
+        "ID", "NAME", "KIND", "INSTANCE", age, "ON DISK", "MADE", "STAYS",
     ];
     let mut table = Table::new(header);
     for row in rows {
@@ -83,15 +86,47 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
                 }),
                 snapshot.kind.to_string(),
                 visible(instance),
-                units::age(snapshot.created_at, view.now),
+                units::age_or_time(snapshot.created_at, view),
                 snapshot
                     .disk_bytes
                     .map_or_else(|| "?".to_owned(), units::size),
                 made.to_owned(),
                 stays(&row.fate, view),
             ],
-            false,
+            is_going(&row.fate).then_some(Tint::Notice),
         );
+    }
+    table.render(view)
+}
+
+/// `doctor`. Nothing is cut short: what is wrong and what helps is why somebody asks.
+pub fn findings(findings: &[Finding], view: &View) -> String {
+    let mut table = Table::new(["STATUS", "CHECK", "SUBJECT", "DETAIL"]);
+    for finding in findings {
+        if view.is_quiet && finding.status == Status::Ok {
+            continue;
+        }
+        let mut detail = visible(&finding.detail);
+        if let Some(remedy) = &finding.remedy {
+            detail.push_str(" → ");
+            detail.push_str(&visible(remedy));
+        }
+        table.push(
+            [
+                finding.status.as_str().to_owned(),
+                finding.check.to_owned(),
+                visible(&finding.subject),
+                detail,
+            ],
+            match finding.status {
+                Status::Ok => None,
+                Status::Warning => Some(Tint::Notice),
+                Status::Broken => Some(Tint::Failure),
+            },
+        );
+    }
+    if view.is_quiet && table.rows == 1 {
+        return String::new();
     }
     table.render(view)
 }
@@ -100,8 +135,30 @@ fn newest(newest: Newest, view: &View) -> String {
     match newest {
         Newest::Unknown => "?".to_owned(),
         Newest::None => "none".to_owned(),
-        Newest::At(at) => format!("{} old", units::age(at, view.now)),
+        Newest::At(at) if view.is_terminal => format!("{} old", units::age(at, view.now)),
+        Newest::At(at) => units::time(at, view),
     }
+}
+
+/// The colour of the newest run.
+fn tint(schedule: &Schedule) -> Option<Tint> {
+    if schedule.last_error.is_some() {
+        Some(Tint::Failure)
+    } else if schedule.missing_since.is_some() || schedule.attempt.is_some() {
+        Some(Tint::Notice)
+    } else {
+        None
+    }
+}
+
+fn is_going(fate: &Fate) -> bool {
+    matches!(
+        fate,
+        Fate::Judged {
+            decision: Decision::Remove(_),
+            ..
+        }
+    )
 }
 
 /// How the newest run went.
@@ -153,8 +210,8 @@ fn stays(fate: &Fate, view: &View) -> String {
 /// easy to cut and to compare.
 struct Table<const COLUMNS: usize> {
     builder: Builder,
-    /// The rows whose last cell tells of a failure.
-    failed: Vec<usize>,
+    /// The rows whose last cell has a colour.
+    tinted: Vec<(usize, Tint)>,
     rows: usize,
 }
 
@@ -164,15 +221,13 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         builder.push_record(header);
         Self {
             builder,
-            failed: Vec::new(),
+            tinted: Vec::new(),
             rows: 1,
         }
     }
 
-    fn push(&mut self, cells: [String; COLUMNS], has_failed: bool) {
-        if has_failed {
-            self.failed.push(self.rows);
-        }
+    fn push(&mut self, cells: [String; COLUMNS], tint: Option<Tint>) {
+        self.tinted.extend(tint.map(|tint| (self.rows, tint)));
         self.builder.push_record(cells);
         self.rows += 1;
     }
@@ -181,8 +236,13 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         let mut table = self.builder.build();
         table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
         if view.has_colours {
-            for row in self.failed {
-                table.modify(Cell::new(row, COLUMNS - 1), Color::FG_RED);
+            table.modify(Rows::first(), Color::BOLD);
+            for (row, tint) in self.tinted {
+                let color = match tint {
+                    Tint::Failure => Color::FG_RED,
+                    Tint::Notice => Color::FG_YELLOW,
+                };
+                table.modify(Cell::new(row, COLUMNS - 1), color);
             }
         }
         let mut text = String::new();

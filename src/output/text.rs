@@ -2,6 +2,15 @@
 
 use std::fmt::Write as _;
 
+/// What a colour says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tint {
+    /// Something failed: red.
+    Failure,
+    /// Something is going to change, or is unusual: yellow.
+    Notice,
+}
+
 /// `text` in one line and without anything that a terminal would obey: control characters and those that change the
 /// direction of writing are spelled out.
 pub fn visible(text: &str) -> String {

@@ -41,7 +41,7 @@ pub fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 }
 
 /// A duration in two neighbouring units, without what does not matter beside the greater one.
-fn rough(duration: Duration) -> String {
+pub fn rough(duration: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
@@ -54,13 +54,35 @@ fn rough(duration: Duration) -> String {
     format_human(Duration::from_secs(seconds / unit * unit))
 }
 
+/// How old something is on a terminal, else when it was made.
+pub fn age_or_time(at: DateTime<Utc>, view: &View) -> String {
+    if view.is_terminal {
+        age(at, view.now)
+    } else {
+        time(at, view)
+    }
+}
+
+/// A point in time where there is room for it: local, with its offset, and on a terminal also relative.
+pub fn time_in_full(at: DateTime<Utc>, view: &View) -> String {
+    let local = local(at);
+    if view.is_terminal {
+        format!("{local} ({})", time(at, view))
+    } else {
+        local
+    }
+}
+
+fn local(at: DateTime<Utc>) -> String {
+    at.with_timezone(&Local)
+        .format("%Y-%m-%d %H:%M:%S %:z")
+        .to_string()
+}
+
 /// A point in time: relative on a terminal, else local time with its offset.
 pub fn time(at: DateTime<Utc>, view: &View) -> String {
     if !view.is_terminal {
-        return at
-            .with_timezone(&Local)
-            .format("%Y-%m-%d %H:%M:%S %:z")
-            .to_string();
+        return local(at);
     }
     match (at - view.now).to_std() {
         Ok(ahead) if ahead < Duration::from_secs(1) => "now".to_owned(),

@@ -2,7 +2,7 @@
 //! anything.
 
 use super::steps::{add_error, heal, is_due, is_name_taken, kind_for, load, retire_if_done};
-use super::{Context, outcome, retain};
+use super::{Context, hooks, outcome, retain};
 use crate::clock;
 use crate::engine::describe;
 use crate::instance::{Instance, InstanceId};
@@ -64,6 +64,7 @@ fn foresee_due(context: &Context<'_>, id: &InstanceId) -> Result<InstanceResult,
     let retained = retain::apply(context, &schedule, foreseen.as_ref(), true, now);
     add_error(&mut result, retained.error);
     result.pruned = retained.removed;
+    result.hooks = hooks::foreseen(&schedule, result.outcome);
     Ok(result)
 }
 

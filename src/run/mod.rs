@@ -3,6 +3,7 @@
 //! Knows engines by their trait only, prints nothing, and lets no instance's failure stop the others.
 
 mod foresee;
+mod hooks;
 mod outcome;
 mod parallel;
 mod pick;

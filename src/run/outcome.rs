@@ -19,6 +19,7 @@ pub(super) fn plain(id: &InstanceId, outcome: Outcome) -> InstanceResult {
         error: None,
         is_locked: false,
         notes: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::instance::InstanceId;
+use crate::schedule::hooks::Stage;
 use crate::snapshot::{Kind, SnapshotId};
 
 /// How a run ended for one instance.
@@ -61,6 +62,21 @@ pub struct InstanceResult {
     /// What the user should know although it did not fail: a healed clock, a recovered guest, a long pause, why it
     /// was skipped.
     pub notes: Vec<String>,
+    /// The hooks that ran or, in a dry run, would run, in their order.
+    pub hooks: Vec<HookRun>,
+}
+
+/// A hook that ran, or in a dry run would.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookRun {
+    /// When it runs.
+    pub stage: Stage,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// How long it ran; `None` in a dry run.
+    pub duration: Option<Duration>,
+    /// How it failed.
+    pub error: Option<String>,
 }
 
 /// A whole run.

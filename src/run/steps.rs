@@ -9,11 +9,13 @@ use crate::clock;
 use crate::engine::{CreateRequest, Created, EngineError, describe};
 use crate::instance::{Instance, InstanceId};
 use crate::interrupt;
+use crate::run::hooks::Hooks;
 use crate::run::pick::Job;
 use crate::run::report::{InstanceResult, Outcome};
 use crate::run::retain::{self, Retained};
 use crate::run::{Context, outcome};
 use crate::schedule::cadence::{self, Due};
+use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule, progress};
 use crate::snapshot::{self, Kind, Snapshot};
 use crate::store::Lock;
@@ -102,9 +104,10 @@ fn due_under_lock(
     let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
     save(context, &schedule)?;
     let began = Instant::now();
+    let mut hooks = Hooks::new(&schedule, &attempt);
     let mut end = match died {
-        Some(_) => take_up(context, &schedule, &attempt, &mut notes),
-        None => take(context, &schedule, &attempt),
+        Some(_) => take_up(context, &schedule, &attempt, &mut hooks, &mut notes),
+        None => take(context, &schedule, &attempt, &mut hooks),
     };
     if let End::Failed {
         is_found: false,
@@ -115,9 +118,29 @@ fn due_under_lock(
         // While nothing can be found out, an end that was open stays so.
         *is_open = died.is_some();
     }
-    let mut result = record(context, &mut schedule, &attempt, end, began.elapsed())?;
+    if let End::Failed { error, .. } = &end {
+        hooks.know_failure(error);
+    }
+    let recorded = record(context, &mut schedule, &attempt, end, began.elapsed());
+    // What it hears of is on disk by now.
+    hooks.failure();
+    let mut result = recorded?;
+    result.hooks = hooks.ran();
+    add_hook_errors(&mut result);
     result.notes.splice(0..0, notes);
     Ok(result)
+}
+
+/// A post-hook that fails may leave its pre-hook's work undone, so that somebody has to look; the snapshot stays good.
+/// The pre-hook's error is the run's own, and when the failure-hook runs, something worse has been said.
+fn add_hook_errors(result: &mut InstanceResult) {
+    for hook in result.hooks.clone() {
+        match (hook.stage, hook.error) {
+            (Stage::Post, error) => add_error(result, error),
+            (Stage::Failure, error) => result.notes.extend(error),
+            (Stage::Pre, _) => {}
+        }
+    }
 }
 
 /// How the taking of a snapshot ended.
@@ -142,6 +165,7 @@ fn take_up(
     context: &Context<'_>,
     schedule: &Schedule,
     attempt: &Attempt,
+    hooks: &mut Hooks,
     notes: &mut Vec<String>,
 ) -> End {
     // The shared listing may have been read while that run was still alive.
@@ -154,6 +178,9 @@ fn take_up(
     });
     if let Some(snapshot) = found {
         notes.push("an earlier run had taken this snapshot and did not see it finished".to_owned());
+        // That run may not have come to its post-hook.
+        hooks.know(&snapshot.source_instance_name, Some(snapshot.kind));
+        hooks.taken(&snapshot);
         return End::Found(snapshot);
     }
     notes.push("an earlier run did not finish its snapshot; this one takes it".to_owned());
@@ -161,11 +188,11 @@ fn take_up(
         Ok(lines) => notes.extend(lines),
         Err(error) => notes.push(describe(&error)),
     }
-    take(context, schedule, attempt)
+    take(context, schedule, attempt, hooks)
 }
 
 /// Finds the instance and takes the snapshot that its state asks for.
-fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
+fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &mut Hooks) -> End {
     let id = &schedule.instance_id;
     let instance = match context.engine.find(id) {
         Ok(Some(instance)) => instance,
@@ -178,6 +205,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
         is_open,
         error,
     };
+    hooks.know(&instance.name, Kind::for_state(instance.state));
     let kind = match kind_for(&instance) {
         Ok(kind) => kind,
         Err(error) => return failed(None, error, false),
@@ -196,7 +224,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt) -> End {
         // Not the run time: a run that died may be taken up much later.
         now: clock::now(),
     };
-    match context.engine.create(&request) {
+    match hooks.around(|| context.engine.create(&request)) {
         Ok(created) => End::Taken(kind, created),
         Err(error) => {
             let is_open = matches!(error, EngineError::Unclear { .. });
@@ -375,7 +403,10 @@ pub(super) fn is_name_taken(context: &Context<'_>, id: &InstanceId, name: &str) 
 }
 
 pub(super) fn load(context: &Context<'_>, id: &InstanceId) -> Result<Option<Schedule>, String> {
-    context.store.load(id).map_err(|error| describe(&error))
+    context
+        .store
+        .load_to_run(id)
+        .map_err(|error| describe(&error))
 }
 
 fn save(context: &Context<'_>, schedule: &Schedule) -> Result<(), String> {

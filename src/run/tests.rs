@@ -16,6 +16,7 @@ use super::{Options, prune, run_due};
 use crate::clock;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Retention, Schedule, Settings};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
 use crate::store::Store;
@@ -197,6 +198,7 @@ impl Host {
             retention,
             name_prefix: None,
             metadata: BTreeMap::new(),
+            hooks: Hooks::default(),
         };
         let now = clock::now();
         let mut schedule = Schedule::new(id.clone(), settings, now - TimeDelta::hours(3));
@@ -602,4 +604,23 @@ fn prune_applies_retention_without_a_run() {
     assert_eq!(report.results[0].outcome, Outcome::Pruned);
     assert_eq!(report.results[0].pruned, ["old".parse().unwrap()]);
     assert_eq!(host.schedule(&id), before);
+}
+
+#[test]
+fn a_panic_in_the_engine_lets_the_post_hook_undo_what_the_pre_hook_did() {
+    let host = Host::new();
+    let log = host.path.join("log");
+    let id = host.due("a", Behaviour::CreatePanics, keep(1));
+    let mut schedule = host.store.load(&id).unwrap().unwrap();
+    let hook = |text: &str| {
+        let script = format!("echo {text} >> '{}'", log.display());
+        ["/bin/sh", "-c", &script].map(str::to_owned).to_vec()
+    };
+    schedule.hooks.pre = hook("pre");
+    schedule.hooks.post = hook("post $HYPEMAN_SNAP_OUTCOME");
+    schedule.hooks.failure = hook("failure");
+    host.store.save(&schedule).unwrap();
+    assert!(host.run().has_failures());
+    let logged = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(logged, "pre\npost failed\nfailure\n");
 }

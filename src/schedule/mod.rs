@@ -2,6 +2,7 @@
 
 pub mod cadence;
 pub mod duration;
+pub mod hooks;
 pub mod progress;
 pub mod validate;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::instance::InstanceId;
+use hooks::Hooks;
 
 /// What the user declares: everything that `set` can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub name_prefix: Option<String>,
     /// Tags for every snapshot, besides the two markers.
     pub metadata: BTreeMap<String, String>,
+    /// What runs around the snapshots.
+    pub hooks: Hooks,
 }
 
 /// Which scheduled snapshots stay. At least one of the two limits is above zero.
@@ -129,9 +133,22 @@ pub struct Schedule {
     /// How long the newest run took, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_duration_ms: Option<u64>,
+    /// Runs that were ever begun under this schedule.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub total_runs: u64,
+    /// Runs that ever failed under this schedule.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub total_failures: u64,
     /// Since when the instance is known to be gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
+    /// What runs around the snapshots.
+    #[serde(
+        default,
+        skip_serializing_if = "Hooks::is_unset",
+        deserialize_with = "null_as_default"
+    )]
+    pub hooks: Hooks,
 
     /// Fields that this tool does not know, kept as they are.
     #[serde(flatten)]
@@ -159,7 +176,10 @@ impl Schedule {
             last_success_at: None,
             last_pause_ms: None,
             last_duration_ms: None,
+            total_runs: 0,
+            total_failures: 0,
             missing_since: None,
+            hooks: settings.hooks,
             extra: Map::new(),
         }
     }
@@ -174,6 +194,10 @@ impl Schedule {
             },
             name_prefix: self.name_prefix.clone(),
             metadata: self.metadata.clone(),
+            hooks: Hooks {
+                extra: Map::new(),
+                ..self.hooks.clone()
+            },
         }
     }
 
@@ -192,6 +216,10 @@ impl Schedule {
         self.retention.max_age = settings.retention.max_age;
         self.name_prefix = settings.name_prefix;
         self.metadata = settings.metadata;
+        self.hooks = Hooks {
+            extra: std::mem::take(&mut self.hooks.extra),
+            ..settings.hooks
+        };
         self.updated_at = now;
         true
     }
@@ -212,6 +240,10 @@ impl Schedule {
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+fn is_none_yet(total: &u64) -> bool {
+    *total == 0
 }
 
 /// Whether this is the zero value of Go's `time.Time`, which stands for "not set".

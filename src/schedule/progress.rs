@@ -33,6 +33,7 @@ impl Schedule {
         };
         self.retry_at = None;
         self.last_run_at = Some(now);
+        self.total_runs = self.total_runs.saturating_add(1);
         // As hypeman does: both are absent until the run has ended (contract, "Cadence").
         self.last_snapshot_id = None;
         self.last_error = None;
@@ -75,6 +76,7 @@ impl Schedule {
         self.last_snapshot_id = None;
         self.last_error = Some(error.chars().take(ERROR_MAX_CHARS).collect());
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+        self.total_failures = self.total_failures.saturating_add(1);
         let delay = cadence::retry_delay(self.consecutive_failures, self.interval);
         let retry_at = later(now, delay);
         self.retry_at = (retry_at < self.next_run_at).then_some(retry_at);
@@ -125,6 +127,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::schedule::hooks::Hooks;
     use crate::schedule::{Retention, Settings};
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -141,6 +144,7 @@ mod tests {
             },
             name_prefix: None,
             metadata: BTreeMap::new(),
+            hooks: Hooks::default(),
         };
         Schedule::new("vm".parse().unwrap(), settings, at(0))
     }

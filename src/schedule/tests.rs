@@ -19,6 +19,7 @@ fn settings() -> Settings {
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
+        hooks: Hooks::default(),
     }
 }
 
@@ -60,6 +61,7 @@ fn declaring_other_limits_keeps_cadence_and_record() {
     let now = at("2026-09-02T03:30:00Z");
     let mut schedule = lived_in();
     schedule.retention.extra.insert("x".to_owned(), json!(1));
+    schedule.hooks.extra.insert("y".to_owned(), json!(2));
     let before = schedule.clone();
     let declared = Settings {
         retention: Retention {
@@ -69,6 +71,11 @@ fn declaring_other_limits_keeps_cadence_and_record() {
         },
         name_prefix: Some("nightly".to_owned()),
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
+        hooks: Hooks {
+            pre: vec!["/bin/freeze".to_owned(), "now".to_owned()],
+            timeout: Some(Duration::from_secs(5)),
+            ..Hooks::default()
+        },
         ..settings()
     };
     assert!(schedule.declare(declared.clone(), now));
@@ -80,6 +87,10 @@ fn declaring_other_limits_keeps_cadence_and_record() {
         },
         name_prefix: declared.name_prefix,
         metadata: declared.metadata,
+        hooks: Hooks {
+            extra: before.hooks.extra.clone(),
+            ..declared.hooks
+        },
         updated_at: now,
         ..before
     };

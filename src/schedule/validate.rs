@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Map;
 
+use super::hooks::{self, Hooks, Stage};
 use super::{Retention, Schedule, Settings, duration};
 use crate::instance::InstanceId;
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
@@ -39,6 +40,14 @@ pub struct Input {
     pub name_prefix: Option<String>,
     /// `--metadata`, each `KEY=VALUE`.
     pub metadata: Vec<String>,
+    /// `--pre-hook`.
+    pub pre_hook: Option<String>,
+    /// `--post-hook`.
+    pub post_hook: Option<String>,
+    /// `--failure-hook`.
+    pub failure_hook: Option<String>,
+    /// `--hook-timeout`.
+    pub hook_timeout: Option<String>,
 }
 
 /// A value that breaks a rule.
@@ -82,6 +91,14 @@ pub fn settings(input: Input) -> Result<Settings, InvalidSetting> {
         retention: retention(input.max_count, input.max_age.as_deref())?,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
+        hooks: hooks(
+            |stage| match stage {
+                Stage::Pre => input.pre_hook.as_deref(),
+                Stage::Post => input.post_hook.as_deref(),
+                Stage::Failure => input.failure_hook.as_deref(),
+            },
+            input.hook_timeout.as_deref(),
+        )?,
     })
 }
 
@@ -188,6 +205,40 @@ fn metadata(entries: &[String]) -> Result<BTreeMap<String, String>, InvalidSetti
     Ok(metadata)
 }
 
+/// The hooks as they were typed. A time-out that is the default is not kept, so that it reads as not given.
+fn hooks<'a>(
+    typed: impl Fn(Stage) -> Option<&'a str>,
+    timeout: Option<&str>,
+) -> Result<Hooks, InvalidSetting> {
+    const FLAG: &str = "--hook-timeout";
+    let command = |stage| match typed(stage) {
+        Some(text) => {
+            hooks::parse(text).map_err(|rule| InvalidSetting::new(stage.flag(), text, rule))
+        }
+        None => Ok(Vec::new()),
+    };
+    let mut hooks = Hooks {
+        pre: command(Stage::Pre)?,
+        post: command(Stage::Post)?,
+        failure: command(Stage::Failure)?,
+        ..Hooks::default()
+    };
+    if let Some(text) = timeout {
+        let invalid = |rule: &str| InvalidSetting::new(FLAG, text, rule);
+        let timeout = parse_duration(FLAG, text)?;
+        if timeout.is_zero() {
+            return Err(invalid("must be above 0"));
+        }
+        if hooks.is_empty() {
+            return Err(invalid(
+                "limits nothing: give --pre-hook, --post-hook or --failure-hook as well",
+            ));
+        }
+        hooks.timeout = Some(timeout).filter(|timeout| *timeout != hooks::DEFAULT_TIMEOUT);
+    }
+    Ok(hooks)
+}
+
 fn is_tag_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || " _.:/=+@-".contains(c)
 }
@@ -207,9 +258,12 @@ pub fn loaded(schedule: &Schedule, file_id: &InstanceId) -> Result<(), String> {
         schedule.retention.max_age,
     )?;
     match &schedule.name_prefix {
-        Some(prefix) if !is_prefix(prefix) => Err(format!("name_prefix {prefix:?} {PREFIX_RULE}")),
-        _ => Ok(()),
+        Some(prefix) if !is_prefix(prefix) => {
+            return Err(format!("name_prefix {prefix:?} {PREFIX_RULE}"));
+        }
+        _ => {}
     }
+    schedule.hooks.check()
 }
 
 /// The part of [`loaded`] that a look at a file's times can afford.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Take};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -55,21 +55,50 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl Fn(&[u8]) -> Result<T, Refusal>,
 ) -> Result<Option<T>, StoreError> {
+    Ok(read_patiently(path, parse, thread::sleep)?.map(|(value, _)| value))
+}
+
+/// As [`read`], with the very file that was read.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_with_file<T>(
+    path: &Path,
+    parse: impl Fn(&[u8]) -> Result<T, Refusal>,
+) -> Result<Option<(T, File)>, StoreError> {
     read_patiently(path, parse, thread::sleep)
+}
+
+/// Why what the file says should not be run as this process's user: what cron asks of a crontab. `None` when it may.
+///
+/// # Errors
+/// When the file can't be looked at.
+pub(super) fn distrust(file: &File) -> io::Result<Option<String>> {
+    let metadata = file.metadata()?;
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != 0 && owner != user {
+        return Ok(Some(format!(
+            "belongs to user {owner}, and hooks run only from files of root or of the user that runs them ({user})"
+        )));
+    }
+    let mode = metadata.mode() & 0o7777;
+    Ok((mode & 0o022 != 0).then(|| {
+        format!("has mode {mode:04o}: its group or everybody can write to it, and so to the hooks that it runs")
+    }))
 }
 
 fn read_patiently<T>(
     path: &Path,
     parse: impl Fn(&[u8]) -> Result<T, Refusal>,
     wait: impl Fn(Duration),
-) -> Result<Option<T>, StoreError> {
+) -> Result<Option<(T, File)>, StoreError> {
     let mut pauses = PAUSES.iter();
     loop {
         let Some((bytes, file)) = read_bytes(path)? else {
             return Ok(None);
         };
         match parse(&bytes) {
-            Ok(value) => return Ok(Some(value)),
+            Ok(value) => return Ok(Some((value, file))),
             Err(Refusal::Invalid(rule)) => {
                 return Err(StoreError::Invalid {
                     path: path.to_owned(),

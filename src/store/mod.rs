@@ -10,6 +10,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 pub use self::lock::{Lock, LockError};
 use crate::fs::durable;
 use crate::instance::InstanceId;
@@ -66,6 +68,14 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
         /// Which rule it breaks.
+        rule: String,
+    },
+    /// It has hooks, and others than root and the user could have written them.
+    #[error("{} {rule}; its hooks are not run: check them, then `chown` it to root and `chmod go-w` it", path.display())]
+    Untrusted {
+        /// Where.
+        path: PathBuf,
+        /// Who could have written it.
         rule: String,
     },
 }
@@ -158,6 +168,13 @@ impl Store {
         Ok((ids, problems))
     }
 
+    /// When a schedule was last written or removed by this tool, whose writes replace files; `None` when that can't be
+    /// told, as when there never was one. hypeman overwrites its files in place, which does not show here.
+    pub fn changed_at(&self) -> Option<DateTime<Utc>> {
+        let modified = std::fs::metadata(&self.schedules).ok()?.modified().ok()?;
+        Some(modified.into())
+    }
+
     /// The times of `id`'s schedule, read once and checked as far as that is cheap; `None` when there is no file.
     ///
     /// # Errors
@@ -172,6 +189,30 @@ impl Store {
     /// When the file can't be read, or is no valid schedule of this instance.
     pub fn load(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
         file::read(&self.path(id), |bytes| file::decode(bytes, id))
+    }
+
+    /// As [`Store::load`], for whoever is going to run what the schedule says.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and [`StoreError::Untrusted`] when it has hooks that others can have written.
+    pub fn load_to_run(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
+        let path = self.path(id);
+        let Some((schedule, file)) = file::read_with_file(&path, |bytes| file::decode(bytes, id))?
+        else {
+            return Ok(None);
+        };
+        if schedule.hooks.is_empty() {
+            return Ok(Some(schedule));
+        }
+        match file::distrust(&file) {
+            Ok(None) => Ok(Some(schedule)),
+            Ok(Some(rule)) => Err(StoreError::Untrusted { path, rule }),
+            Err(source) => Err(StoreError::Io {
+                action: "read",
+                path,
+                source,
+            }),
+        }
     }
 
     /// Writes the schedule durably. An existing file keeps its permission bits and, where this process may set it, its

@@ -248,3 +248,51 @@ fn the_longest_id_still_makes_file_names() {
     let _lock = store.try_lock(&id(&longest)).unwrap().unwrap();
     assert!(store.load(&id(&longest)).unwrap().is_some());
 }
+
+#[test]
+fn hooks_run_only_from_a_file_that_nobody_else_can_write() {
+    let (_dir, store) = store();
+    let with_hooks = |name: &str| {
+        let mut schedule = schedule(name);
+        schedule.hooks.post = vec!["/bin/true".to_owned()];
+        store.save(&schedule).unwrap();
+        store.path(&id(name))
+    };
+    let path = with_hooks("vm-1");
+    for (mode, is_trusted) in [
+        (0o600, true),
+        (0o644, true),
+        (0o664, false),
+        (0o646, false),
+        (0o666, false),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = store.load_to_run(&id("vm-1"));
+        assert_eq!(loaded.is_ok(), is_trusted, "{mode:o}");
+        if let Err(error) = loaded {
+            let error = error.to_string();
+            assert!(
+                error.contains(&format!("has mode 0{mode:o}")) && error.contains("chmod go-w"),
+                "{error}"
+            );
+        }
+        // Whoever runs nothing may read it all the same.
+        assert!(store.load(&id("vm-1")).is_ok());
+    }
+    if rustix::process::geteuid().is_root() {
+        let path = with_hooks("vm-2");
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        let error = store.load_to_run(&id("vm-2")).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 65534"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_hooks_may_belong_to_anybody() {
+    let (_dir, store) = store();
+    store.save(&schedule("vm-1")).unwrap();
+    let path = store.path(&id("vm-1"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(store.load_to_run(&id("vm-1")).unwrap().is_some());
+    assert!(store.load_to_run(&id("vm-2")).unwrap().is_none());
+}

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 /// Makes `guests/ID/` below `data_dir` for a VM that is stopped: its metadata as hypeman writes it, and a disk of 1 MiB that
-/// starts with its id. `seen_at` is the data directory's path for the tool, where that is another.
+/// starts with its id.
 ///
 /// # Panics
 /// When it can't be written.
-pub fn write_stopped(data_dir: &Path, seen_at: &Path, id: &str, name: &str) -> PathBuf {
+pub fn write_stopped(data_dir: &Path, id: &str, name: &str) -> PathBuf {
     let dir = data_dir.join("guests").join(id);
     fs::create_dir_all(&dir).expect("a guest directory");
-    let seen = seen_at.join("guests").join(id);
-    let metadata = serde_json::to_string_pretty(&metadata(&seen, id, name)).expect("JSON");
+    let metadata = serde_json::to_string_pretty(&metadata(&dir, id, name)).expect("JSON");
     fs::write(dir.join("metadata.json"), metadata).expect("metadata");
     let disk = fs::File::create(dir.join("overlay.raw")).expect("a disk");
     std::io::Write::write_all(&mut &disk, id.as_bytes()).expect("a disk");

@@ -12,6 +12,8 @@ pub mod guests;
 pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;
+pub mod skip;
+pub mod terminal;
 pub mod throwaway;
 pub mod vm_host;
 pub mod wait;

@@ -2,11 +2,12 @@
 # A throw-away copy of this machine: the root directory under an overlay in memory, in name spaces of its own, without
 # a network. Whatever a command changes in it is gone when the command ends; the machine itself is never written to.
 #
-#   throwaway-root.sh run     HOST_DIR COMMAND…   runs COMMAND in it
-#   throwaway-root.sh systemd HOST_DIR COMMAND…   boots systemd in it and runs COMMAND below it
+#   throwaway-root.sh run     SHARED COMMAND…   runs COMMAND in it
+#   throwaway-root.sh systemd SHARED COMMAND…   boots systemd in it and runs COMMAND below it
 #
-# HOST_DIR is the one directory that is shared, as /host. The exit code is that of COMMAND; 77 says that this machine
-# can't do it (not root, no overlay, no cgroup v2, …), with the reason on stderr. Needs root and util-linux.
+# SHARED is the one directory that both can write to. With NETWORK=shared in the environment, the network is the
+# machine's, for a server that a test runs. The exit code is that of COMMAND; 77 says that this machine can't do it (not
+# root, no overlay, no cgroup v2, …), with the reason on stderr. Needs root and util-linux.
 set -euo pipefail
 
 cannot() {
@@ -29,8 +30,11 @@ outside() {
     trap 'leave "$group" "${fs}${own}"; rmdir "$base"' EXIT
     echo $$ >"$group/cgroup.procs" || cannot "can't enter a control group"
   fi
+  network=--net
+  [ "${NETWORK-}" != shared ] || network=
   code=0
-  unshare --mount --pid --fork --cgroup --uts --ipc --net --kill-child --propagation private \
+  # shellcheck disable=SC2086 # one flag or none
+  unshare --mount --pid --fork --cgroup --uts --ipc $network --kill-child --propagation private \
     bash "$0" inside "$base" "$@" || code=$?
   return "$code"
 }
@@ -46,7 +50,7 @@ leave() {
 }
 
 inside() {
-  base=$1 mode=$2 host=$3
+  base=$1 mode=$2 shared=$3
   shift 3
   mount -t tmpfs -o mode=0755,size=2g tmpfs "$base" || cannot "can't mount a tmpfs"
   mkdir "$base/upper" "$base/work" "$base/root"
@@ -81,10 +85,10 @@ inside() {
 
   # The project, read only, also where it is a mount of its own or lies below /tmp.
   project=$(cd "$(dirname "$0")/../.." && pwd)
-  mkdir -p "$root$project" "$root/host" "$root/machine"
+  mkdir -p "$root$project" "$root$shared" "$root/machine"
   mount --bind "$project" "$root$project"
   mount -o remount,bind,ro "$root$project"
-  mount --bind "$host" "$root/host"
+  mount --bind "$shared" "$root$shared"
 
   cd "$root"
   pivot_root . machine
@@ -92,7 +96,7 @@ inside() {
   rmdir /machine
   cd /
   if [ "$mode" = systemd ]; then
-    boot "$@"
+    boot "$shared" "$@"
   fi
   exec "$@"
 }
@@ -100,7 +104,11 @@ inside() {
 # Nothing of what the machine itself starts at boot is started: only the journal and COMMAND, whose exit code becomes
 # that of systemd.
 boot() {
+  shared=$1
+  shift
   : >/etc/fstab
+  # As systemd makes it where it is not in a container: services see mounts, such as that of their credentials.
+  mount --make-rshared /
   rm -rf /etc/systemd/system /usr/lib/systemd/system/*.wants /var/lib/systemd/timers /var/log/journal
   mkdir -p /etc/systemd/system
   echo 00000000000000000000000000c0ffee >/etc/machine-id
@@ -122,11 +130,11 @@ UNIT
 [Service]
 Type=exec
 ExecStart=/bin/sh /run/throwaway-command
-StandardOutput=file:/host/stdout
-StandardError=file:/host/stderr
+StandardOutput=file:$shared/stdout
+StandardError=file:$shared/stderr
 UNIT
   exec env -i container=throwaway PATH="$PATH" /lib/systemd/systemd --unit=throwaway.target \
-    --log-target=console --show-status=no </dev/null
+    --log-target=journal --show-status=no </dev/null
 }
 
 case ${1-} in

@@ -11,13 +11,14 @@ use tempfile::TempDir;
 /// What `throwaway-root.sh` ends with when the machine can't do it.
 const NOT_POSSIBLE: i32 = 77;
 
-/// Longer than any test needs, in seconds: a minute of cron's, and what a busy machine takes besides.
-const DEADLINE_S: &str = "300";
+/// Longer than any test needs, in seconds: a minute of cron's, two plays of Ansible's, on a busy machine.
+const DEADLINE_S: &str = "600";
 
 /// A throw-away machine that can be started, once or several times; each start begins with this machine as it is.
 #[derive(Debug)]
 pub struct Throwaway {
-    host: TempDir,
+    shared: TempDir,
+    has_network: bool,
 }
 
 impl Throwaway {
@@ -25,34 +26,52 @@ impl Throwaway {
     ///
     /// # Panics
     /// When there is no directory for it.
-    #[expect(
-        clippy::new_without_default,
-        reason = "it makes a directory, which a default value should not do"
-    )]
-    pub fn new() -> Self {
-        let host = tempfile::Builder::new()
+    pub fn create() -> Self {
+        // Below /run, where services that get a /tmp of their own see it too. Without root nothing will start anyway.
+        let is_root = rustix::process::geteuid().is_root();
+        let shared = tempfile::Builder::new()
             .prefix("throwaway-")
-            .tempdir_in("/tmp")
+            .tempdir_in(if is_root { "/run" } else { "/tmp" })
             .expect("a directory to share");
-        Self { host }
+        Self {
+            shared,
+            has_network: false,
+        }
     }
 
-    /// The directory that the throw-away machine sees as `/host`: scripts and programs go in, results come out.
-    pub fn host(&self) -> &Path {
-        self.host.path()
+    /// Gives it this machine's network, for a server that the test runs.
+    #[must_use]
+    pub fn with_network(mut self) -> Self {
+        self.has_network = true;
+        self
     }
 
-    /// Makes `program` available as `/host/NAME`.
+    /// The one directory that both machines can write to: `$SHARED` for scripts, the same path in both. Programs go in, results
+    /// come out.
+    pub fn shared(&self) -> &Path {
+        self.shared.path()
+    }
+
+    /// Copies `program` to `$SHARED/NAME`.
     ///
     /// # Panics
     /// When it can't be copied.
     pub fn share(&self, program: &Path, name: &str) -> PathBuf {
-        let to = self.host().join(name);
+        let to = self.shared().join(name);
         std::fs::copy(program, &to).expect("a copy to share");
         to
     }
 
-    /// Runs a bash script as root in the machine; nothing when that is not possible here.
+    /// The text of a file in the shared directory.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn read(&self, name: &str) -> String {
+        let path = self.shared().join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Runs a bash script as root in the machine, where `$PROJECT` is the repository; nothing when that is not possible here.
     ///
     /// # Panics
     /// When the script can't be started or takes far too long.
@@ -71,22 +90,32 @@ impl Throwaway {
             return None;
         }
         // systemd itself writes nothing; what the script wrote is in files.
-        output.stdout = std::fs::read(self.host().join("stdout")).unwrap_or_default();
+        output.stdout = std::fs::read(self.shared().join("stdout")).unwrap_or_default();
         output
             .stderr
-            .extend(std::fs::read(self.host().join("stderr")).unwrap_or_default());
+            .extend(std::fs::read(self.shared().join("stderr")).unwrap_or_default());
         Some(output)
     }
 
     fn start(&self, mode: &str, script: &str) -> Output {
-        std::fs::write(self.host().join("script"), script).expect("a script to run");
-        let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("throwaway-root.sh");
+        let support = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let project = support.join("../..");
+        let project = project.canonicalize().expect("the repository");
+        let path = self.shared().join("script");
+        let script = format!(
+            "SHARED='{}'\nPROJECT='{}'\n{script}",
+            self.shared().display(),
+            project.display()
+        );
+        std::fs::write(&path, script).expect("a script to run");
         let output = Command::new("timeout")
             .args(["--kill-after=5", DEADLINE_S, "bash"])
-            .arg(starter)
+            .arg(support.join("throwaway-root.sh"))
             .arg(mode)
-            .arg(self.host())
-            .args(["bash", "-euo", "pipefail", "/host/script"])
+            .arg(self.shared())
+            .args(["bash", "-euo", "pipefail"])
+            .arg(&path)
+            .env("NETWORK", if self.has_network { "shared" } else { "none" })
             .output()
             .expect("timeout and bash");
         assert_ne!(

@@ -15,9 +15,7 @@ use serde::Deserialize;
 
 use super::fault::{Fault, Refusal};
 use super::key::Secret;
-
-/// How much of a server's own text goes into a message, in characters.
-const TEXT_MAX_CHARS: usize = 300;
+use crate::http::{one_line, root_cause};
 
 /// The remedy of a handshake that breaks.
 const NO_TLS: &str = "does the server speak TLS at this port?";
@@ -60,15 +58,6 @@ pub(super) fn body_fault(error: &io::Error, limit: Duration) -> Fault {
         Some(inner) => Fault::Lost(root_cause(inner)),
         None => Fault::Lost(error.to_string()),
     }
-}
-
-/// The innermost cause: the outer ones only say that a request failed.
-pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    clean(&cause.to_string(), None)
 }
 
 /// Why the TLS handshake failed, if that is why there is no connection.
@@ -156,16 +145,7 @@ pub(super) fn is_html(response: &Response, body: &[u8]) -> bool {
 
 /// A server's text on one line, without control characters, without the key, and not too long.
 pub(super) fn clean(text: &str, key: Option<&Secret>) -> String {
-    let text = key.map_or_else(|| text.to_owned(), |key| key.redact(text));
-    let words: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(TEXT_MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None => words,
-    }
+    key.map_or_else(|| one_line(text), |key| one_line(&key.redact(text)))
 }
 
 /// The wait that `Retry-After` asks for: seconds, or a date, which is read against the answer's own `Date` so that
@@ -193,8 +173,6 @@ mod tests {
         let key = Secret::new("sekrit-token").unwrap();
         let cleaned = clean("bad\x1b[2J token\r\n\0 sekrit-token \u{9b}31m", Some(&key));
         assert_eq!(cleaned, "bad [2J token [redacted] 31m");
-        let long = clean(&"ä".repeat(5000), None);
-        assert_eq!(long.chars().count(), TEXT_MAX_CHARS + 1);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! Keeps the key off the wire in plain text, and every id inside its path segment. Talks to no server.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use reqwest::Url;
 
 use crate::engine::EngineError;
+use crate::http;
 
 /// A checked base URL: http or https, a host, no credentials, no query; a path prefix is kept.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl BaseUrl {
             return Err(bad("must have no query and no fragment"));
         }
         let base = Self(url);
-        if base.is_plain() && !base.is_loopback() && !insecure_http {
+        if http::is_plain(base.url()) && !http::is_loopback(base.url()) && !insecure_http {
             return Err(bad(
                 "would send the API key in plain text over the network: use https://, or --insecure-http if that is \
                  really meant",
@@ -55,19 +55,9 @@ impl BaseUrl {
         Ok(base)
     }
 
-    /// Whether requests go out without TLS.
-    pub(super) fn is_plain(&self) -> bool {
-        self.0.scheme() == "http"
-    }
-
-    /// Whether the host is this one, so that nothing leaves it: `localhost` or a loopback address.
-    pub(super) fn is_loopback(&self) -> bool {
-        let host = self.0.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || address
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+    /// The address itself.
+    pub(super) fn url(&self) -> &Url {
+        &self.0
     }
 
     /// The URL below the base with these path segments and this query, each escaped.

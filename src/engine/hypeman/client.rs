@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use log::debug;
-use reqwest::blocking::{ClientBuilder, Response};
+use reqwest::blocking::Response;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER};
 use reqwest::{Certificate, Method};
 
@@ -17,10 +17,8 @@ use super::base_url::BaseUrl;
 use super::fault::Fault;
 use super::key::Secret;
 use crate::engine::EngineError;
-use crate::interrupt;
+use crate::{http, interrupt};
 
-/// How long a connection may take, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Some 100,000 snapshots; more is no answer of this API.
 const ANSWER_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// What is read of an answer that says no.
@@ -123,37 +121,20 @@ impl Client {
         extra_roots: Vec<Certificate>,
         pace: Pace,
     ) -> Result<Self, EngineError> {
-        // The error only says that the process has a provider already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = ClientBuilder::new()
-            .user_agent(concat!("hypeman-snap/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            // Repeats are decided here, request by request.
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
+        let http = http::client(base.url(), extra_roots)
             // A creation is silent for minutes; without this, a NAT on the way forgets the connection.
             .tcp_keepalive(Duration::from_secs(30))
             // A POST on a kept connection that the server has just closed would have an unclear outcome.
             .pool_max_idle_per_host(0)
-            .timeout(None);
-        builder = if base.is_plain() {
-            // Reading the system's certificates takes time, and fails where there are none.
-            builder.tls_certs_only(std::iter::empty())
-        } else {
-            builder.tls_certs_merge(extra_roots)
-        };
-        if base.is_loopback() {
-            // HTTP_PROXY would carry the key off this host in plain text.
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|cause| EngineError::Unavailable {
-            message: format!(
-                "can't prepare a connection to the hypeman server at {base}: {}: are the system's CA certificates \
-                 installed (package ca-certificates)?",
-                answer::root_cause(&cause)
-            ),
-            source: None,
-        })?;
+            .build()
+            .map_err(|cause| EngineError::Unavailable {
+                message: format!(
+                    "can't prepare a connection to the hypeman server at {base}: {}: are the system's CA certificates \
+                     installed (package ca-certificates)?",
+                    http::root_cause(&cause)
+                ),
+                source: None,
+            })?;
         Ok(Self {
             http,
             base,

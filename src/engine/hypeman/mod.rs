@@ -7,6 +7,7 @@ mod answer;
 mod base_url;
 mod client;
 mod create;
+mod examine;
 mod fault;
 mod key;
 mod wire;
@@ -14,12 +15,12 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::warn;
-use reqwest::{Certificate, Method};
+use reqwest::Method;
 
 use self::base_url::BaseUrl;
 use self::client::{Client, Pace, Request};
@@ -27,6 +28,8 @@ use self::fault::{Concern, Fault};
 pub use self::key::{KeySource, cli_base_url};
 use self::wire::{WireInstance, WireSchedule};
 use super::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::finding::Finding;
+use crate::http;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::snapshot::SnapshotId;
 
@@ -65,21 +68,6 @@ pub struct Hypeman {
     client: Mutex<Option<Arc<Client>>>,
 }
 
-/// A server that answers and accepts the key.
-#[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for `doctor`, which is not there yet")
-)]
-pub struct Probe {
-    /// How long `GET /health` took.
-    pub latency: Duration,
-    /// What the server calls itself in its `Server` header; the API has no version of its own.
-    pub server: Option<String>,
-    /// How many instances the key may see.
-    pub instances: usize,
-}
-
 impl Hypeman {
     /// Checks the settings. Reads no file and opens no connection.
     ///
@@ -97,35 +85,16 @@ impl Hypeman {
         })
     }
 
-    /// Asks whether the server is well and accepts the key.
-    ///
-    /// # Errors
-    /// [`EngineError::Unavailable`] with what is wrong.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for `doctor`, which is not there yet")
-    )]
-    pub fn probe(&self) -> Result<Probe, EngineError> {
-        let client = self.client()?;
-        let began = Instant::now();
-        let health = client
-            .fetch(&self.get(&["health"]))
-            .map_err(|fault| self.server_error(&client, fault, "ask whether the server is well"))?;
-        let latency = began.elapsed();
-        let instances = self.instances()?.len();
-        Ok(Probe {
-            latency,
-            server: health.server,
-            instances,
-        })
-    }
-
     fn client(&self) -> Result<Arc<Client>, EngineError> {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = client.as_ref() {
             return Ok(Arc::clone(client));
         }
-        let roots = self.ca_file.as_deref().map_or(Ok(Vec::new()), read_roots)?;
+        let roots = self
+            .ca_file
+            .as_deref()
+            .map_or(Ok(Vec::new()), http::read_roots)
+            .map_err(EngineError::unavailable)?;
         let built = Arc::new(Client::build(
             self.base.clone(),
             self.key.load()?,
@@ -240,6 +209,10 @@ impl Engine for Hypeman {
         Ok(Vec::new())
     }
 
+    fn examine(&self, _is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        examine::findings(self)
+    }
+
     fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
         let client = self.client()?;
         let task = format!("ask whether the server itself has a schedule for instance {id}");
@@ -265,21 +238,4 @@ impl Engine for Hypeman {
             Err(fault) => Err(self.instance_error(&client, fault, &task)),
         }
     }
-}
-
-/// The certificates in a PEM file.
-fn read_roots(path: &Path) -> Result<Vec<Certificate>, EngineError> {
-    let bad = |why: &str| {
-        EngineError::unavailable(format!(
-            "CA file {} (--ca-file) {why}: it must hold PEM certificates",
-            path.display()
-        ))
-    };
-    let pem = std::fs::read(path).map_err(|cause| bad(&format!("can't be read: {cause}")))?;
-    let roots = Certificate::from_pem_bundle(&pem)
-        .map_err(|cause| bad(&format!("can't be used: {}", answer::root_cause(&cause))))?;
-    if roots.is_empty() {
-        return Err(bad("holds no certificate"));
-    }
-    Ok(roots)
 }

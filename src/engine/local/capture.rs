@@ -16,6 +16,7 @@ use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError};
 use crate::fs::{durable, space};
 use crate::interrupt;
+use crate::progress::{Progress, Step};
 use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
@@ -40,6 +41,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) timeouts: Timeouts,
     /// How long a guest may stand still.
     pub(super) pause_timeout: Duration,
+    /// Where it is shown how far they are.
+    pub(super) progress: &'a Progress,
 }
 
 /// Captures a running guest into `staging`: memory, device state and disks of one instant.
@@ -69,7 +72,10 @@ pub(super) fn running(
         &plan,
         vmm.process().map(|process| process.pid),
     )?;
-    guest_files::copy_beside_disks(guest_dir, &guest, &plan)?;
+    let name = &metadata.name;
+    let step = around.progress.begin(name, "copying files", None);
+    guest_files::copy_beside_disks(guest_dir, &guest, &plan, &step)?;
+    drop(step);
     let state_dir = guest.join(STATE_DIR);
     durable::create_dir(&state_dir).map_err(|error| {
         EngineError::caused(format!("can't create {}", state_dir.display()), error)
@@ -84,15 +90,22 @@ pub(super) fn running(
         phase: Phase::Preparing,
         began_at: request.now,
     };
+    // What the VMM writes is not counted. Older than the session, so that a terminal that blocks can't keep a panic from
+    // resuming the guest.
+    let total_bytes = plan.copies_in_pause().then(|| plan.needed_bytes());
+    let step = around
+        .progress
+        .begin(name, "saving memory and disks", total_bytes);
     let mut session = Session::begin(vmm, around.journal, entry, around.timeouts)?;
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match save(&mut session, &save_plan, &plan, around.pause_timeout) {
+    let saved = match save(&mut session, &save_plan, &plan, around.pause_timeout, &step) {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, error)),
     };
+    drop(step);
     session.close()?;
 
     guest_files::complete_state(guest_dir, &state_dir)?;
@@ -109,13 +122,14 @@ fn save(
     save_plan: &SavePlan,
     disks: &DiskPlan,
     pause_timeout: Duration,
+    step: &Step,
 ) -> Result<Saved, EngineError> {
     session.vmm().prepare(save_plan)?;
     disks.write_out()?;
     if interrupt::requested() {
         return Err(EngineError::Interrupted);
     }
-    while_paused(session, disks, pause_timeout)?;
+    while_paused(session, disks, pause_timeout, step)?;
     Ok(session.vmm().finish()?)
 }
 
@@ -124,17 +138,18 @@ fn while_paused(
     session: &mut Session<'_>,
     disks: &DiskPlan,
     pause_timeout: Duration,
+    step: &Step,
 ) -> Result<(), EngineError> {
     let deadline = Deadline::after(pause_timeout);
     session.pause()?;
     match session.vmm().disks_settle() {
         DisksSettle::ByPause => {
-            disks.copy(deadline)?;
+            disks.copy(deadline, step)?;
             session.vmm().save(deadline)?;
         }
         DisksSettle::BySave => {
             session.vmm().save(deadline)?;
-            disks.copy(deadline)?;
+            disks.copy(deadline, step)?;
         }
     }
     session.resume()

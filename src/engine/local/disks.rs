@@ -10,6 +10,7 @@ use crate::engine::EngineError;
 use crate::engine::local::manifest::DiskEntry;
 use crate::fs::copy;
 use crate::interrupt;
+use crate::progress::Step;
 use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
 
 /// The directory in the snapshot's `guest/` for disks that live outside the guest directory.
@@ -132,14 +133,15 @@ impl DiskPlan {
     }
 
     /// Copies the disks of a guest that stands still, those of the VMM excepted.
-    pub(super) fn copy(&self, deadline: Deadline) -> Result<(), EngineError> {
+    pub(super) fn copy(&self, deadline: Deadline, step: &Step) -> Result<(), EngineError> {
         let is_cancelled = || interrupt::requested() || deadline.has_passed();
         for planned in &self.disks {
             let copied = match &planned.method {
                 Method::ByVmm => Ok(()),
                 Method::Reflink { source, target } => copy::reflink(source, target),
                 Method::InPause { source, target } => {
-                    copy::sparse(source, target, &is_cancelled, &|_| {}).map(|_| ())
+                    let progress = |bytes| step.advance(bytes);
+                    copy::sparse(source, target, &is_cancelled, &progress).map(|_| ())
                 }
             };
             copied.map_err(|error| {

@@ -12,6 +12,7 @@ use crate::engine::local::manifest::{self, DiskEntry};
 use crate::engine::local::metadata::Metadata;
 use crate::fs::{copy, tree};
 use crate::interrupt;
+use crate::progress::Step;
 
 /// QEMU's command line as hypeman keeps it; a restore needs the one of the snapshot (contract, section 4).
 const QEMU_CONFIG: &str = "qemu-config.json";
@@ -22,20 +23,26 @@ pub(super) fn copy_beside_disks(
     guest_dir: &Path,
     staged: &Path,
     plan: &DiskPlan,
+    step: &Step,
 ) -> Result<(), EngineError> {
     let disks: BTreeSet<&Path> = plan
         .disks
         .iter()
         .map(|planned| planned.file.as_path())
         .collect();
-    copy_tree(guest_dir, staged, &|relative| {
+    let skip = |relative: &Path| {
         is_left_out(relative) || relative == Path::new("snapshots") || disks.contains(relative)
-    })
+    };
+    copy_tree(guest_dir, staged, &skip, step)
 }
 
 /// Copies everything that belongs to a guest at rest.
-pub(super) fn copy_at_rest(guest_dir: &Path, staged: &Path) -> Result<(), EngineError> {
-    copy_tree(guest_dir, staged, &is_left_out)
+pub(super) fn copy_at_rest(
+    guest_dir: &Path,
+    staged: &Path,
+    step: &Step,
+) -> Result<(), EngineError> {
+    copy_tree(guest_dir, staged, &is_left_out, step)
 }
 
 /// Copies the disks that a registration names and that live outside the guest directory.
@@ -43,6 +50,7 @@ pub(super) fn copy_outside_disks(
     metadata: &Metadata,
     guest_dir: &Path,
     staged: &Path,
+    step: &Step,
 ) -> Result<Vec<DiskEntry>, EngineError> {
     let mut entries: Vec<DiskEntry> = Vec::new();
     for source in metadata.registered_disks.iter().flatten() {
@@ -50,7 +58,7 @@ pub(super) fn copy_outside_disks(
         let file = disks::place(source, source.as_os_str(), guest_dir, is_taken)?;
         let target = staged.join(&file);
         if !target.exists() {
-            copy_file(source, &target).map_err(|error| {
+            copy_file(source, &target, &|bytes| step.advance(bytes)).map_err(|error| {
                 interrupted_or(error, || {
                     format!("can't copy the disk {}", source.display())
                 })
@@ -73,7 +81,7 @@ pub(super) fn complete_state(guest_dir: &Path, state_dir: &Path) -> Result<(), E
     let complete = || -> io::Result<()> {
         let config = guest_dir.join(QEMU_CONFIG);
         if config.is_file() {
-            copy_file(&config, &state_dir.join(QEMU_CONFIG))?;
+            copy_file(&config, &state_dir.join(QEMU_CONFIG), &|_| {})?;
         }
         for entry in fs::read_dir(state_dir)? {
             let path = entry?.path();
@@ -99,15 +107,21 @@ fn is_left_out(relative: &Path) -> bool {
             .any(|left_out| relative == Path::new(left_out))
 }
 
-fn copy_tree(from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<(), EngineError> {
-    match tree::copy(from, to, skip, &interrupt::requested, &|_| {}) {
+fn copy_tree(
+    from: &Path,
+    to: &Path,
+    skip: &dyn Fn(&Path) -> bool,
+    step: &Step,
+) -> Result<(), EngineError> {
+    let progress = |bytes| step.advance(bytes);
+    match tree::copy(from, to, skip, &interrupt::requested, &progress) {
         Ok(_) => Ok(()),
         Err(error) if error.is_cancelled() => Err(EngineError::Interrupted),
         Err(error) => Err(EngineError::caused("can't copy the guest's files", error)),
     }
 }
 
-fn copy_file(source: &Path, target: &Path) -> io::Result<()> {
+fn copy_file(source: &Path, target: &Path, progress: &dyn Fn(u64)) -> io::Result<()> {
     if let Some(directory) = target.parent() {
         crate::fs::durable::create_dir(directory)?;
     }
@@ -117,7 +131,7 @@ fn copy_file(source: &Path, target: &Path) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(target)?;
-    copy::file(&source, &target, &interrupt::requested, &|_| {}).map(|_| ())
+    copy::file(&source, &target, &interrupt::requested, progress).map(|_| ())
 }
 
 fn interrupted_or(error: io::Error, message: impl FnOnce() -> String) -> EngineError {

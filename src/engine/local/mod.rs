@@ -3,6 +3,7 @@
 mod capture;
 pub mod data_dir;
 mod disks;
+mod examine;
 mod guest_files;
 mod journal;
 mod json;
@@ -21,7 +22,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::progress::Progress;
 use crate::snapshot::{Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
@@ -52,11 +55,12 @@ pub struct Local {
     journal: Journal,
     pause_timeout: Duration,
     timeouts: Timeouts,
+    progress: Progress,
 }
 
 impl Local {
-    /// An engine on these directories; none of them is looked at yet.
-    pub fn new(settings: Settings) -> Self {
+    /// An engine on these directories, none of which is looked at yet, that shows its `progress`.
+    pub fn new(settings: Settings, progress: Progress) -> Self {
         Self {
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
@@ -64,6 +68,7 @@ impl Local {
             timeouts: Timeouts {
                 request: settings.vmm_timeout,
             },
+            progress,
         }
     }
 
@@ -86,11 +91,12 @@ impl Local {
                     journal: &self.journal,
                     timeouts: self.timeouts,
                     pause_timeout: self.pause_timeout,
+                    progress: &self.progress,
                 };
                 capture::running(&around, metadata, &guest_dir, staging, request)
             }
             at_rest @ (State::Stopped | State::Standby) => {
-                let captured = rest::at_rest(metadata, &guest_dir, staging)?;
+                let captured = rest::at_rest(metadata, &guest_dir, staging, &self.progress)?;
                 self.require_rest(data, metadata, at_rest)?;
                 Ok(captured)
             }
@@ -190,6 +196,7 @@ impl Engine for Local {
             size_bytes: 0,
             disk_bytes: None,
         };
+        let _step = self.progress.begin(&metadata.name, "writing out", None);
         Ok(Created {
             snapshot: staging.publish(snapshot, &stored_metadata)?,
             pause: captured.pause,
@@ -211,10 +218,23 @@ impl Engine for Local {
     }
 
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        let _step = self
+            .progress
+            .begin(id.as_str(), "removing the snapshot", None);
         SnapshotStore::of(&self.open()?).delete(id)
     }
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
         SnapshotStore::of(&self.open()?).sweep()
+    }
+
+    fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        examine::Examination {
+            data_dir: &self.data_dir,
+            journal: &self.journal,
+            timeouts: self.timeouts,
+            is_busy,
+        }
+        .run()
     }
 }

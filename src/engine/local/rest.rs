@@ -9,22 +9,30 @@ use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::staging::Staging;
 use crate::fs::{copy, space};
+use crate::progress::Progress;
 
 /// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
 pub(super) fn at_rest(
     metadata: &Metadata,
     guest_dir: &Path,
     staging: &Staging,
+    progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.guest();
+    let mut total_bytes = None;
     if !can_share_blocks(guest_dir, &guest) {
         let needed = space::disk_usage(guest_dir).map_err(|error| {
             EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
         })?;
         require_space(&guest, needed)?;
+        total_bytes = Some(needed);
     }
-    guest_files::copy_at_rest(guest_dir, &guest)?;
-    let disks = guest_files::copy_outside_disks(metadata, guest_dir, &guest)?;
+    let step = progress.begin(&metadata.name, "copying files", total_bytes);
+    guest_files::copy_at_rest(guest_dir, &guest, &step)?;
+    drop(step);
+    let step = progress.begin(&metadata.name, "copying disks", None);
+    let disks = guest_files::copy_outside_disks(metadata, guest_dir, &guest, &step)?;
+    drop(step);
     if !disks.is_empty() {
         Manifest::at_rest(disks).write(&guest)?;
     }

@@ -30,6 +30,9 @@ fn a_whole_declaration_is_taken() {
             "note=a=b c".to_owned(),
             "empty=".to_owned(),
         ],
+        pre_hook: Some("fsfreeze -f '/srv/a b'".to_owned()),
+        hook_timeout: Some("30s".to_owned()),
+        ..Input::default()
     })
     .unwrap();
     assert_eq!(settings.interval, Duration::from_secs(3600));
@@ -48,6 +51,9 @@ fn a_whole_declaration_is_taken() {
         metadata,
         [("empty", ""), ("note", "a=b c"), ("team", "infra")]
     );
+    assert_eq!(settings.hooks.pre, ["fsfreeze", "-f", "/srv/a b"]);
+    assert_eq!(settings.hooks.post, Vec::<String>::new());
+    assert_eq!(settings.hooks.timeout, Some(Duration::from_secs(30)));
 }
 
 #[test]
@@ -245,8 +251,15 @@ proptest! {
         max_age in any::<Option<String>>(),
         name_prefix in any::<Option<String>>(),
         metadata in any::<Vec<String>>(),
+        pre_hook in any::<Option<String>>(),
     ) {
-        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata });
+        let typed = pre_hook.clone();
+        let hooks = hooks(|stage| typed.as_deref().filter(|_| stage == Stage::Pre), None);
+        // What is taken can be typed again.
+        if let Some(text) = hooks.ok().map(|hooks| hooks::command_line(&hooks.pre)).filter(|text| !text.is_empty()) {
+            prop_assert!(hooks::parse(&text).is_ok());
+        }
+        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
     }
 
     #[test]
@@ -267,5 +280,76 @@ proptest! {
     fn names_of_one_schedule_sort_by_time(a in 0i64..=253_402_300_799, b in 0i64..=253_402_300_799) {
         let name = |seconds| snapshot::scheduled_name(None, DateTime::from_timestamp(seconds, 0).unwrap());
         prop_assert_eq!(name(a).cmp(&name(b)), a.cmp(&b));
+    }
+}
+
+#[test]
+fn a_hook_names_its_flag_its_value_and_the_rule_when_it_is_refused() {
+    let refused = |pre: Option<&str>, post: Option<&str>, timeout: Option<&str>| {
+        refusal(Input {
+            pre_hook: pre.map(str::to_owned),
+            post_hook: post.map(str::to_owned),
+            hook_timeout: timeout.map(str::to_owned),
+            ..input()
+        })
+    };
+    assert_eq!(
+        refused(Some(""), None, None),
+        "--pre-hook \"\": must name a program; leave the flag out for no hook"
+    );
+    assert!(
+        refused(None, Some("a && b"), None)
+            .starts_with("--post-hook \"a && b\": has an unquoted '&', which only a shell")
+    );
+    assert_eq!(
+        refused(Some("a"), None, Some("0s")),
+        "--hook-timeout \"0s\": must be above 0"
+    );
+    assert_eq!(
+        refused(None, None, Some("5s")),
+        "--hook-timeout \"5s\": limits nothing: give --pre-hook, --post-hook or --failure-hook as well"
+    );
+    assert!(refused(Some("a"), None, Some("soon")).starts_with("--hook-timeout \"soon\": "));
+}
+
+#[test]
+fn the_default_hook_timeout_is_the_same_as_none() {
+    let hooks = |timeout: Option<&str>| {
+        settings(Input {
+            failure_hook: Some("notify".to_owned()),
+            hook_timeout: timeout.map(str::to_owned),
+            ..input()
+        })
+        .unwrap()
+        .hooks
+    };
+    assert_eq!(hooks(Some("1m")), hooks(None));
+    assert_eq!(hooks(Some("1m")).timeout(), hooks::DEFAULT_TIMEOUT);
+    assert_ne!(hooks(Some("2m")), hooks(None));
+}
+
+#[test]
+fn a_file_may_hold_only_hooks_that_can_be_run() {
+    let id: InstanceId = "vm".parse().unwrap();
+    let checked = |hooks: serde_json::Value| {
+        let mut schedule =
+            Schedule::new(id.clone(), settings(input()).unwrap(), DateTime::UNIX_EPOCH);
+        schedule.hooks = serde_json::from_value(hooks).unwrap();
+        loaded(&schedule, &id)
+    };
+    use serde_json::json;
+    for good in [
+        json!({}),
+        json!({"pre": null, "x": 1}),
+        json!({"post": ["/bin/a", ""], "timeout": "5m0s"}),
+    ] {
+        assert_eq!(checked(good), Ok(()));
+    }
+    for (bad, part) in [
+        (json!({"pre": [""]}), "hooks.pre"),
+        (json!({"post": ["./a"]}), "hooks.post"),
+        (json!({"failure": ["a", "b\0"]}), "hooks.failure"),
+    ] {
+        assert!(checked(bad).unwrap_err().starts_with(part));
     }
 }

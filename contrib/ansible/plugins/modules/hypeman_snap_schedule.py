@@ -77,6 +77,9 @@ options:
   base_url:
     description: URL of the hypeman server.
     type: str
+  ca_file:
+    description: File on the host with PEM certificates to trust besides the program's own.
+    type: path
   api_key:
     description:
       - Key of the hypeman API. It is handed to the program by its environment, never on its command line.
@@ -178,7 +181,7 @@ class Program:
         params = module.params
         self.path = module.get_bin_path(params["executable"], opt_dirs=["/usr/local/bin"])
         self.options = ["--output=json"]
-        for name in ("state_dir", "data_dir", "engine", "base_url"):
+        for name in ("state_dir", "data_dir", "engine", "base_url", "ca_file"):
             if params[name]:
                 self.options.append("--%s=%s" % (name.replace("_", "-"), params[name]))
         # Never on the command line: every user of the host sees those.
@@ -284,6 +287,7 @@ def main():
             "data_dir": {"type": "path"},
             "engine": {"type": "str", "choices": ["local", "hypeman"]},
             "base_url": {"type": "str"},
+            "ca_file": {"type": "path"},
             "api_key": {"type": "str", "no_log": True},
             # The name of a file, not a secret.
             "api_key_file": {"type": "path", "no_log": False},

@@ -1,0 +1,122 @@
+//! The metrics file: replaced as a whole, by one process at a time, readable by everyone.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fs2::FileExt;
+use rustix::fs::{Mode, OFlags};
+
+use crate::fs::durable;
+
+/// node-exporter runs as another user.
+const MODE: u32 = 0o644;
+/// Some hundred thousand instances; what is larger is not ours.
+const MAX_BYTES: u64 = 256 * 1024 * 1024;
+/// How long to wait for another run that writes the file.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the lock is tried.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Replaces the file at `path` by what `make` makes of its content, which is `None` where there is no such file or it
+/// is no text. Runs that overlap do so one after the other: `make` is called under a lock on the file's directory.
+///
+/// # Errors
+/// When the directory can't be opened or locked, or the file can't be written; then it is as it was.
+pub fn update(path: &Path, make: impl FnOnce(Option<&str>) -> String) -> io::Result<()> {
+    let directory = path
+        .parent()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is in no directory"))?;
+    let directory = File::open(directory)?;
+    lock(&directory)?;
+    let old = read(path);
+    let text = make(old.as_deref());
+    let written = durable::write(path, text.as_bytes(), MODE);
+    // Closing unlocks as well, unless a child that is just being started holds a copy for a moment.
+    let _ = FileExt::unlock(&directory);
+    written
+}
+
+fn lock(directory: &File) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match FileExt::try_lock_exclusive(directory) {
+            Ok(()) => return Ok(()),
+            Err(error)
+                if error.kind() == fs2::lock_contended_error().kind()
+                    || error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if begin.elapsed() > LOCK_TIMEOUT {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "another process holds the lock on its directory",
+            ));
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// The file's text. Whatever is in the way of reading it is found out by writing it.
+fn read(path: &Path) -> Option<String> {
+    // Without NONBLOCK, opening a FIFO would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn writers_take_turns_and_lose_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.prom");
+        let add_a_line = || {
+            update(&path, |old| format!("{}line\n", old.unwrap_or_default())).unwrap();
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5).for_each(|_| add_a_line()));
+            }
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "line\n".repeat(20));
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_text_of_ours_is_replaced_unread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.prom");
+        std::fs::write(&path, b"\xff").unwrap();
+        update(&path, |old| {
+            assert_eq!(old, None);
+            "new\n".to_owned()
+        })
+        .unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        std::fs::write(&elsewhere, "precious").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        update(&path, |old| {
+            assert_eq!(old, None);
+            "new\n".to_owned()
+        })
+        .unwrap();
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"precious");
+        assert!(update(Path::new("/nowhere/x.prom"), |_| String::new()).is_err());
+    }
+}

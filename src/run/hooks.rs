@@ -1,0 +1,237 @@
+//! The hooks of one instance's run: which run when, and what each of them is told. How a process is run is in
+//! `process`; what a failure means for the run is decided by the steps.
+
+mod process;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::engine::{Created, EngineError, describe};
+use crate::instance::InstanceId;
+use crate::interrupt;
+use crate::run::report::{HookRun, Outcome};
+use crate::schedule::hooks::{Hooks as Declared, Stage};
+use crate::schedule::{Attempt, Schedule};
+use crate::snapshot::{Kind, Snapshot};
+
+/// How long a hook that undoes or reports may go on after this process has been asked to stop.
+const UNDO_GRACE: Duration = Duration::from_secs(10);
+/// How much of its last line of output is part of a hook's error, in characters.
+const QUOTE_MAX_CHARS: usize = 200;
+
+/// What no hook is given: the API key and the ways to it, and the URL that whoever knows it can report to.
+const SECRETS: [&str; 4] = [
+    "HYPEMAN_API_KEY",
+    "HYPEMAN_API_KEY_FILE",
+    "CREDENTIALS_DIRECTORY",
+    "HYPEMAN_SNAP_HEARTBEAT_URL",
+];
+
+/// The hooks of one instance's run.
+pub(super) struct Hooks {
+    declared: Declared,
+    id: InstanceId,
+    facts: Facts,
+    ran: Vec<HookRun>,
+}
+
+/// What is known by now, and told to the hooks as far as it is.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    instance_name: Option<String>,
+    snapshot_name: String,
+    snapshot_id: Option<String>,
+    kind: Option<Kind>,
+    pause: Option<Duration>,
+    outcome: Option<Outcome>,
+    error: Option<String>,
+}
+
+impl Hooks {
+    /// Those of `schedule`, for a run that makes `attempt`.
+    pub(super) fn new(schedule: &Schedule, attempt: &Attempt) -> Self {
+        Self {
+            declared: schedule.hooks.clone(),
+            id: schedule.instance_id.clone(),
+            facts: Facts {
+                snapshot_name: attempt.snapshot_name.clone(),
+                ..Facts::default()
+            },
+            ran: Vec::new(),
+        }
+    }
+
+    /// Notes what the run found out about its instance.
+    pub(super) fn know(&mut self, instance_name: &str, kind: Option<Kind>) {
+        self.facts.instance_name = Some(instance_name.to_owned());
+        self.facts.kind = kind;
+    }
+
+    /// Takes a snapshot by `create`, between the pre-hook and the post-hook. The post-hook runs in any case, because it
+    /// may have to undo what the pre-hook did.
+    ///
+    /// # Errors
+    /// That of `create`, which is not called when the pre-hook fails, or that of the pre-hook.
+    pub(super) fn around(
+        &mut self,
+        create: impl FnOnce() -> Result<Created, EngineError>,
+    ) -> Result<Created, EngineError> {
+        let created = match self.run(Stage::Pre) {
+            Ok(()) => catch_unwind(AssertUnwindSafe(create)),
+            Err(error) => Ok(Err(EngineError::instance(error))),
+        };
+        match created {
+            Ok(Ok(created)) => {
+                self.facts.pause = created.pause;
+                self.taken(&created.snapshot);
+                Ok(created)
+            }
+            Ok(Err(error)) => {
+                self.know_failure(&describe(&error));
+                self.post();
+                Err(error)
+            }
+            Err(panic) => {
+                self.know_failure("internal error: the run of this instance panicked");
+                self.post();
+                self.failure();
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Runs the post-hook for a snapshot that is there.
+    pub(super) fn taken(&mut self, snapshot: &Snapshot) {
+        self.facts.kind = Some(snapshot.kind);
+        self.facts.snapshot_id = Some(snapshot.id.to_string());
+        self.facts.outcome = Some(Outcome::Snapshotted);
+        self.post();
+    }
+
+    fn post(&mut self) {
+        if let Err(error) = self.run(Stage::Post) {
+            // The failure-hook hears of it, unless something worse is to be said.
+            self.facts.error.get_or_insert(error);
+        }
+    }
+
+    /// Notes that the run failed.
+    pub(super) fn know_failure(&mut self, error: &str) {
+        self.facts.outcome = Some(Outcome::Failed);
+        self.facts.error = Some(error.to_owned());
+    }
+
+    /// Runs the failure-hook, if anything failed.
+    pub(super) fn failure(&mut self) {
+        if self.facts.error.is_some() {
+            // What went wrong is with the others.
+            let _ = self.run(Stage::Failure);
+        }
+    }
+
+    /// The hooks that ran, and how.
+    pub(super) fn ran(self) -> Vec<HookRun> {
+        self.ran
+    }
+
+    /// Runs the hook of `stage`, if there is one, and says what it said.
+    fn run(&mut self, stage: Stage) -> Result<(), String> {
+        let words = self.declared.command(stage);
+        let Some((program, arguments)) = words.split_first() else {
+            return Ok(());
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir("/");
+        for secret in SECRETS {
+            command.env_remove(secret);
+        }
+        for (name, value) in self.facts.variables(&self.id, stage) {
+            match value {
+                // A process can't be given a NUL; messages of foreign software may hold one.
+                Some(value) => command.env(name, value.replace('\0', " ")),
+                None => command.env_remove(name),
+            };
+        }
+        let began = Instant::now();
+        let ended = process::run(
+            &mut command,
+            &process::Limits {
+                timeout: self.declared.timeout(),
+                is_stopped: &interrupt::requested,
+                stop_grace: match stage {
+                    Stage::Pre => Duration::ZERO,
+                    Stage::Post | Stage::Failure => UNDO_GRACE,
+                },
+            },
+        );
+        let hook = stage.hook();
+        let instance = self.id.as_str();
+        for line in &ended.output {
+            if ended.failure.is_some() {
+                log::warn!(instance; "{hook}: {line}");
+            } else {
+                log::info!(instance; "{hook}: {line}");
+            }
+        }
+        let error = ended.failure.map(|failure| {
+            let quoted = ended.output.last().map_or_else(String::new, |line| {
+                let line: String = line.chars().take(QUOTE_MAX_CHARS).collect();
+                format!(": {line}")
+            });
+            format!("the {hook} {program} {failure}{quoted}")
+        });
+        self.ran.push(HookRun {
+            stage,
+            command: words.to_vec(),
+            duration: Some(began.elapsed()),
+            error: error.clone(),
+        });
+        error.map_or(Ok(()), Err)
+    }
+}
+
+impl Facts {
+    /// What a hook's environment holds, and what it must not hold because it is not so.
+    fn variables(&self, id: &InstanceId, stage: Stage) -> [(&'static str, Option<String>); 9] {
+        let pause_ms = self
+            .pause
+            .map(|pause| format!("{:.3}", pause.as_secs_f64() * 1000.0));
+        [
+            ("HYPEMAN_SNAP_HOOK", Some(stage.as_str().to_owned())),
+            ("HYPEMAN_SNAP_INSTANCE_ID", Some(id.to_string())),
+            ("HYPEMAN_SNAP_INSTANCE_NAME", self.instance_name.clone()),
+            (
+                "HYPEMAN_SNAP_SNAPSHOT_NAME",
+                Some(self.snapshot_name.clone()),
+            ),
+            ("HYPEMAN_SNAP_SNAPSHOT_ID", self.snapshot_id.clone()),
+            ("HYPEMAN_SNAP_KIND", self.kind.map(|kind| kind.to_string())),
+            (
+                "HYPEMAN_SNAP_OUTCOME",
+                self.outcome.map(|outcome| outcome.as_str().to_owned()),
+            ),
+            ("HYPEMAN_SNAP_ERROR", self.error.clone()),
+            ("HYPEMAN_SNAP_PAUSE_MS", pause_ms),
+        ]
+    }
+}
+
+/// The hooks that a run would run, in a dry run: all of them where a snapshot would be taken, else those of a failure.
+pub(super) fn foreseen(schedule: &Schedule, outcome: Outcome) -> Vec<HookRun> {
+    Stage::ALL
+        .into_iter()
+        .filter(|stage| match outcome {
+            Outcome::Snapshotted => true,
+            Outcome::Failed => *stage == Stage::Failure,
+            Outcome::Pruned | Outcome::Skipped | Outcome::Retired => false,
+        })
+        .map(|stage| HookRun {
+            stage,
+            command: schedule.hooks.command(stage).to_vec(),
+            duration: None,
+            error: None,
+        })
+        .filter(|hook| !hook.command.is_empty())
+        .collect()
+}
