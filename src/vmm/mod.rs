@@ -5,8 +5,8 @@
 //!
 //! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
 //! at any point `resume` and `discard`. Disks that the VMM does not copy are copied by the caller, before or after `save`
-//! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks right before `pause`, which makes the pause
-//! shorter: a VMM that stops its guest writes out what the guest left unwritten.
+//! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks that it copies itself right before `pause`,
+//! which makes the pause shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
 #[cfg(test)]
 mod capture_tests;

@@ -51,6 +51,8 @@ pub(super) struct Backup {
     /// The disk, for messages.
     pub disk: String,
     source: Source,
+    /// The disk's own file, for reading.
+    origin: File,
     target: String,
     /// What to copy; without one, all.
     map: Option<Map>,
@@ -74,6 +76,10 @@ impl Backup {
                 copy.disk.name
             ))
         })?;
+        let origin = File::open(&copy.disk.path).map_err(|source| VmmError::File {
+            what: format!("can't open disk {}", copy.disk.path.display()),
+            source,
+        })?;
         let file = files::create(&copy.target)?;
         let mut backup = Self {
             job: format!("{PREFIX}-copy{index}"),
@@ -81,6 +87,7 @@ impl Backup {
             target: format!("{PREFIX}-target{index}"),
             map: None,
             source,
+            origin,
             file,
         };
         if backup.source.format == "raw" {
@@ -101,23 +108,15 @@ impl Backup {
     ) -> Result<(), VmmError> {
         let length = self.source.virtual_bytes;
         let no_room = |error| no_room(copy, error);
-        let (disk, has_holes) = File::open(&copy.disk.path)
-            .and_then(|disk| {
-                let metadata = disk.metadata()?;
-                // The unit of `st_blocks` is 512 bytes, whatever the file system's is (stat(2)).
-                let has_holes = metadata.is_file() && metadata.blocks() * 512 < length;
-                Ok((disk, has_holes))
-            })
-            .map_err(|source| VmmError::File {
-                what: format!("can't look into disk {}", self.disk),
-                source,
-            })?;
+        let metadata = self.origin.metadata().map_err(no_room)?;
+        // The unit of `st_blocks` is 512 bytes, whatever the file system's is (stat(2)).
+        let has_holes = metadata.is_file() && metadata.blocks() * 512 < length;
         // First the map and then the look, so that what the guest writes in between is not missed.
         if has_holes {
             self.map = Some(Map::begin(qmp, index, &self.source.node)?);
         }
         self.file.set_len(length).map_err(no_room)?;
-        let extents = Extents::of(&disk, length).map_err(no_room)?;
+        let extents = Extents::of(&self.origin, length).map_err(no_room)?;
         for (start, end) in extents.ranges() {
             files::reserve(&self.file, *start, end - start).map_err(no_room)?;
         }
@@ -188,6 +187,14 @@ impl Backup {
             }),
         )
         .map(drop)
+    }
+
+    /// Writes out what the host still holds of the disk, so that QEMU need not when it stops the guest.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn write_out(&self) -> io::Result<()> {
+        self.origin.sync_data()
     }
 
     /// What starts the job within a transaction.

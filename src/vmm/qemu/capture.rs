@@ -95,6 +95,20 @@ impl Capture {
         Ok(capture)
     }
 
+    /// Makes the pause that is to come shorter.
+    ///
+    /// # Errors
+    /// [`VmmError::File`] when a disk fails.
+    pub fn write_out(&self) -> Result<(), VmmError> {
+        for backup in &self.backups {
+            backup.write_out().map_err(|source| VmmError::File {
+                what: format!("can't sync disk {}", backup.disk),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Gets everything to the point from which the guest may go on.
     ///
     /// # Errors

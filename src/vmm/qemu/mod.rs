@@ -184,6 +184,9 @@ impl Vmm for Qemu {
     }
 
     fn pause(&mut self) -> Result<(), VmmError> {
+        if let Some(capture) = &self.capture {
+            capture.write_out()?;
+        }
         self.qmp.forget_changes()?;
         self.pause = Pause::Ours;
         self.qmp.execute("stop", &json!({}))?;

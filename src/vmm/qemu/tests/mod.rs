@@ -60,20 +60,9 @@ fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     }
 }
 
-/// As the caller of the port does before a pause: a guest's unwritten data would make it longer.
-fn sync_disks(plan: &SavePlan) {
-    for copy in &plan.disks {
-        fs::File::open(&copy.disk.path)
-            .unwrap()
-            .sync_data()
-            .unwrap();
-    }
-}
-
 /// Everything from the preparation to the end.
 fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
     qemu.prepare(plan)?;
-    sync_disks(plan);
     qemu.pause()?;
     qemu.save(Deadline::after(PAUSE_LIMIT))?;
     qemu.resume()?;
