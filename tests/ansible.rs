@@ -4,13 +4,13 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use support::guests::write_stopped;
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 use tempfile::TempDir;
 
@@ -32,10 +32,8 @@ fn ansible_bin() -> Option<PathBuf> {
                 .all(|program| directory.join(program).exists())
         });
     if found.is_none() {
-        // Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no Ansible: python3 -m venv target/ansible && target/ansible/bin/pip install ansible-core ansible-lint"
+        skipped(
+            "Ansible: run python3 -m venv target/ansible && target/ansible/bin/pip install ansible-core ansible-lint",
         );
     }
     found

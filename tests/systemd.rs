@@ -4,7 +4,6 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use std::process::{Command, Output};
 use support::fake_hypeman::{FakeHypeman, KEY};
 use support::fake_vmm::{Dialect, FakeVmm, Fault, Guest, Request};
 use support::guests::write_stopped;
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
@@ -28,11 +28,7 @@ fn unit(name: &str) -> PathBuf {
 fn analyze(args: &[&str]) -> Option<Output> {
     let output = Command::new("systemd-analyze").args(args).output();
     if output.is_err() {
-        // Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no systemd-analyze: install the Debian package systemd"
-        );
+        skipped("the units: install the Debian package systemd");
     }
     output.ok()
 }
