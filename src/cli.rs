@@ -159,6 +159,14 @@ pub enum Command {
     /// Make the local engine forget a registered VM; its snapshots stay
     Unregister(UnregisterArgs),
 
+    /// Say what would be used and whether it works; changes nothing
+    ///
+    /// Looks at directories, free space and reflinks, the engine and its server or each instance's VMM, journals left by
+    /// runs that died, schedules that are overdue or can't be read, who starts `run-due`, and the clock. One line for
+    /// each, with what to do. Exits 1 if something is broken; warnings alone exit 0. With --quiet only what is not ok
+    /// is printed.
+    Doctor,
+
     /// Print completions for a shell
     Completions(CompletionsArgs),
 }

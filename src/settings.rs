@@ -15,9 +15,10 @@ use crate::heartbeat::Target;
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
 /// Where root's hypeman keeps its data (contract, section 1).
 const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
+const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Monitoring systems give a check a minute at most; its requests are repeated up to three times.
+/// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
 const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// More instances than this at once would only make their guests stand still at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whom to tell of a run.
     pub monitoring: Monitoring,
+    /// Where the values come from that decide what the tool works on.
+    pub origins: Origins,
 }
 
 /// Whom `run-due` tells of a run, besides the user.
@@ -53,6 +56,22 @@ pub struct Monitoring {
     /// Where heartbeats go.
     pub heartbeat: Option<Target>,
 }
+
+/// Where values come from: a flag, a variable, or in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origins {
+    /// Of [`Settings::state_dir`].
+    pub state_dir: &'static str,
+    /// Of [`Settings::data_dir`].
+    pub data_dir: &'static str,
+    /// Of [`Settings::engine`].
+    pub engine: &'static str,
+    /// Of [`Settings::base_url`].
+    pub base_url: &'static str,
+}
+
+/// The origin of what nobody set.
+const DEFAULT: &str = "default";
 
 /// The limits of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +154,7 @@ pub fn resolve(
     command: &Command,
     around: &Surroundings<'_>,
 ) -> Result<Settings, InvalidSettings> {
-    let state_dir = directory(
+    let (state_dir, state_dir_origin) = directory(
         flags.state_dir.as_deref(),
         "--state-dir",
         "HYPEMAN_SNAP_STATE_DIR",
@@ -143,7 +162,7 @@ pub fn resolve(
         |root| default_dir(root, ROOT_STATE_DIR, "hypeman-snap", state_home),
         "schedules",
     )?;
-    let data_dir = directory(
+    let (data_dir, data_dir_origin) = directory(
         flags.data_dir.as_deref(),
         "--data-dir",
         "HYPEMAN_SNAP_DATA_DIR",
@@ -151,23 +170,26 @@ pub fn resolve(
         |root| default_dir(root, ROOT_DATA_DIR, "hypeman", data_home),
         "snapshots",
     )?;
-    let base_url = match &flags.base_url {
+    let (base_url, base_url_origin) = match &flags.base_url {
         Some(url) if url.is_empty() => return Err(empty("--base-url")),
-        Some(url) => Some(url.clone()),
-        None => text("HYPEMAN_BASE_URL", around)?,
+        Some(url) => (Some(url.clone()), "--base-url"),
+        None => match text("HYPEMAN_BASE_URL", around)? {
+            Some(url) => (Some(url), "HYPEMAN_BASE_URL"),
+            None => (None, DEFAULT),
+        },
     };
-    let default_engine = if base_url.is_some() {
-        EngineKind::Hypeman
-    } else {
-        EngineKind::Local
+    let (engine, engine_origin) = match flags.engine {
+        Some(engine) => (engine, "--engine"),
+        None => match engine_from_environment(around)? {
+            Some(engine) => (engine, ENGINE_VARIABLE),
+            None if base_url.is_some() => (EngineKind::Hypeman, base_url_origin),
+            None => (EngineKind::Local, DEFAULT),
+        },
     };
     Ok(Settings {
         state_dir,
         data_dir,
-        engine: match flags.engine {
-            Some(engine) => engine,
-            None => engine_from_environment(around)?.unwrap_or(default_engine),
-        },
+        engine,
         base_url,
         ca_file: path(
             flags.ca_file.as_deref(),
@@ -179,7 +201,7 @@ pub fn resolve(
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
         limits: match command {
             Command::RunDue(args) => limits(args)?,
-            Command::Check(_) => Limits {
+            Command::Check(_) | Command::Doctor => Limits {
                 request_timeout: Some(CHECK_REQUEST_TIMEOUT),
                 ..Limits::default()
             },
@@ -192,6 +214,12 @@ pub fn resolve(
             | Command::Register(_)
             | Command::Unregister(_)
             | Command::Completions(_) => Limits::default(),
+        },
+        origins: Origins {
+            state_dir: state_dir_origin,
+            data_dir: data_dir_origin,
+            engine: engine_origin,
+            base_url: base_url_origin,
         },
         monitoring: if let Command::RunDue(args) = command {
             monitoring(args, around)?
@@ -265,12 +293,11 @@ fn above_zero(
 fn engine_from_environment(
     around: &Surroundings<'_>,
 ) -> Result<Option<EngineKind>, InvalidSettings> {
-    const VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
-    text(VARIABLE, around)?
+    text(ENGINE_VARIABLE, around)?
         .map(|value| {
             <EngineKind as clap::ValueEnum>::from_str(&value, false).map_err(|_| {
                 InvalidSettings::Value {
-                    origin: VARIABLE,
+                    origin: ENGINE_VARIABLE,
                     value,
                     rule: "must be local or hypeman".to_owned(),
                 }
@@ -286,14 +313,19 @@ fn directory(
     around: &Surroundings<'_>,
     default: impl FnOnce(bool) -> Option<PathBuf>,
     what: &'static str,
-) -> Result<PathBuf, InvalidSettings> {
+) -> Result<(PathBuf, &'static str), InvalidSettings> {
     match path(flag_value, flag, variable, around)? {
-        Some(path) => Ok(path),
-        None => default(around.is_root).ok_or(InvalidSettings::NoHome {
-            what,
-            flag,
-            variable,
-        }),
+        Some(path) if flag_value.is_some() => Ok((path, flag)),
+        Some(path) => Ok((path, variable)),
+        None => {
+            default(around.is_root)
+                .map(|path| (path, DEFAULT))
+                .ok_or(InvalidSettings::NoHome {
+                    what,
+                    flag,
+                    variable,
+                })
+        }
     }
 }
 
@@ -419,6 +451,13 @@ mod tests {
         assert_eq!(settings.data_dir, Path::new("/data-from-env"));
         assert_eq!(settings.engine, EngineKind::Local);
         assert_eq!(settings.base_url.as_deref(), Some("https://flag"));
+        let origins = Origins {
+            state_dir: "--state-dir",
+            data_dir: "HYPEMAN_SNAP_DATA_DIR",
+            engine: "--engine",
+            base_url: "--base-url",
+        };
+        assert_eq!(settings.origins, origins);
         let settings = resolved(&Global::default(), &variables).unwrap();
         assert_eq!(settings.state_dir, Path::new("/from-env"));
         assert_eq!(settings.engine, EngineKind::Hypeman);
@@ -446,6 +485,8 @@ mod tests {
         let with_url = [("HYPEMAN_BASE_URL", "http://localhost:8080")];
         let settings = resolved(&Global::default(), &with_url).unwrap();
         assert_eq!(settings.engine, EngineKind::Hypeman);
+        assert_eq!(settings.origins.engine, "HYPEMAN_BASE_URL");
+        assert_eq!(settings.origins.data_dir, "default");
         let flags = Global {
             base_url: Some("http://localhost:8080".into()),
             ..Global::default()

@@ -3,9 +3,10 @@
 
 #![cfg(test)]
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use support::skip::skipped;
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -16,11 +17,9 @@ fn script(name: &str) -> PathBuf {
 fn is_there(shell: &str) -> bool {
     let is_there = Command::new(shell).args(["-c", "true"]).output().is_ok();
     if !is_there {
-        // Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no {shell} to check its completions: install the Debian package {shell}"
-        );
+        skipped(&format!(
+            "no {shell} to check its completions: install the Debian package {shell}"
+        ));
     }
     is_there
 }

@@ -18,10 +18,11 @@ const MAX_LINES: usize = 450;
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
         "instance" | "snapshot" | "schedule" | "retention" | "health" | "cli" => PURE.to_vec(),
-        "clock" | "exit" | "http" | "interrupt" | "progress" => vec![],
+        "clock" | "exit" | "http" | "interrupt" | "progress" | "finding" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "fs"],
         "vmm" => vec!["instance", "fs", "interrupt"],
+        "host" => vec!["fs", "finding"],
         "engine" => vec![
             "instance",
             "snapshot",
@@ -30,6 +31,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "http",
             "interrupt",
             "progress",
+            "host",
+            "finding",
         ],
         "metrics" => vec!["fs", "schedule"],
         "heartbeat" => vec!["http", "interrupt"],
@@ -47,9 +50,11 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "heartbeat",
             "clock",
             "interrupt",
+            "host",
+            "finding",
         ],
         // Reports are what it is for.
-        "output" => vec!["commands::report", "run::report"],
+        "output" => vec!["commands::report", "run::report", "finding"],
         "logging" => vec!["output::text"],
         "main" => return vec!["*"],
         other => panic!("the layout says nothing of the module {other}"),
@@ -65,6 +70,8 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
     match file {
         // Registration is about the data directory, whoever takes the snapshots.
         "commands/register.rs" => &["engine::local::registration"],
+        // Its tests write the pages and the scripts in one go.
+        "cli/tests/man.rs" => &["commands::completions"],
         "commands/unregister.rs" => &["engine::local::registration", "engine::local::data_dir"],
         _ => &[],
     }
@@ -78,7 +85,10 @@ const CONFINED: [(&str, &[&str]); 6] = [
     ("env_logger", &["logging.rs"]),
     ("indicatif", &["progress.rs"]),
     ("shell_words", &["schedule/hooks.rs"]),
-    ("clap_complete", &["cli.rs", "commands/completions.rs"]),
+    (
+        "clap_complete",
+        &["cli.rs", "cli/tests/man.rs", "commands/completions.rs"],
+    ),
 ];
 
 struct Source {

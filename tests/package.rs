@@ -4,21 +4,16 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 use tempfile::TempDir;
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 fn is_there(program: &str) -> bool {
@@ -149,10 +144,10 @@ fn lintian_finds_no_errors_and_no_warnings() {
 
 /// Installs, uses, upgrades, removes and purges; `/host` holds the package. Each step says what it expects by failing.
 const LIFE: &str = r#"
-deb=$(echo /host/*.deb)
+deb=$(echo $SHARED/*.deb)
 names() { find /etc /usr /var -xdev -name '*hypeman*' | sort; }
 state() { dpkg-query --show --showformat='${db:Status-Status}' hypeman-snap 2>/dev/null || true; }
-names >/host/before
+names >$SHARED/before
 
 dpkg --install "$deb"
 [ "$(state)" = installed ]
@@ -188,18 +183,18 @@ dpkg --purge hypeman-snap
 [ -e /var/lib/hypeman-snap/snapshot-schedules/db.json ]
 [ "$(ls -A /srv/data/snapshots | wc -l)" = 1 ]
 rm -r /var/lib/hypeman-snap /srv/data
-names >/host/after
+names >$SHARED/after
 "#;
 
 #[test]
 fn package_comes_and_goes_without_a_trace_but_data() {
     let Some(deb) = package() else { return };
-    let machine = Throwaway::new();
-    fs::copy(&deb, machine.host().join("hypeman-snap.deb")).unwrap();
+    let machine = Throwaway::create();
+    fs::copy(&deb, machine.shared().join("hypeman-snap.deb")).unwrap();
     let Some(output) = machine.run(&format!("set -x\n{LIFE}")) else {
         return;
     };
     assert!(output.status.success(), "{}", text(&output));
-    let read = |name: &str| fs::read_to_string(machine.host().join(name)).unwrap();
+    let read = |name: &str| fs::read_to_string(machine.shared().join(name)).unwrap();
     assert_eq!(read("before"), read("after"));
 }

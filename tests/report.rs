@@ -119,6 +119,7 @@ fn run_has_the_documented_json() {
             "duration_ms": result["duration_ms"],
             "error": null,
             "notes": [],
+            "hooks": [],
         })
     );
 }

@@ -47,8 +47,10 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "rm" -d 'R
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "check" -d 'Say whether every newest snapshot is young enough, as a monitoring plugin does'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "doctor" -d 'Say what would be used and whether it works; changes nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "completions" -d 'Print completions for a shell'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l interval -d 'Time between two snapshots, at least 1m' -r
@@ -56,6 +58,10 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-co
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l metadata -d 'A tag for every snapshot; may be given several times' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l hook-timeout -d 'How long each hook may run before it is ended with its children [default: 60s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -142,6 +148,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l jo
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l pause-timeout -d 'How long a guest may stand still before its snapshot is given up [default: 30s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l missing-grace -d 'How long an instance must be gone before its schedule is retired [default: 24h]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l create-timeout -d 'How long the hypeman server may take for one snapshot [default: 10m]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l metrics-file -d 'Write metrics for node-exporter\'s textfile collector to this file [env: HYPEMAN_SNAP_METRICS_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l heartbeat-url -d 'Request this URL after each run: a dead man\'s switch [env: HYPEMAN_SNAP_HEARTBEAT_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -185,6 +193,20 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l 
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l rpo -d 'How old the newest snapshot may be [default: the interval, its jitter and a slack]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l hypervisor -d 'What runs it: cloud-hypervisor, firecracker, qemu or qemu-microvm' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l socket -d 'The VMM\'s control socket' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l name -d 'A name to call it by [default: the id]' -r
@@ -215,6 +237,19 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -228,14 +263,16 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "set" -d 'Give an instance a schedule, or change the one it has'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "get" -d 'Show one schedule'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "list" -d 'List every schedule'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "delete" -d 'Remove a schedule; its snapshots stay'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "completions" -d 'Print completions for a shell'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots register unregister completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "set" -d 'Give an instance a schedule, or change the one it has'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "get" -d 'Show one schedule'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "list" -d 'List every schedule'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "delete" -d 'Remove a schedule; its snapshots stay'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "check" -d 'Say whether every newest snapshot is young enough, as a monitoring plugin does'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "doctor" -d 'Say what would be used and whether it works; changes nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "completions" -d 'Print completions for a shell'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -24,10 +24,10 @@ pub fn script(shell: Shell) -> anyhow::Result<String> {
     let name = command.get_name().to_owned();
     clap_complete::generate(shell, &mut command, name, &mut script);
     let script = String::from_utf8(script)?;
-    Ok(match shell {
+    if shell == Shell::Bash {
         // The generator spells a program's name with a dash in two ways, so that behind a command bash would complete
         // nothing (https://github.com/clap-rs/clap/issues/6421). Without that bug there is nothing to replace.
-        Shell::Bash => script.replace("hypeman__subcmd__snap", "hypeman__snap"),
-        _ => script,
-    })
+        return Ok(script.replace("hypeman__subcmd__snap", "hypeman__snap"));
+    }
+    Ok(script)
 }

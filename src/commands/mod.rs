@@ -4,6 +4,7 @@
 pub mod check;
 pub mod completions;
 mod delete;
+mod doctor;
 pub mod failure;
 mod get;
 mod known;
@@ -52,6 +53,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::Check(args) => Ok(check::run(context, args)),
         Command::Register(args) => register::run(context, args),
         Command::Unregister(args) => unregister::run(context, args),
+        Command::Doctor => Ok(doctor::run(context)),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -1,6 +1,7 @@
 //! What commands answer: plain data that `output` turns into tables, lines or JSON. No formatting here.
 
 use crate::exit::Exit;
+use crate::finding::{self, Status};
 use crate::health::{Level, Newest, Verdict};
 use crate::instance::{InstanceId, InstanceRef};
 use crate::retention::{Decision, Policy};
@@ -27,6 +28,8 @@ pub enum Answer {
     Health(Health),
     /// `register`, `unregister`: what the local engine knows now.
     Registration(Registration),
+    /// `doctor`: what was found out.
+    Findings(Vec<finding::Finding>),
     /// Text that is printed as it is, whatever the format.
     Verbatim(String),
 }
@@ -37,6 +40,7 @@ impl Answer {
         let has_failed = match self {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
+            Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Health(health) => return health_exit(health.level()),
             Self::Declared(_)
             | Self::Schedule(_)

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
@@ -184,6 +185,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When something could not be removed.
     fn sweep(&self) -> Result<Vec<String>, EngineError>;
+
+    /// Looks at everything that this engine needs and says how it is, for `doctor`. Changes nothing. What does not
+    /// answer costs its own time-out at most. An instance that `is_busy` names is being worked on by a run: it is left
+    /// alone, because a VMM may have only one client.
+    fn examine(&self, _is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// A second scheduler that snapshots this instance as well, in a sentence for the user; `None` when there is none.
     ///

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 /// How much is copied between two looks at the interrupt flag. Bounds both the time until a cancelled copy ends and the
@@ -67,6 +67,34 @@ pub fn try_reflink(source: &File, target_dir: &Path) -> io::Result<Option<Durati
         Ok(()) => Ok(Some(start.elapsed())),
         Err(error) if is_unsupported(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether files in `source_dir` can be reflinked into `target_dir`, found out by trying it on two files without names:
+/// nothing is left whatever is killed, and the directories are not changed.
+///
+/// # Errors
+/// When it can't be tried: no right to write, no room, or a file system that has no files without names (`Unsupported`).
+pub fn can_reflink(source_dir: &Path, target_dir: &Path) -> io::Result<bool> {
+    let source = nameless(source_dir)?;
+    let target = nameless(target_dir)?;
+    // A file system may take the reflink of nothing for done.
+    source.write_all_at(&[1; BLOCK_BYTES], 0)?;
+    match reflink(&source, &target) {
+        Ok(()) => Ok(true),
+        Err(error) if is_unsupported(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A new file that never has a name. (`tempfile` falls back to one with a name.)
+fn nameless(directory: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(File::from(file)),
+        // Kernels and file systems without the flag see an attempt to write to a directory (open(2), `O_TMPFILE`).
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => Err(io::ErrorKind::Unsupported.into()),
+        Err(error) => Err(error.into()),
     }
 }
 

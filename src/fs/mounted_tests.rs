@@ -47,6 +47,19 @@ fn occupied(file: &File) -> u64 {
 }
 
 #[test]
+fn a_trial_without_names_tells_reflinks_from_copies() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    for (kind, size_mib) in [(Kind::Xfs, 300), (Kind::Btrfs, 128)] {
+        let Some(mount) = Mount::create(kind, size_mib) else {
+            continue;
+        };
+        let can = |target: &Path| copy::can_reflink(&mount.path(), target).unwrap();
+        assert!(can(&mount.path()), "{kind:?}");
+        assert!(!can(elsewhere.path()), "{kind:?}");
+    }
+}
+
+#[test]
 fn a_reflink_shares_its_blocks_and_goes_its_own_way() {
     for (kind, size_mib) in [(Kind::Xfs, 300), (Kind::Btrfs, 128)] {
         let Some(mount) = Mount::create(kind, size_mib) else {

@@ -14,8 +14,31 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// # Errors
 /// When the file system can't be asked.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    room(path).map(|room| room.free_bytes)
+}
+
+/// How much room a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What this user may still write.
+    pub free_bytes: u64,
+    /// What there is in all.
+    pub total_bytes: u64,
+    /// How many more files it can hold; `None` where it does not count them.
+    pub free_files: Option<u64>,
+}
+
+/// How much room the file system has that `path` is on.
+///
+/// # Errors
+/// When the file system can't be asked.
+pub fn room(path: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(Room {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_files: (stat.f_files > 0).then_some(stat.f_favail),
+    })
 }
 
 /// What `directory` and everything below it occupy, in bytes. Holes count nothing, a file with several names counts
@@ -106,6 +129,8 @@ mod tests {
     fn free_space_is_known_for_a_directory_and_unknown_for_nothing() {
         let directory = tempfile::tempdir().unwrap();
         assert!(free_bytes(directory.path()).unwrap() > 0);
+        let room = room(directory.path()).unwrap();
+        assert!(room.free_bytes <= room.total_bytes, "{room:?}");
         assert!(free_bytes(&directory.path().join("missing")).is_err());
     }
 }

@@ -10,6 +10,7 @@ use crate::commands::report::{
     Answer, Declared, Deleted, Fate, Finding, Health, HealthRow, Registration, RegistrationChange,
     ScheduleRow, SnapshotRow,
 };
+use crate::finding;
 use crate::health::{Newest, Source};
 use crate::retention::{Decision, Keep};
 use crate::run::report::{HookRun, InstanceResult, Report};
@@ -26,6 +27,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
         Answer::Health(it) => health(it, view),
         Answer::Registration(it) => registration(it),
+        Answer::Findings(findings) => findings.iter().map(examined).collect(),
         Answer::Verbatim(text) => Value::from(text.as_str()),
     };
     format!("{value:#}\n")
@@ -77,6 +79,16 @@ fn registration(registration: &Registration) -> Value {
     json!({
         "changed": registration.change != RegistrationChange::None,
         "instance_id": registration.instance_id,
+    })
+}
+
+fn examined(finding: &finding::Finding) -> Value {
+    json!({
+        "check": finding.check,
+        "subject": finding.subject,
+        "status": finding.status.as_str(),
+        "detail": finding.detail,
+        "remedy": finding.remedy,
     })
 }
 

@@ -50,6 +50,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
         Format::Table => match answer {
             Answer::Schedules(rows) => table::schedules(rows, view),
             Answer::Snapshots(rows) => table::snapshots(rows, view),
+            Answer::Findings(findings) => table::findings(findings, view),
             Answer::Schedule(schedule) => lines::schedule(schedule, view),
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),

@@ -8,6 +8,7 @@ use super::View;
 use super::text::{Tint, shortened, visible};
 use super::{lines, units};
 use crate::commands::report::{Fate, ScheduleRow, SnapshotRow};
+use crate::finding::{Finding, Status};
 use crate::health::Newest;
 use crate::retention::Decision;
 use crate::schedule::Schedule;
@@ -94,6 +95,38 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
             ],
             is_going(&row.fate).then_some(Tint::Notice),
         );
+    }
+    table.render(view)
+}
+
+/// `doctor`. Nothing is cut short: what is wrong and what helps is why somebody asks.
+pub fn findings(findings: &[Finding], view: &View) -> String {
+    let mut table = Table::new(["STATUS", "CHECK", "SUBJECT", "DETAIL"]);
+    for finding in findings {
+        if view.is_quiet && finding.status == Status::Ok {
+            continue;
+        }
+        let mut detail = visible(&finding.detail);
+        if let Some(remedy) = &finding.remedy {
+            detail.push_str(" → ");
+            detail.push_str(&visible(remedy));
+        }
+        table.push(
+            [
+                finding.status.as_str().to_owned(),
+                finding.check.to_owned(),
+                visible(&finding.subject),
+                detail,
+            ],
+            match finding.status {
+                Status::Ok => None,
+                Status::Warning => Some(Tint::Notice),
+                Status::Broken => Some(Tint::Failure),
+            },
+        );
+    }
+    if view.is_quiet && table.rows == 1 {
+        return String::new();
     }
     table.render(view)
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,6 +97,14 @@ impl Store {
         }
     }
 
+    /// Whether a run works on `id` now, by the kernel's list of locks: unlike an attempt to take the lock this creates no
+    /// file and gets in nobody's way. A run of another PID namespace is not on the list.
+    pub fn is_busy(&self, id: &InstanceId) -> bool {
+        let inode = std::fs::symlink_metadata(self.lock_path(id)).map(|it| it.ino());
+        let locks = std::fs::read_to_string("/proc/locks");
+        inode.is_ok_and(|inode| locks.is_ok_and(|locks| is_flocked(&locks, inode)))
+    }
+
     fn lock_path(&self, id: &InstanceId) -> PathBuf {
         self.locks().join(format!("{id}.lock"))
     }
@@ -123,6 +132,17 @@ fn is_locked(file: &File) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `/proc/locks` (proc_locks(5)) has an `flock` of the file with this inode. Its device is not compared: for
+/// btrfs the list has another one than `stat`.
+fn is_flocked(locks: &str, inode: u64) -> bool {
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // `1: FLOCK  ADVISORY  WRITE 4242 fd:00:1234 0 EOF`; who waits for a lock has `->` behind the number.
+        let number = fields.get(5).and_then(|file| file.rsplit(':').next());
+        fields.get(1) == Some(&"FLOCK") && number.and_then(|it| it.parse().ok()) == Some(inode)
+    })
 }
 
 #[cfg(test)]

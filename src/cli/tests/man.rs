@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use clap_complete::Shell;
@@ -205,15 +206,23 @@ fn names_in(directory: &str, suffix: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Every generated file; written to the repository first, once, if that is asked for.
+fn files() -> &'static BTreeMap<PathBuf, String> {
+    static FILES: LazyLock<BTreeMap<PathBuf, String>> = LazyLock::new(|| {
+        let files = generated();
+        if std::env::var_os("UPDATE_MAN").is_some() {
+            for (file, text) in &files {
+                fs::write(top().join(file), text).unwrap();
+            }
+        }
+        files
+    });
+    &FILES
+}
+
 #[test]
 fn pages_and_completions_are_those_of_the_command_line() {
-    let files = generated();
-    if std::env::var_os("UPDATE_MAN").is_some() {
-        for (file, text) in &files {
-            fs::write(top().join(file), text).unwrap();
-        }
-    }
-    for (file, text) in &files {
+    for (file, text) in files() {
         let committed = fs::read_to_string(top().join(file)).unwrap_or_default();
         let is_same = committed == *text;
         assert!(is_same, "{} is out of date: {REGENERATE}", file.display());
@@ -222,6 +231,7 @@ fn pages_and_completions_are_those_of_the_command_line() {
 
 #[test]
 fn each_page_and_each_part_belongs_to_a_command() {
+    files();
     let command = command_line();
     let expected: BTreeSet<String> = commands(&command)
         .into_iter()
@@ -233,6 +243,7 @@ fn each_page_and_each_part_belongs_to_a_command() {
 
 #[test]
 fn every_flag_and_argument_is_in_the_page_of_its_command() {
+    files();
     let command = command_line();
     let whole = read("man/hypeman-snap.1");
     for command in commands(&command) {

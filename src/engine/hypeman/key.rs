@@ -94,34 +94,59 @@ impl KeySource {
     /// [`EngineError::Unavailable`] when a file that was named on purpose can't be read or holds no key, and when the
     /// key can't be sent. The message names the source, never the key.
     pub fn load(&self) -> Result<Option<Secret>, EngineError> {
-        let Some((key, origin)) = self.find()? else {
+        let Some(Found { key, origin, file }) = self.find_usable()? else {
             return Ok(None);
         };
-        if !key.is_header_value() {
-            return Err(EngineError::unavailable(format!(
-                "the API key from {origin} can't be sent: it contains white space, a line break or another character \
-                 that is not visible ASCII; it must be the token alone"
-            )));
+        if let Some(file) = file.filter(|file| is_exposed(file)) {
+            warn!(
+                "{0} holds the API key and every user can read it: chmod 600 {0}",
+                file.display()
+            );
         }
         debug!("the API key comes from {origin}");
         Ok(Some(key))
     }
 
-    /// The key with the name of its source.
-    fn find(&self) -> Result<Option<(Secret, String)>, EngineError> {
+    /// Where the key comes from; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`KeySource::load`].
+    pub(super) fn origin(&self) -> Result<Option<String>, EngineError> {
+        Ok(self.find_usable()?.map(|found| found.origin))
+    }
+
+    /// The key and its source, if it can be sent.
+    fn find_usable(&self) -> Result<Option<Found>, EngineError> {
+        match self.find()? {
+            Some(Found { key, origin, .. }) if !key.is_header_value() => {
+                Err(EngineError::unavailable(format!(
+                    "the API key from {origin} can't be sent: it contains white space, a line break or another \
+                     character that is not visible ASCII; it must be the token alone"
+                )))
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The key and its source.
+    fn find(&self) -> Result<Option<Found>, EngineError> {
         if let Some(key) = &self.key {
-            return Ok(Some((key.clone(), KEY_VARIABLE.to_owned())));
+            return Ok(Some(Found {
+                key: key.clone(),
+                origin: KEY_VARIABLE.to_owned(),
+                file: None,
+            }));
         }
         if let Some(path) = &self.key_file {
             let origin = format!("{} ({KEY_FILE_VARIABLE})", path.display());
             let key = read_key(path).map_err(|cause| unreadable(&origin, cause))?;
-            return Ok(Some((key, origin)));
+            return Ok(Some(Found::in_file(key, origin, path)));
         }
         if let Some(directory) = &self.credentials_directory {
             let path = directory.join(CREDENTIAL);
             let origin = format!("{} (systemd credential)", path.display());
             match read_key(&path) {
-                Ok(key) => return Ok(Some((key, origin))),
+                Ok(key) => return Ok(Some(Found::in_file(key, origin, &path))),
                 // The unit has credentials, only not this one.
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
                 Err(cause) => return Err(unreadable(&origin, cause)),
@@ -133,8 +158,26 @@ impl KeySource {
         let Some(key) = cli_value(path, "api_key").and_then(|key| Secret::new(&key)) else {
             return Ok(None);
         };
-        warn_if_exposed(path);
-        Ok(Some((key, path.display().to_string())))
+        Ok(Some(Found::in_file(key, path.display().to_string(), path)))
+    }
+}
+
+/// A key that was found.
+struct Found {
+    key: Secret,
+    /// The name of its source.
+    origin: String,
+    /// The file that holds it, if one does.
+    file: Option<PathBuf>,
+}
+
+impl Found {
+    fn in_file(key: Secret, origin: String, file: &Path) -> Self {
+        Self {
+            key,
+            origin,
+            file: Some(file.to_owned()),
+        }
     }
 }
 
@@ -170,10 +213,8 @@ fn cli_value(path: &Path, key: &str) -> Option<String> {
 
 /// The key in a file that holds nothing else.
 fn read_key(path: &Path) -> io::Result<Secret> {
-    let key = Secret::new(&read_small(path)?)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))?;
-    warn_if_exposed(path);
-    Ok(key)
+    Secret::new(&read_small(path)?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
 }
 
 /// A text file, refused when it is larger than [`FILE_MAX_BYTES`].
@@ -201,18 +242,11 @@ fn unreadable(origin: &str, cause: io::Error) -> EngineError {
     }
 }
 
-/// Warns when every user of the host can read the key. A group may be meant to, so its bits are not looked at.
-fn warn_if_exposed(path: &Path) {
+/// Whether every user of the host can read the file. A group may be meant to, so its bits are not looked at.
+fn is_exposed(path: &Path) -> bool {
     const OTHERS_READ: u32 = 0o004;
-    let is_exposed = path
-        .metadata()
-        .is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0);
-    if is_exposed {
-        warn!(
-            "{0} holds the API key and every user can read it: chmod 600 {0}",
-            path.display()
-        );
-    }
+    path.metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
 }
 
 #[cfg(test)]

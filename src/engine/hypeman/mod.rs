@@ -7,6 +7,7 @@ mod answer;
 mod base_url;
 mod client;
 mod create;
+mod examine;
 mod fault;
 mod key;
 mod wire;
@@ -16,7 +17,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::warn;
 use reqwest::Method;
@@ -27,6 +28,7 @@ use self::fault::{Concern, Fault};
 pub use self::key::{KeySource, cli_base_url};
 use self::wire::{WireInstance, WireSchedule};
 use super::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::finding::Finding;
 use crate::http;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::snapshot::SnapshotId;
@@ -66,21 +68,6 @@ pub struct Hypeman {
     client: Mutex<Option<Arc<Client>>>,
 }
 
-/// A server that answers and accepts the key.
-#[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for `doctor`, which is not there yet")
-)]
-pub struct Probe {
-    /// How long `GET /health` took.
-    pub latency: Duration,
-    /// What the server calls itself in its `Server` header; the API has no version of its own.
-    pub server: Option<String>,
-    /// How many instances the key may see.
-    pub instances: usize,
-}
-
 impl Hypeman {
     /// Checks the settings. Reads no file and opens no connection.
     ///
@@ -95,29 +82,6 @@ impl Hypeman {
             create_timeout: settings.create_timeout,
             pace: Pace::default(),
             client: Mutex::new(None),
-        })
-    }
-
-    /// Asks whether the server is well and accepts the key.
-    ///
-    /// # Errors
-    /// [`EngineError::Unavailable`] with what is wrong.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for `doctor`, which is not there yet")
-    )]
-    pub fn probe(&self) -> Result<Probe, EngineError> {
-        let client = self.client()?;
-        let began = Instant::now();
-        let health = client
-            .fetch(&self.get(&["health"]))
-            .map_err(|fault| self.server_error(&client, fault, "ask whether the server is well"))?;
-        let latency = began.elapsed();
-        let instances = self.instances()?.len();
-        Ok(Probe {
-            latency,
-            server: health.server,
-            instances,
         })
     }
 
@@ -243,6 +207,10 @@ impl Engine for Hypeman {
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
         Ok(Vec::new())
+    }
+
+    fn examine(&self, _is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        examine::findings(self)
     }
 
     fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {

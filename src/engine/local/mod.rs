@@ -3,6 +3,7 @@
 mod capture;
 pub mod data_dir;
 mod disks;
+mod examine;
 mod guest_files;
 mod journal;
 mod json;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::progress::Progress;
 use crate::snapshot::{Snapshot, SnapshotId};
@@ -224,5 +226,15 @@ impl Engine for Local {
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
         SnapshotStore::of(&self.open()?).sweep()
+    }
+
+    fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        examine::Examination {
+            data_dir: &self.data_dir,
+            journal: &self.journal,
+            timeouts: self.timeouts,
+            is_busy,
+        }
+        .run()
     }
 }

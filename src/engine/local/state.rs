@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::metadata::{Metadata, RecordedProcess};
 use crate::engine::describe;
 use crate::instance::State;
-use crate::vmm::{self, Process, Timeouts, VmmError, VmmState};
+use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
 
 /// A guest whose markers are missing counts as running once its VMM has run this long: hypeman's file lags behind its
 /// API, which finds the markers in the guest's log.
@@ -43,17 +43,52 @@ pub fn derive(metadata: &Metadata, guest_dir: &Path, timeouts: Timeouts) -> Deri
     derive_by(metadata, guest_dir, |metadata| ask(metadata, timeouts))
 }
 
+/// A VMM that answered.
+#[derive(Debug)]
+pub struct Met {
+    /// Its version.
+    pub version: Result<String, VmmError>,
+    /// The process, where the kernel can tell.
+    pub process: Option<Process>,
+}
+
+/// As [`derive`], and who answered; nobody does for an instance at rest, or when something is wrong.
+pub fn derive_and_meet(
+    metadata: &Metadata,
+    guest_dir: &Path,
+    timeouts: Timeouts,
+) -> (Derived, Option<Met>) {
+    let mut met = None;
+    let derived = derive_by(metadata, guest_dir, |metadata| {
+        let mut vmm = connect(metadata, timeouts)?;
+        let answer = Answer {
+            state: vmm.state()?,
+            process: vmm.process(),
+        };
+        met = Some(Met {
+            version: vmm.version(),
+            process: answer.process.clone(),
+        });
+        Ok(answer)
+    });
+    (derived, met)
+}
+
 /// What a VMM said, and which process it is.
 struct Answer {
     state: VmmState,
     process: Option<Process>,
 }
 
-fn ask(metadata: &Metadata, timeouts: Timeouts) -> Result<Answer, VmmError> {
+fn connect(metadata: &Metadata, timeouts: Timeouts) -> Result<Box<dyn Vmm>, VmmError> {
     let hypervisor = metadata
         .hypervisor()
         .map_err(|error| VmmError::Unsupported(error.to_string()))?;
-    let mut vmm = vmm::open(hypervisor, &metadata.socket, timeouts)?;
+    vmm::open(hypervisor, &metadata.socket, timeouts)
+}
+
+fn ask(metadata: &Metadata, timeouts: Timeouts) -> Result<Answer, VmmError> {
+    let mut vmm = connect(metadata, timeouts)?;
     Ok(Answer {
         state: vmm.state()?,
         process: vmm.process(),

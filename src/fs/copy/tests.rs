@@ -196,3 +196,21 @@ fn a_trial_in_a_directory_that_is_missing_is_an_error() {
     let source = holey(directory.path());
     assert!(try_reflink(&source, &directory.path().join("missing")).is_err());
 }
+
+#[test]
+fn a_trial_of_two_directories_says_what_a_trial_with_a_file_says_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let source = new_file(directory.path(), "source");
+    source.write_all_at(b"data", 0).unwrap();
+    let expected = try_reflink(&source, &other).unwrap().is_some();
+    let before = fs::metadata(&other).unwrap().modified().unwrap();
+    match can_reflink(directory.path(), &other) {
+        Ok(can) => assert_eq!(can, expected),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
+    }
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+    assert_eq!(fs::metadata(&other).unwrap().modified().unwrap(), before);
+    assert!(can_reflink(&directory.path().join("missing"), &other).is_err());
+}

@@ -137,3 +137,25 @@ fn what_is_no_regular_file_is_no_lock() {
     }
     assert!(!locks.join("elsewhere").exists());
 }
+
+#[test]
+fn who_only_looks_sees_a_lock_and_creates_none() {
+    let (dir, store) = store();
+    assert!(!store.is_busy(&id("vm-1")));
+    assert!(!dir.path().join("locks").exists());
+    let lock = store.try_lock(&id("vm-1")).unwrap().unwrap();
+    assert!(store.is_busy(&id("vm-1")));
+    drop(lock);
+    assert!(!store.is_busy(&id("vm-1")));
+}
+
+#[test]
+fn only_a_held_flock_of_the_file_counts() {
+    let locks = "1: POSIX  ADVISORY  WRITE 7 fd:00:12 0 EOF\n\
+                 2: FLOCK  ADVISORY  WRITE 8 fd:00:1234 0 EOF\n\
+                 2: -> FLOCK  ADVISORY  WRITE 9 fd:00:55 0 EOF\n";
+    assert!(is_flocked(locks, 1234));
+    for other in [12, 34, 55] {
+        assert!(!is_flocked(locks, other), "{other}");
+    }
+}

@@ -13,6 +13,7 @@ use support::fake_hypeman::{FakeHypeman, KEY};
 
 use super::key::Secret;
 use super::*;
+use crate::finding::Status;
 use crate::instance::State;
 use crate::snapshot::{Kind, scheduled_tags};
 

@@ -242,16 +242,28 @@ fn a_server_without_a_scheduler_has_no_rival() {
 }
 
 #[test]
-fn a_probe_tells_what_answers() {
+fn an_examination_names_the_keys_source_and_what_the_server_says_to_it() {
     let server = server();
-    let probe = engine(&server).probe().unwrap();
-    assert_eq!(probe.instances, 1);
-    assert_eq!(probe.server.as_deref(), Some("fake-hypeman/1"));
-    assert!(probe.latency < Duration::from_secs(10));
+    let examine = |settings| {
+        let findings = engine_with(settings).examine(&|_| false);
+        let shown = format!("{findings:?}");
+        assert!(!shown.contains(KEY), "{shown}");
+        let [it, key] = <[_; 2]>::try_from(findings).unwrap();
+        assert_eq!((it.check, it.status), ("server", Status::Ok), "{shown}");
+        assert!(it.detail.contains("fake-hypeman/1"), "{shown}");
+        assert_eq!(key.check, "API key");
+        key
+    };
+    let key = examine(settings(&server.url()));
+    assert_eq!(key.status, Status::Ok, "{key:?}");
+    assert_eq!(key.subject, "HYPEMAN_API_KEY");
+    assert!(key.detail.contains("1 instance"), "{key:?}");
     let mut no_key = settings(&server.url());
     no_key.key = KeySource::default();
-    let message = engine_with(no_key).probe().unwrap_err().to_string();
-    assert!(message.contains("no API key was found"), "{message}");
+    let key = examine(no_key);
+    assert_eq!(key.status, Status::Broken, "{key:?}");
+    assert_eq!(key.subject, "none");
+    assert!(key.detail.contains("no API key was found"), "{key:?}");
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! `doctor`: what the tool would use, and whether it works. Changes nothing, creates nothing and takes no lock.
+//!
+//! Goes on whatever it finds: each thing that can't be looked at is a finding itself.
+
+mod runner;
+mod schedules;
+
+use std::path::Path;
+
+use super::Context;
+use super::report::Answer;
+use crate::cli::EngineKind;
+use crate::clock;
+use crate::engine::describe;
+use crate::finding::Finding;
+use crate::host::directory::{self, Missing};
+use crate::host::time_sync;
+
+/// Looks at everything.
+pub fn run(context: &Context<'_>) -> Answer {
+    let now = clock::now();
+    let is_busy = |id: &_| context.store.is_busy(id);
+    let mut findings = settings(context);
+    findings.extend(directory::examine(
+        "state directory",
+        &context.settings.state_dir,
+        Missing::CreatedBy("the first `hypeman-snap set`"),
+    ));
+    match (context.engine)() {
+        Ok(engine) => findings.extend(engine.examine(&is_busy)),
+        Err(error) => findings.push(Finding::broken(
+            "engine",
+            engine_name(context),
+            describe(&error),
+            "correct the setting",
+        )),
+    }
+    let schedules = schedules::examine(context.store, now);
+    findings.extend(runner::examine(&schedules));
+    findings.push(time_sync::examine(
+        now,
+        schedules.newest_write,
+        Path::new(time_sync::TIMESYNC_DIR),
+    ));
+    findings.extend(schedules.findings);
+    Answer::Findings(findings)
+}
+
+/// What is used, and who says so.
+fn settings(context: &Context<'_>) -> Vec<Finding> {
+    const CHECK: &str = "setting";
+    let settings = context.settings;
+    let origins = &settings.origins;
+    let mut findings = vec![
+        Finding::ok(
+            CHECK,
+            "engine",
+            format!("{} ({})", engine_name(context), origins.engine),
+        ),
+        Finding::ok(
+            CHECK,
+            "state directory",
+            format!("{} ({})", settings.state_dir.display(), origins.state_dir),
+        ),
+    ];
+    findings.push(match settings.engine {
+        EngineKind::Local => Finding::ok(
+            CHECK,
+            "data directory",
+            format!("{} ({})", settings.data_dir.display(), origins.data_dir),
+        ),
+        // The address itself is checked before it is shown, by the engine: it may hold a password.
+        EngineKind::Hypeman => Finding::ok(
+            CHECK,
+            "server",
+            match settings.base_url {
+                Some(_) => format!("from {}", origins.base_url),
+                None => "from ~/.config/hypeman/cli.yaml, or the default".to_owned(),
+            },
+        ),
+    });
+    findings
+}
+
+fn engine_name(context: &Context<'_>) -> &'static str {
+    match context.settings.engine {
+        EngineKind::Local => "local",
+        EngineKind::Hypeman => "hypeman",
+    }
+}

@@ -1,0 +1,92 @@
+//! What `doctor` asks of a hypeman server: whether it is well, and whether it takes the key. Two requests that change
+//! nothing; the key's source is named, the key never.
+
+use std::time::Instant;
+
+use super::Hypeman;
+use crate::engine::{Engine, EngineError, describe};
+use crate::finding::Finding;
+use crate::http;
+
+const SERVER: &str = "server";
+const KEY: &str = "API key";
+
+/// How it is with the server of `engine`.
+pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
+    let origin = match engine.key.origin() {
+        Ok(origin) => origin.unwrap_or_else(|| "none".to_owned()),
+        // There is no request without the key.
+        Err(error) => {
+            return vec![Finding::broken(
+                KEY,
+                "unusable",
+                describe(&error),
+                "correct it, or name another file",
+            )];
+        }
+    };
+    let health = match health(engine) {
+        Ok(health) => health,
+        // Then nothing is known of the key, and asking would only take time.
+        Err(error) => {
+            return vec![
+                Finding::broken(
+                    SERVER,
+                    &engine.base,
+                    describe(&error),
+                    "start the server, or correct --base-url",
+                ),
+                Finding::warning(
+                    KEY,
+                    origin,
+                    "not tried, because the server does not answer as it should",
+                    "look again when it does",
+                ),
+            ];
+        }
+    };
+    let server = if http::is_plain(engine.base.url()) && !http::is_loopback(engine.base.url()) {
+        Finding::warning(
+            SERVER,
+            &engine.base,
+            format!("{health}, but the API key travels unencrypted"),
+            "use https",
+        )
+    } else {
+        Finding::ok(SERVER, &engine.base, health)
+    };
+    vec![server, key(engine, origin)]
+}
+
+/// `GET /health`, in words.
+fn health(engine: &Hypeman) -> Result<String, EngineError> {
+    let client = engine.client()?;
+    let began = Instant::now();
+    let answer = client
+        .fetch(&engine.get(&["health"]))
+        .map_err(|fault| engine.server_error(&client, fault, "ask whether the server is well"))?;
+    let took = began.elapsed().as_millis();
+    Ok(match answer.server {
+        Some(name) => format!("{name} is well and answered within {took} ms"),
+        None => format!("is well and answered within {took} ms"),
+    })
+}
+
+/// The key from `origin`, by a request that needs it.
+fn key(engine: &Hypeman, origin: String) -> Finding {
+    match engine.instances() {
+        Ok(instances) => {
+            let shown = instances.len();
+            let plural = if shown == 1 { "" } else { "s" };
+            let detail = format!("the server accepts it and shows {shown} instance{plural}");
+            Finding::ok(KEY, origin, detail)
+        }
+        Err(error) => Finding::broken(
+            KEY,
+            origin,
+            describe(&error),
+            "put a valid key where it is looked for: HYPEMAN_API_KEY, the file that HYPEMAN_API_KEY_FILE names, the \
+             systemd credential hypeman-api-key, or ~/.config/hypeman/cli.yaml",
+        ),
+    }
+}

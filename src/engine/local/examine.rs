@@ -1,0 +1,312 @@
+//! What `doctor` asks of the local engine: the data directory, reflinks, journals that died, and each instance's VMM.
+//! Changes nothing, and resumes nobody.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::data_dir::DataDir;
+use super::journal::{Entry, Journal, Phase};
+use super::metadata::Metadata;
+use super::state::{self, Derived, Met};
+use crate::engine::describe;
+use crate::finding::{Finding, Status};
+use crate::fs::copy;
+use crate::host::directory::{self, Missing};
+use crate::instance::{InstanceId, State};
+use crate::vmm::Timeouts;
+
+/// So many VMMs are asked at once. One that hangs holds up nobody until as many hang.
+const MAX_AT_ONCE: usize = 128;
+const INSTANCE: &str = "instance";
+const JOURNAL: &str = "journal";
+
+/// An examination of one data directory.
+pub(super) struct Examination<'a> {
+    /// hypeman's data directory.
+    pub(super) data_dir: &'a Path,
+    /// The journals.
+    pub(super) journal: &'a Journal,
+    /// How long a VMM may take to answer.
+    pub(super) timeouts: Timeouts,
+    /// Whether a run works on an instance now.
+    pub(super) is_busy: &'a (dyn Fn(&InstanceId) -> bool + Sync),
+}
+
+impl Examination<'_> {
+    /// Looks at everything. A data directory that can't be used ends it early, except for the journals.
+    pub(super) fn run(&self) -> Vec<Finding> {
+        const CHECK: &str = "data directory";
+        let mut findings = directory::examine(
+            CHECK,
+            self.data_dir,
+            Missing::Broken(
+                "mount it, name the right one with --data-dir, or let `hypeman-snap register` create it",
+            ),
+        );
+        let is_usable = |findings: &[Finding]| {
+            findings
+                .iter()
+                .all(|it| it.check != CHECK || it.status != Status::Broken)
+        };
+        if is_usable(&findings) {
+            match DataDir::open(self.data_dir) {
+                Ok(data) => {
+                    findings.extend(self.snapshots_dir(&data));
+                    findings.push(reflinks(&data));
+                    findings.extend(self.instances(&data));
+                }
+                Err(error) => findings.push(Finding::broken(
+                    CHECK,
+                    self.data_dir.display(),
+                    describe(&error),
+                    "mount it, or name the directory that hypeman uses with --data-dir",
+                )),
+            }
+        }
+        findings.extend(self.journals());
+        findings
+    }
+
+    /// The directory of the snapshots, which is created when it is needed. Its room is a finding only where it is
+    /// another file system.
+    fn snapshots_dir(&self, data: &DataDir) -> Vec<Finding> {
+        let path = data.snapshots_dir();
+        let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev()).ok();
+        let mut findings = directory::examine(
+            "snapshot directory",
+            &path,
+            Missing::CreatedBy("the first snapshot"),
+        );
+        if device(&path) == device(self.data_dir) {
+            findings.truncate(1);
+        }
+        findings
+    }
+
+    /// Every instance, all at once: one that hangs costs its own time-out and nobody else's.
+    fn instances(&self, data: &DataDir) -> Vec<Finding> {
+        let instances = match data.instances() {
+            Ok(instances) => instances,
+            Err(error) => {
+                return vec![Finding::broken(
+                    INSTANCE,
+                    data.guests_dir().display(),
+                    describe(&error),
+                    "make the directory readable for this user",
+                )];
+            }
+        };
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new(Vec::with_capacity(instances.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..instances.len().min(MAX_AT_ONCE) {
+                scope.spawn(|| {
+                    while let Some(it) = instances.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Some(finding) = self.instance(data, &it.id) {
+                            found
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .push(finding);
+                        }
+                    }
+                });
+            }
+        });
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_by(|a, b| a.subject.cmp(&b.subject));
+        found
+    }
+
+    /// One instance; `None` when it has gone since it was listed.
+    fn instance(&self, data: &DataDir, id: &InstanceId) -> Option<Finding> {
+        let metadata = match data.find(id) {
+            Ok(metadata) => metadata?,
+            Err(error) => {
+                return Some(Finding::broken(
+                    INSTANCE,
+                    id,
+                    describe(&error),
+                    "repair its metadata.json, or remove its directory if the instance is gone",
+                ));
+            }
+        };
+        let busy = || Finding::ok(INSTANCE, id, "a run works on it at this moment");
+        if (self.is_busy)(id) {
+            return Some(busy());
+        }
+        let (derived, met) = state::derive_and_meet(&metadata, &data.guest_dir(id), self.timeouts);
+        if derived.state != State::Running && (self.is_busy)(id) {
+            // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
+            return Some(busy());
+        }
+        Some(judge(&metadata, &derived, met.as_ref()))
+    }
+
+    fn journals(&self) -> Vec<Finding> {
+        match self.journal.ids() {
+            Ok(ids) => ids.iter().filter_map(|id| self.journal(id)).collect(),
+            Err(error) => vec![Finding::broken(
+                JOURNAL,
+                "all",
+                describe(&error),
+                "make the directory readable for this user",
+            )],
+        }
+    }
+
+    /// What a journal means; `None` when its run has ended meanwhile.
+    fn journal(&self, id: &InstanceId) -> Option<Finding> {
+        let entry = match self.journal.read(id) {
+            Ok(entry) => entry?,
+            Err(error) => {
+                return Some(Finding::broken(
+                    JOURNAL,
+                    id,
+                    describe(&error),
+                    "check that the guest runs, then remove the journal",
+                ));
+            }
+        };
+        if (self.is_busy)(id) {
+            let detail = "a run takes a snapshot at this moment";
+            return Some(Finding::ok(JOURNAL, id, detail));
+        }
+        // Its run may have ended between the two looks; then the journal is gone, or another run's.
+        let is_still_there = matches!(self.journal.read(id), Ok(Some(again)) if again == entry);
+        is_still_there.then(|| left_behind(&entry))
+    }
+}
+
+/// A journal whose run died.
+fn left_behind(entry: &Entry) -> Finding {
+    let effect = match entry.phase {
+        Phase::Preparing => "its VMM may hold what was left in it",
+        Phase::Pausing => "its guest may stand still since",
+        Phase::Saving => "its VMM may still be saving",
+    };
+    Finding::broken(
+        JOURNAL,
+        &entry.instance_id,
+        format!(
+            "a run that began at {} died in mid-snapshot: {effect}",
+            entry.began_at.format("%Y-%m-%d %H:%M:%SZ")
+        ),
+        "hypeman-snap run-due --recover-only",
+    )
+}
+
+/// Whether disks below the data directory are copied by reflink, found out by a trial that leaves nothing.
+fn reflinks(data: &DataDir) -> Finding {
+    const CHECK: &str = "reflink";
+    let (guests, snapshots) = (data.guests_dir(), data.snapshots_dir());
+    let target = if snapshots.is_dir() {
+        &snapshots
+    } else {
+        // It will be made here.
+        snapshots.parent().unwrap_or(&snapshots)
+    };
+    let shown = target.display();
+    match copy::can_reflink(&guests, target) {
+        Ok(true) => Finding::ok(
+            CHECK,
+            shown,
+            "disks are reflinked (tried with a file without a name)",
+        ),
+        Ok(false) => Finding::warning(
+            CHECK,
+            shown,
+            "disks are copied: snapshots take room and time, and guests without a backup job of their VMM stand still \
+             for it (tried with a file without a name)",
+            "keep guests and snapshots on one XFS or btrfs file system",
+        ),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Finding::ok(
+            CHECK,
+            shown,
+            "not known: this file system can't be tried without leaving a trace",
+        ),
+        Err(error) => Finding::warning(
+            CHECK,
+            shown,
+            format!("can't be tried: {error}"),
+            "look at the directory's permissions and its free space",
+        ),
+    }
+}
+
+/// What an instance's state means for its snapshots.
+fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
+    let id = &metadata.id;
+    let detail = in_words(metadata, derived, met);
+    let refusal = metadata.refusal(derived.state);
+    match derived.state {
+        State::Running | State::Stopped | State::Standby => match (refusal, met) {
+            (Some(refusal), _) => Finding::warning(
+                INSTANCE,
+                id,
+                format!("{detail}; {refusal}"),
+                "change the instance, or remove its schedule",
+            ),
+            (
+                None,
+                Some(Met {
+                    version: Err(error),
+                    ..
+                }),
+            ) => Finding::warning(
+                INSTANCE,
+                id,
+                format!("{detail}; its version is not known: {}", describe(&error)),
+                "look at the VMM's log",
+            ),
+            (None, _) => Finding::ok(INSTANCE, id, detail),
+        },
+        State::Paused => Finding::warning(
+            INSTANCE,
+            id,
+            format!("{detail}; a guest that stands still is not snapshotted"),
+            "resume it with what paused it; after a run that died: hypeman-snap run-due --recover-only",
+        ),
+        State::Created | State::Initializing | State::Shutdown => Finding::warning(
+            INSTANCE,
+            id,
+            format!("{detail}; it can't be snapshotted in this state"),
+            "wait until it runs, or stop it",
+        ),
+        State::Unknown => Finding::broken(
+            INSTANCE,
+            id,
+            detail,
+            "restart the VM; if it is off, remove the socket that it left",
+        ),
+    }
+}
+
+/// Name, state, VMM and process, as far as they are known.
+fn in_words(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> String {
+    let mut text = String::new();
+    if !metadata.name.is_empty() && metadata.name != metadata.id.as_str() {
+        text.push_str(&metadata.name);
+        text.push_str(": ");
+    }
+    text.push_str(&derived.state.to_string());
+    if let Some(met) = met {
+        text.push_str(", ");
+        text.push_str(&metadata.hypervisor);
+        if let Ok(version) = &met.version {
+            text.push(' ');
+            text.push_str(version);
+        }
+        text.push_str(" answers");
+        if let Some(process) = &met.process {
+            text.push_str(&format!(" (process {})", process.pid));
+        }
+    }
+    if let Some(note) = &derived.note {
+        text.push_str(": ");
+        text.push_str(note);
+    }
+    text
+}
