@@ -6,11 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
 use super::super::{Deadline, DiskCopy, VmmError};
 use super::disks::{self, Drive, Source};
+use super::extents::Extents;
+use super::map::Map;
 use super::qmp::Qmp;
 use super::wire::Version;
 use super::{PREFIX, files, jobs};
@@ -18,13 +21,27 @@ use super::{PREFIX, files, jobs};
 /// Bytes per second of a job that shall wait: the least that QEMU takes.
 const CRAWL: u64 = 1;
 /// No limit, as QEMU spells it.
-const FULL_SPEED: u64 = 0;
+const UNLIMITED: u64 = 0;
+/// Bytes per second of a job that copies many pieces at once: it pauses in each tenth of a second.
+const LIMIT: u64 = 256 << 20;
+/// The argument by which a job copies one piece at a time.
+const WORKERS: &str = "x-perf";
 /// Since this version a target that fails breaks the copy and not the guest's write, if asked to.
 const ON_CBW_ERROR_SINCE: Version = Version {
     major: 10,
     minor: 1,
     micro: 0,
 };
+
+/// How a job leaves the guest its share. At QEMU's own pace, up to 64 pieces at once without limit, it keeps QEMU's main
+/// loop from everything else for seconds (seen with 7.2 and 10.0), and a guest that waits for a device stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// One piece after the other.
+    OneByOne,
+    /// Many at once, with a limit.
+    Limited,
+}
 
 /// One disk and the job that copies it.
 #[derive(Debug)]
@@ -35,6 +52,8 @@ pub(super) struct Backup {
     pub disk: String,
     source: Source,
     target: String,
+    /// What to copy; without one, all.
+    map: Option<Map>,
     file: File,
 }
 
@@ -56,36 +75,69 @@ impl Backup {
             ))
         })?;
         let file = files::create(&copy.target)?;
-        let is_raw = source.format == "raw";
-        let reserved = if is_raw {
-            file.set_len(source.virtual_bytes)
-                .and_then(|()| files::reserve_like(&file, &copy.disk.path, source.virtual_bytes))
-        } else {
-            // Tables take at most one byte in four thousand; the rest is for what a small image begins with.
-            let tables = source.virtual_bytes / 4096 + (4 << 20);
-            files::reserve(
-                &file,
-                0,
-                source.used_bytes.min(source.virtual_bytes) + tables,
-            )
-        };
-        reserved.map_err(|error| VmmError::File {
-            what: format!(
-                "can't reserve the room for the copy of disk {} in {}",
-                copy.disk.name,
-                copy.target.display()
-            ),
-            source: error,
-        })?;
         let mut backup = Self {
             job: format!("{PREFIX}-copy{index}"),
             disk: copy.disk.name.clone(),
             target: format!("{PREFIX}-target{index}"),
+            map: None,
             source,
             file,
         };
+        if backup.source.format == "raw" {
+            backup.reserve_extents(qmp, index, copy)?;
+        } else {
+            backup.reserve_used(copy)?;
+        }
         backup.attach(qmp, index)?;
         Ok(backup)
+    }
+
+    /// Reserves what a raw disk's file holds, at the same places, and maps it if it has holes.
+    fn reserve_extents(
+        &mut self,
+        qmp: &mut Qmp,
+        index: usize,
+        copy: &DiskCopy,
+    ) -> Result<(), VmmError> {
+        let length = self.source.virtual_bytes;
+        let no_room = |error| no_room(copy, error);
+        let (disk, has_holes) = File::open(&copy.disk.path)
+            .and_then(|disk| {
+                let metadata = disk.metadata()?;
+                // The unit of `st_blocks` is 512 bytes, whatever the file system's is (stat(2)).
+                let has_holes = metadata.is_file() && metadata.blocks() * 512 < length;
+                Ok((disk, has_holes))
+            })
+            .map_err(|source| VmmError::File {
+                what: format!("can't look into disk {}", self.disk),
+                source,
+            })?;
+        // First the map and then the look, so that what the guest writes in between is not missed.
+        if has_holes {
+            self.map = Some(Map::begin(qmp, index, &self.source.node)?);
+        }
+        self.file.set_len(length).map_err(no_room)?;
+        let extents = Extents::of(&disk, length).map_err(no_room)?;
+        for (start, end) in extents.ranges() {
+            files::reserve(&self.file, *start, end - start).map_err(no_room)?;
+        }
+        match &self.map {
+            Some(map) => map.add(qmp, &extents),
+            None => Ok(()),
+        }
+    }
+
+    /// Reserves what a copy-on-write image and all that it stands on hold, behind the end of the file.
+    fn reserve_used(&self, copy: &DiskCopy) -> Result<(), VmmError> {
+        let Source {
+            virtual_bytes,
+            used_bytes,
+            ..
+        } = self.source;
+        // Tables take at most one byte in four thousand; the rest is for what a small image begins with.
+        let tables = virtual_bytes / 4096 + (4 << 20);
+        files::reserve(&self.file, 0, used_bytes.min(virtual_bytes) + tables)
+            .map_err(|error| no_room(copy, error))
     }
 
     /// What the job is for, as an error says it.
@@ -94,7 +146,7 @@ impl Backup {
     }
 
     /// Makes a node of the target file. It is sparse where the source is, and QEMU does not sync it: the caller does.
-    fn attach(&mut self, qmp: &mut Qmp, index: usize) -> Result<(), VmmError> {
+    fn attach(&self, qmp: &mut Qmp, index: usize) -> Result<(), VmmError> {
         let opaque = json!({"opaque": format!("{PREFIX}-disk{index}")});
         let added = qmp.execute_with_fd("add-fd", &opaque, self.file.as_fd())?;
         let set = added
@@ -134,11 +186,31 @@ impl Backup {
                 "driver": &self.source.format, "node-name": &self.target, "file": &file_node,
                 "discard": "unmap", "detect-zeroes": "unmap", "cache": &cache,
             }),
-        )?;
-        if self.source.format == "raw" {
-            self.target = keep_holes(qmp, index, &self.target)?.unwrap_or(self.target.clone());
+        )
+        .map(drop)
+    }
+
+    /// What starts the job within a transaction.
+    fn action(&self, pace: Pace, urgent: bool, has_on_cbw_error: bool) -> Value {
+        let mut data = json!({
+            "job-id": &self.job, "device": &self.source.node, "target": &self.target,
+            "auto-dismiss": false, "speed": if urgent { UNLIMITED } else { CRAWL },
+        });
+        match &self.map {
+            Some(map) => {
+                data["sync"] = json!("bitmap");
+                data["bitmap"] = json!(&map.name);
+                data["bitmap-mode"] = json!("never");
+            }
+            None => data["sync"] = json!("full"),
         }
-        Ok(())
+        if pace == Pace::OneByOne {
+            data[WORKERS] = json!({"max-workers": 1});
+        }
+        if has_on_cbw_error {
+            data["on-cbw-error"] = json!("break-snapshot");
+        }
+        json!({"type": "blockdev-backup", "data": data})
     }
 
     /// Gives back what was reserved and not needed, once QEMU has let go of the target.
@@ -150,29 +222,14 @@ impl Backup {
     }
 }
 
-/// Makes a node on top of the raw node `below`, through which holes stay holes; `None` where QEMU lacks what it takes.
-///
-/// A backup job writes the holes of its source as zeros that must take up room, and a raw file can't leave them out. The
-/// filter answers that it can't write zeros, whereupon QEMU writes a buffer of zeros, and `below` detects those and
-/// makes a hole of them. (`blkdebug` is QEMU's filter for giving chosen answers; 95 is `EOPNOTSUPP`.)
-fn keep_holes(qmp: &mut Qmp, index: usize, below: &str) -> Result<Option<String>, VmmError> {
-    let name = format!("{PREFIX}-sparse{index}");
-    let answer =
-        json!({"event": "none", "iotype": "write-zeroes", "errno": 95, "immediately": true});
-    let added = qmp.execute(
-        "blockdev-add",
-        &json!({
-            "driver": "blkdebug", "node-name": &name, "image": below, "inject-error": [answer],
-            "discard": "unmap", "cache": {"no-flush": true},
-        }),
-    );
-    match added {
-        Ok(_) => Ok(Some(name)),
-        Err(VmmError::Refused { message, .. }) => {
-            log::debug!("a copy will not be sparse: {message}");
-            Ok(None)
-        }
-        Err(error) => Err(error),
+fn no_room(copy: &DiskCopy, source: io::Error) -> VmmError {
+    VmmError::File {
+        what: format!(
+            "can't reserve the room for the copy of disk {} in {}",
+            copy.disk.name,
+            copy.target.display()
+        ),
+        source,
     }
 }
 
@@ -185,34 +242,37 @@ pub(super) fn start(
     backups: &[Backup],
     urgent: bool,
     deadline: Deadline,
-) -> Result<(), VmmError> {
+) -> Result<Pace, VmmError> {
     let has_on_cbw_error = *qmp.version() >= ON_CBW_ERROR_SINCE;
-    let actions: Vec<Value> = backups
-        .iter()
-        .map(|backup| {
-            let mut data = json!({
-                "job-id": &backup.job, "device": &backup.source.node, "target": &backup.target,
-                "sync": "full", "auto-dismiss": false,
-                "speed": if urgent { FULL_SPEED } else { CRAWL },
-            });
-            if let (true, Some(data)) = (has_on_cbw_error, data.as_object_mut()) {
-                data.insert("on-cbw-error".to_owned(), json!("break-snapshot"));
-            }
-            json!({"type": "blockdev-backup", "data": data})
-        })
-        .collect();
-    qmp.execute_by("transaction", &json!({"actions": actions}), deadline)
-        .map(drop)
+    let mut begin = |pace| {
+        let actions: Vec<Value> = backups
+            .iter()
+            .map(|backup| backup.action(pace, urgent, has_on_cbw_error))
+            .collect();
+        qmp.execute_by("transaction", &json!({"actions": actions}), deadline)
+    };
+    match begin(Pace::OneByOne) {
+        // It is marked as unstable: a QEMU may lack it, or be told to refuse what is unstable.
+        Err(VmmError::Refused { message, .. }) if message.contains(WORKERS) => {
+            begin(Pace::Limited)?;
+            Ok(Pace::Limited)
+        }
+        other => other.map(|_| Pace::OneByOne),
+    }
 }
 
-/// Lets the jobs copy as fast as they can. One that has ended already is no error here.
+/// Lets the jobs copy at their pace. One that has ended already is no error here.
 ///
 /// # Errors
 /// When the connection fails.
-pub(super) fn hurry(qmp: &mut Qmp, backups: &[Backup]) -> Result<(), VmmError> {
+pub(super) fn hurry(qmp: &mut Qmp, backups: &[Backup], pace: Pace) -> Result<(), VmmError> {
+    let speed = match pace {
+        Pace::OneByOne => UNLIMITED,
+        Pace::Limited => LIMIT,
+    };
     for backup in backups {
-        let speed = json!({"device": &backup.job, "speed": FULL_SPEED});
-        match qmp.execute("block-job-set-speed", &speed) {
+        let arguments = json!({"device": &backup.job, "speed": speed});
+        match qmp.execute("block-job-set-speed", &arguments) {
             Ok(_) | Err(VmmError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::super::{Deadline, Process, SavePlan, Saved, VmmError};
-use super::backup::{self, Backup};
+use super::backup::{self, Backup, Pace};
 use super::cleanup::Before;
 use super::memory::Memory;
 use super::migration::{self, Migration, Phase};
@@ -42,6 +42,7 @@ pub(super) struct Capture {
     /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
     stale_pages: u64,
     backups: Vec<Backup>,
+    pace: Pace,
 }
 
 impl Capture {
@@ -82,6 +83,7 @@ impl Capture {
             method,
             stale_pages: earlier.pages,
             backups: Vec::new(),
+            pace: Pace::OneByOne,
         };
         if !plan.disks.is_empty() {
             let drives = disks::parse(qmp.execute("query-block", &json!({}))?)?;
@@ -102,7 +104,7 @@ impl Capture {
         self.memory.top_up()?;
         if !self.backups.is_empty() {
             let urgent = self.method != Method::Background;
-            backup::start(qmp, &self.backups, urgent, deadline)?;
+            self.pace = backup::start(qmp, &self.backups, urgent, deadline)?;
         }
         if self.method == Method::Background {
             match self.save_in_background(qmp, deadline)? {
@@ -166,7 +168,8 @@ impl Capture {
         let too_long = || VmmError::PauseTooLong {
             limit: deadline.limit(),
         };
-        backup::hurry(qmp, &self.backups)?;
+        // Nobody needs QEMU's main loop now, and an urgent job is unlimited already: what crawls shall be, too.
+        backup::hurry(qmp, &self.backups, Pace::OneByOne)?;
         for backup in &self.backups {
             if !jobs::conclude(qmp, &backup.job, &backup.purpose(), deadline)? {
                 return Err(too_long());
@@ -196,7 +199,7 @@ impl Capture {
     pub fn complete(&self, qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
         let in_background = self.method == Method::Background;
         if in_background {
-            backup::hurry(qmp, &self.backups)?;
+            backup::hurry(qmp, &self.backups, self.pace)?;
         }
         let mut last = Vec::new();
         let mut moved_at = Instant::now();

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::VmmError;
-use super::jobs;
 use super::migration::{self, Phase};
 use super::qmp::Qmp;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, status};
+use super::{jobs, map};
 
 /// What a capture found in QEMU and puts back; where it is not known, QEMU's defaults are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,6 +57,7 @@ pub(super) fn remove_all(
         attempt(migration::end(qmp, stall))?;
     }
     attempt(remove_jobs(qmp))?;
+    attempt(map::remove_all(qmp))?;
     attempt(remove_nodes(qmp))?;
     attempt(remove_fdsets(qmp))?;
     attempt(close_memory(qmp))?;

@@ -5,15 +5,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::super::VmmError;
-
-/// QEMU copies disks in pieces of this size, in bytes.
-const CLUSTER: u64 = 64 << 10;
-/// Data that is less than this apart is reserved in one piece, in bytes.
-const GAP: u64 = 1 << 20;
 
 /// A new file that only its owner may read.
 ///
@@ -30,47 +25,6 @@ pub(super) fn create(path: &Path) -> Result<File, VmmError> {
             what: format!("can't create {}", path.display()),
             source,
         })
-}
-
-/// Reserves room in `target` wherever the file `source` holds data now. A source that can't tell where it has holes,
-/// such as a block device, gets nothing reserved.
-pub(super) fn reserve_like(target: &File, source: &Path, length: u64) -> io::Result<()> {
-    let source = File::open(source)?;
-    let mut at = 0;
-    while at < length {
-        let Some((start, mut end)) = data_from(&source, at)? else {
-            break;
-        };
-        while let Some((next_start, next_end)) = data_from(&source, end)? {
-            if next_start > end.saturating_add(GAP) || next_end <= end {
-                break;
-            }
-            end = next_end;
-        }
-        let start = start / CLUSTER * CLUSTER;
-        let end = end.next_multiple_of(CLUSTER).min(length);
-        if end <= start {
-            break;
-        }
-        reserve(target, start, end - start)?;
-        at = end;
-    }
-    Ok(())
-}
-
-/// Where the next data from `at` on begins and ends.
-fn data_from(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
-    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start,
-        // No more data; not a file that knows holes.
-        Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP | Errno::SPIPE) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    match rustix::fs::seek(file, SeekFrom::Hole(start)) {
-        Ok(end) if end > start => Ok(Some((start, end))),
-        Ok(_) | Err(Errno::NXIO) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Reserves room without changing the file's length. Where the file system can't, the caller's own look at the free
@@ -99,23 +53,6 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
     use super::*;
-
-    #[test]
-    fn room_is_reserved_where_the_source_has_data() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("source");
-        let source = File::create(&path).unwrap();
-        source.set_len(64 << 20).unwrap();
-        source.write_all_at(&[1; 4096], 3 << 20).unwrap();
-        source.write_all_at(&[1; 4096], 40 << 20).unwrap();
-        let target = create(&directory.path().join("target")).unwrap();
-        target.set_len(64 << 20).unwrap();
-        reserve_like(&target, &path, 64 << 20).unwrap();
-        let metadata = target.metadata().unwrap();
-        assert_eq!(metadata.len(), 64 << 20);
-        let reserved = metadata.blocks() * 512;
-        assert!((2 * CLUSTER..8 << 20).contains(&reserved), "{reserved}");
-    }
 
     #[test]
     fn what_was_reserved_and_not_used_is_given_back() {

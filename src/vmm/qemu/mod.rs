@@ -5,12 +5,15 @@
 //! Whatever is made in QEMU carries [`PREFIX`], so that a later process finds it.
 
 mod backup;
+mod bitmap;
 mod capture;
 mod cleanup;
 mod disks;
+mod extents;
 mod files;
 mod inbox;
 mod jobs;
+mod map;
 mod memory;
 mod migration;
 mod process;

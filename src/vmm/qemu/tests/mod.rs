@@ -5,6 +5,7 @@ mod fallback;
 mod faults;
 mod leftovers;
 mod others;
+mod sparse;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;

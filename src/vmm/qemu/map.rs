@@ -1,0 +1,133 @@
+//! Tells QEMU which parts of a raw disk hold data, so that a backup job leaves the holes alone: it would write each of
+//! them out, as zeros that take up room, and keep QEMU's main loop from everything else meanwhile.
+//!
+//! The map is a dirty bitmap of the disk's node. QEMU keeps it up to date while the guest writes; what the disk's file
+//! held before is merged into it, from a bitmap that comes in an image of our own making.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::MemfdFlags;
+use serde_json::{Value, json};
+
+use super::super::VmmError;
+use super::extents::{CLUSTER, Extents};
+use super::qmp::Qmp;
+use super::{PREFIX, bitmap};
+
+/// The map of one disk.
+#[derive(Debug)]
+pub(super) struct Map {
+    /// The bitmap's name.
+    pub name: String,
+    index: usize,
+    node: String,
+}
+
+impl Map {
+    /// Makes a map of the node `node` that is empty but for what the guest writes from now on.
+    ///
+    /// # Errors
+    /// What QEMU refuses.
+    pub fn begin(qmp: &mut Qmp, index: usize, node: &str) -> Result<Self, VmmError> {
+        let name = format!("{PREFIX}-map{index}");
+        qmp.execute(
+            "block-dirty-bitmap-add",
+            &json!({"node": node, "name": &name, "granularity": CLUSTER, "persistent": false}),
+        )?;
+        Ok(Self {
+            name,
+            index,
+            node: node.to_owned(),
+        })
+    }
+
+    /// Adds what the disk's file held: `extents` were looked up after [`Map::begin`], so that nothing is missed.
+    ///
+    /// # Errors
+    /// [`VmmError::File`] when the image can't be made; else what QEMU refuses, or when its map lacks something.
+    pub fn add(&self, qmp: &mut Qmp, extents: &Extents) -> Result<(), VmmError> {
+        let image = image(extents, &self.name).map_err(|source| VmmError::File {
+            what: "can't make a file in memory".to_owned(),
+            source,
+        })?;
+        let opaque = json!({"opaque": format!("{PREFIX}-image{}", self.index)});
+        let set = qmp.execute_with_fd("add-fd", &opaque, image.as_fd())?;
+        let set = set.get("fdset-id").cloned().unwrap_or_default();
+        let node = format!("{PREFIX}-image{}", self.index);
+        qmp.execute(
+            "blockdev-add",
+            &json!({
+                "driver": "qcow2", "node-name": &node, "read-only": true,
+                "file": {
+                    "driver": "file", "filename": format!("/dev/fdset/{set}"), "read-only": true,
+                    "locking": "off",
+                },
+            }),
+        )?;
+        qmp.execute(
+            "block-dirty-bitmap-merge",
+            &json!({
+                "node": &self.node, "target": &self.name,
+                "bitmaps": [{"node": &node, "name": &self.name}],
+            }),
+        )?;
+        qmp.execute("blockdev-del", &json!({"node-name": &node}))?;
+        qmp.execute("remove-fd", &json!({"fdset-id": set}))?;
+        self.check(qmp, extents)
+    }
+
+    /// A map in which something is missing would make a copy in which it is missing.
+    fn check(&self, qmp: &mut Qmp, extents: &Extents) -> Result<(), VmmError> {
+        let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
+        let marked = bitmaps(&nodes)
+            .find(|(node, name, _)| *node == self.node && *name == self.name)
+            .and_then(|(.., bitmap)| bitmap.get("count")?.as_u64());
+        if marked.is_some_and(|marked| marked >= extents.bytes()) {
+            return Ok(());
+        }
+        Err(VmmError::Protocol {
+            request: "block-dirty-bitmap-merge".to_owned(),
+            detail: format!("of {} bytes with data it marks {marked:?}", extents.bytes()),
+        })
+    }
+}
+
+/// Removes all maps of ours.
+///
+/// # Errors
+/// What QEMU refuses.
+pub(super) fn remove_all(qmp: &mut Qmp) -> Result<(), VmmError> {
+    let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
+    for (node, name, _) in bitmaps(&nodes).filter(|(_, name, _)| name.starts_with(PREFIX)) {
+        qmp.execute(
+            "block-dirty-bitmap-remove",
+            &json!({"node": node, "name": name}),
+        )?;
+    }
+    Ok(())
+}
+
+/// All bitmaps in an answer to `query-named-block-nodes`, each with its node and its name.
+fn bitmaps(nodes: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
+    nodes.as_array().into_iter().flatten().flat_map(|node| {
+        let bitmaps = node.get("dirty-bitmaps").and_then(Value::as_array);
+        bitmaps.into_iter().flatten().filter_map(|bitmap| {
+            let node = node.get("node-name")?.as_str()?;
+            Some((node, bitmap.get("name")?.as_str()?, bitmap))
+        })
+    })
+}
+
+/// The image in a file in memory, for reading alone: QEMU demands that a descriptor allows just what it is opened for.
+fn image(extents: &Extents, name: &str) -> io::Result<File> {
+    let (length, pieces) = bitmap::image(extents, name);
+    let memory = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
+    memory.set_len(length)?;
+    for (at, bytes) in pieces {
+        memory.write_all_at(&bytes, at)?;
+    }
+    File::open(format!("/proc/self/fd/{}", memory.as_raw_fd()))
+}
