@@ -147,6 +147,7 @@ fn module_changes_at_first_and_not_when_the_values_mean_the_same() {
     let first = json!({
         "interval": "1h", "max_count": 3, "max_age": "7d", "name_prefix": "hourly",
         "metadata": {"team": "infra", "level": 2},
+        "pre_hook": "/bin/true --pre", "failure_hook": "/bin/true --failure", "hook_timeout": "2m",
     });
     let ran = host.module(&first, &[]);
     assert!(ran.changed());
@@ -155,9 +156,12 @@ fn module_changes_at_first_and_not_when_the_values_mean_the_same() {
     assert_eq!(written["interval"], "1h0m0s");
     assert_eq!(written["metadata"], json!({"team": "infra", "level": "2"}));
 
+    assert!(written["hooks"].to_string().contains("--pre"), "{written}");
+
     let same = json!({
         "interval": "60m", "max_count": 3, "max_age": "168h", "name_prefix": "hourly",
         "metadata": {"level": "2", "team": "infra"},
+        "pre_hook": "/bin/true --pre", "failure_hook": "/bin/true --failure", "hook_timeout": "120s",
     });
     let ran = host.module(&same, &[]);
     assert!(!ran.changed());
@@ -171,6 +175,7 @@ fn module_changes_at_first_and_not_when_the_values_mean_the_same() {
     );
     let reduced = host.schedule().unwrap();
     assert_eq!(reduced.get("metadata"), None);
+    assert_eq!(reduced.get("hooks"), None);
     assert_eq!(reduced["retention"], json!({"max_count": 3}));
     assert_eq!(reduced["next_run_at"], written["next_run_at"]);
 }
@@ -407,6 +412,7 @@ fn role_sets_a_systemd_host_up_once() {
         "hypeman_snap_data_dir": machine.shared().join("vms"),
         "hypeman_snap_api_key": "hush-hush-hush",
         "hypeman_snap_engine": "local",
+        "hypeman_snap_heartbeat_url": "http://127.0.0.1:9/hush-hush-hush",
         "hypeman_snap_on_failure": "notify-admin@%n.service",
         "hypeman_snap_schedules": [
             {"instance": "web", "interval": "1h", "max_count": 24, "metadata": {"team": "infra"}},
@@ -423,7 +429,7 @@ fn role_sets_a_systemd_host_up_once() {
         systemctl is-enabled hypeman-snap.timer
         systemctl is-active hypeman-snap.timer
         systemctl show --property=OnFailure,ReadWritePaths hypeman-snap.service
-        stat --format='%a %U' /etc/credstore /etc/credstore/hypeman-api-key
+        stat --format='%a %U' /etc/default/hypeman-snap /etc/credstore /etc/credstore/hypeman-api-key
         # The timer may be at it just now.
         sed -i 's/"next_run_at": "[^"]*"/"next_run_at": "2026-01-01T00:00:00Z"/' /var/lib/hypeman-snap/snapshot-schedules/web0.json
         systemctl start hypeman-snap.service
@@ -450,7 +456,7 @@ fn role_sets_a_systemd_host_up_once() {
     );
     let vms = machine.shared().join("vms");
     assert!(said.contains(&format!("-{}", vms.display())), "{said}");
-    assert!(said.ends_with("700 root\n600 root\n"), "{said}");
+    assert!(said.ends_with("600 root\n700 root\n600 root\n"), "{said}");
     let snapshots: Value = serde_json::from_str(&machine.read("snapshots")).unwrap();
     assert_eq!(snapshots.as_array().unwrap().len(), 1, "{snapshots}");
     assert_eq!(snapshots[0]["tags"]["team"], "infra");
