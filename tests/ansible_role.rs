@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use support::ansible::{Controller, collection};
 use support::guests::write_stopped;
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -207,5 +209,86 @@ fn role_sets_a_cron_host_up_once() {
             r#"HYPEMAN_SNAP_STATE_DIR="/srv/schedules""#,
             &format!("HYPEMAN_SNAP_DATA_DIR=\"{}\"", vms.display())
         ]
+    );
+}
+
+/// A package with what the role needs of one; the real one is built and looked at by `package.rs`.
+const PACKAGE: &str = r#"
+tree=$(mktemp -d)
+mkdir -p "$tree"/{DEBIAN,usr/bin,usr/lib/systemd/system,etc/default}
+chmod 0755 "$tree"
+cp "$SHARED/hypeman-snap" "$tree/usr/bin/"
+cp "$PROJECT"/contrib/systemd/* "$tree/usr/lib/systemd/system/"
+cp "$PROJECT/contrib/default/hypeman-snap" "$tree/etc/default/"
+echo /etc/default/hypeman-snap >"$tree/DEBIAN/conffiles"
+printf '%s\n' 'Package: hypeman-snap' 'Version: 1.0' 'Architecture: all' 'Description: test' \
+  'Maintainer: test <root@localhost>' >"$tree/DEBIAN/control"
+dpkg-deb --build --root-owner-group -Znone "$tree" "$SHARED/hypeman-snap_1.0_all.deb" >&2
+"#;
+
+#[test]
+fn role_installs_a_package_once_and_changes_what_runs_it() {
+    let has_apt = Command::new("/usr/bin/python3")
+        .args(["-c", "import apt"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !has_apt {
+        skipped("the role with a Debian package: install python3-apt");
+        return;
+    }
+    let Some((machine, setup)) = role_machine() else {
+        return;
+    };
+    let site_with = |scheduler: &str| {
+        let variables = json!({
+            "hypeman_snap_install": "deb",
+            "hypeman_snap_source": machine.shared().join("hypeman-snap_1.0_all.deb"),
+            "hypeman_snap_scheduler": scheduler,
+            "hypeman_snap_data_dir": machine.shared().join("vms"),
+            "hypeman_snap_schedules": [{"instance": "web", "interval": "1h", "max_count": 24}],
+        });
+        let path = machine.shared().join(format!("{scheduler}.yml"));
+        fs::write(path, site(&variables)).unwrap();
+    };
+    site_with("systemd");
+    site_with("cron");
+    let Some(output) = machine.boot(&format!(
+        r#"{setup}{PACKAGE}
+        state() {{
+          systemctl is-enabled hypeman-snap.timer || true
+          systemctl is-active hypeman-snap.timer || true
+          [ ! -e /etc/cron.d/hypeman-snap ] || echo cron
+        }}
+        ln -s systemd.yml "$SHARED/site.yml"
+        play check --check
+        [ ! -e /usr/bin/hypeman-snap ]
+        play first
+        play second
+        [ ! -e /usr/local/bin/hypeman-snap ] && [ ! -e /etc/systemd/system/hypeman-snap.service ]
+        state
+        ln -sf cron.yml "$SHARED/site.yml"
+        play to-cron
+        play to-cron-again
+        state
+        ln -sf systemd.yml "$SHARED/site.yml"
+        play back
+        state
+        "#
+    )) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", text(&output));
+    for name in ["check", "first", "to-cron", "back"] {
+        let (shown, changed) = play(&machine, name);
+        assert!(changed > 0, "{shown}");
+    }
+    for name in ["second", "to-cron-again"] {
+        let (shown, changed) = play(&machine, name);
+        assert_eq!(changed, 0, "{shown}");
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said,
+        "enabled\nactive\ndisabled\ninactive\ncron\nenabled\nactive\n"
     );
 }
