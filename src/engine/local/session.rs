@@ -108,8 +108,7 @@ impl<'a> Session<'a> {
             match self.vmm.discard(save_may_have_begun) {
                 Ok(()) => {}
                 // What a process held is gone with it.
-                Err(VmmError::Closed { .. })
-                    if self.reconnect().is_err_and(|e| is_gone_error(&e)) => {}
+                Err(VmmError::Closed { .. }) if self.is_gone() => {}
                 Err(error) => {
                     return Err(EngineError::caused(
                         "could not remove everything that the snapshot left in the VMM; the next run tries again",
@@ -146,6 +145,18 @@ impl<'a> Session<'a> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether the VMM has died. One that is about to still takes connections for a moment, and closes them at once.
+    fn is_gone(&mut self) -> bool {
+        for _ in 0..RESUME_TRIES {
+            match self.reconnect() {
+                Err(error) if is_gone_error(&error) => return true,
+                Err(VmmError::Closed { .. }) => thread::sleep(RESUME_WAIT),
+                Ok(()) | Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn reconnect(&mut self) -> Result<(), VmmError> {

@@ -57,8 +57,9 @@ pub(super) fn remove_all(
         attempt(migration::end(qmp, stall))?;
     }
     attempt(remove_jobs(qmp))?;
-    attempt(map::remove_all(qmp))?;
     attempt(remove_nodes(qmp))?;
+    // Our own nodes took theirs along, which can't be removed by themselves.
+    attempt(map::remove_all(qmp))?;
     attempt(remove_fdsets(qmp))?;
     attempt(close_memory(qmp))?;
     attempt(restore_settings(qmp, before))?;

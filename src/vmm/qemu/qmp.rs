@@ -198,6 +198,9 @@ impl Qmp {
         fd: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<Value, VmmError> {
+        if self.heeds_interrupts && (self.is_interrupted)() {
+            return Err(VmmError::Interrupted);
+        }
         let deadline = Deadline::after(limit);
         self.next_id += 1;
         let id = json!(self.next_id);

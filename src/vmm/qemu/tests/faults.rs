@@ -1,6 +1,6 @@
 //! What goes wrong in the middle: full file systems, signals, time limits, a VMM that hangs or dies.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
@@ -117,6 +117,45 @@ fn a_signal_ends_the_waiting_but_not_the_putting_right() {
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();
     assert_untouched(&vm, &before);
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_preparation_leaves_nothing() {
+    /// Looks at the flag until the signal comes.
+    static LOOKS: AtomicUsize = AtomicUsize::new(usize::MAX);
+    let is_interrupted = || {
+        let left = LOOKS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            left.checked_sub(1)
+        });
+        left.is_err()
+    };
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        disk_mib: 1024,
+        ..VmOptions::new(scratch.path())
+    });
+    let before = vm.traces();
+    let mut looks = 0;
+    loop {
+        LOOKS.store(usize::MAX, Ordering::SeqCst);
+        let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+        let mut qemu = Qemu::new(qmp);
+        let directory = state_dir(scratch.path(), &format!("snapshot{looks}"));
+        let plan = plan(&mut qemu, &directory);
+        LOOKS.store(looks, Ordering::SeqCst);
+        let prepared = qemu.prepare(&plan);
+        qemu.discard(false).unwrap();
+        assert_eq!(vm.traces(), before, "after {looks} looks");
+        match prepared {
+            Ok(()) => break,
+            Err(VmmError::Interrupted) => looks += 1,
+            Err(error) => panic!("after {looks} looks: {error}"),
+        }
+    }
+    // As many as there are requests, at least.
+    assert!(looks > 15, "{looks}");
+    assert_untouched(&vm, &before);
+    assert_eq!(vm.pauses_ms(), Vec::<f64>::new());
 }
 
 #[test]

@@ -83,6 +83,13 @@ fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
 /// The VM is as it was before any capture, and its guest counts on.
 fn assert_untouched(vm: &TestVm, before: &Traces) {
     assert_eq!(vm.traces(), *before);
+    for node in vm
+        .qmp("query-named-block-nodes", &json!({"flat": true}))
+        .as_array()
+        .unwrap()
+    {
+        assert_eq!(node.get("dirty-bitmaps"), None);
+    }
     // So far that the guest has written every page that it uses: one that QEMU left protected would hang it.
     let tick = vm.wait_next_tick();
     vm.wait_ticks_beyond(tick + 300);
