@@ -65,6 +65,7 @@ real_vmm() {
 
 ensure build vm test
 (ensure lint) || say "going on without"
+(ensure_ansible) || say "going on without Ansible"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -4,10 +4,10 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
 use support::guests::write_stopped;
+use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 
 /// Brings up cron with nothing but our table and waits until a run is over.
@@ -44,11 +44,7 @@ kill "$cron"
 /// Runs the script in a machine with these VMs; nothing where that is not possible.
 fn minute_of_cron(prepare: impl Fn(&Path)) -> Option<Throwaway> {
     if !Path::new("/usr/sbin/cron").exists() {
-        // Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no cron daemon: install the Debian package cron"
-        );
+        skipped("cron: install the Debian package cron");
         return None;
     }
     let machine = Throwaway::create();

@@ -31,6 +31,9 @@ test  | lintian         | there lintian              | lintian
 test  | man             | there man                  | man-db
 test  | zsh             | there zsh                  | zsh
 test  | fish            | there fish                 | fish
+test  | systemd         | there systemd-analyze      | systemd
+test  | a Prometheus parser | there_prometheus_parser | python3-prometheus-client
+test  | python3 venv    | there_venv                 | python3-venv
 package | dpkg-shlibdeps | there dpkg-shlibdeps      | dpkg-dev
 bench | python3         | there python3              | python3
 bench | XFS             | there mkfs.xfs             | xfsprogs
@@ -54,6 +57,10 @@ there_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt ]]; }
 there_compiler() { printf 'int main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }
 
 there_cargo() { [[ -n $(version_of cargo) ]] && at_least "$(version_of rustc)" "$(msrv)"; }
+
+there_prometheus_parser() { there promtool || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null; }
+
+there_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
 there_cargo_command() { cargo "$1" --version >/dev/null 2>&1; }
 
@@ -189,4 +196,12 @@ find_cargo_deb() {
 release_binary() {
   (cd "$TOP" && cargo metadata --format-version 1 --no-deps --locked) |
     sed 's|.*"target_directory":"\([^"]*\)".*|\1/release/hypeman-snap|'
+}
+
+# Ansible for the tests of contrib/ansible, below the build directory: Debian 12's own is too old for ansible-lint.
+ensure_ansible() {
+  local venv=$TOP/target/ansible
+  [[ -x $venv/bin/ansible-playbook && -x $venv/bin/ansible-lint ]] && return
+  say "installing ansible-core and ansible-lint into ${venv#"$TOP"/}"
+  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check ansible-core ansible-lint
 }

@@ -1,6 +1,7 @@
 //! What the integration tests stand on: the test guest and the QEMU that runs it, file systems of a test's own, a fake
 //! hypeman server and fake VMMs, and waiting with a deadline. It knows nothing of the tool's inside; a test reaches the tool by its command line.
 
+pub mod ansible;
 pub mod cli;
 pub mod disk;
 pub mod fake_hypeman;

@@ -2,11 +2,12 @@
 //! spaces of its own and without a network, with or without systemd as process 1 (see `throwaway-root.sh`). The machine
 //! itself is never written to. Needs root; where it is not possible, says so and gives nothing.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+
+use super::skip::skipped;
 
 /// What `throwaway-root.sh` ends with when the machine can't do it.
 const NOT_POSSIBLE: i32 = 77;
@@ -131,13 +132,9 @@ impl Throwaway {
         if output.status.code() != Some(NOT_POSSIBLE) {
             return true;
         }
-        // Straight to stderr: the test harness captures only what the print macros write, and a skip must be seen.
         let reason = String::from_utf8_lossy(&output.stderr);
         let reason = reason.lines().last().unwrap_or_default();
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no throw-away machine: {reason}"
-        );
+        skipped(&format!("a throw-away machine: {reason}"));
         false
     }
 }

@@ -60,6 +60,20 @@ options:
     description:
       - Tags for every snapshot. Values are strings; numbers are taken as they are written.
     type: dict
+  pre_hook:
+    description:
+      - Command to run before each snapshot; if it fails, none is taken.
+      - A program with its arguments; no shell runs it.
+    type: str
+  post_hook:
+    description: Command to run after each snapshot, also after one that failed.
+    type: str
+  failure_hook:
+    description: Command to run when anything of a run failed.
+    type: str
+  hook_timeout:
+    description: How long each hook may run, such as V(60s).
+    type: str
   executable:
     description: The program, as a path or as a name that is looked for in the directories of E(PATH) and in C(/usr/local/bin).
     type: str
@@ -108,6 +122,15 @@ EXAMPLES = r"""
     metadata:
       team: infra
 
+- name: A snapshot each night, right after the database has written its own, and a word when it fails
+  hypeman.snap.hypeman_snap_schedule:
+    instance: db
+    interval: 24h
+    max_count: 7
+    pre_hook: ssh db psql --command CHECKPOINT
+    failure_hook: /usr/local/bin/tell-the-admins
+    hook_timeout: 5m
+
 - name: No more snapshots of this one
   hypeman.snap.hypeman_snap_schedule:
     instance: web
@@ -154,7 +177,7 @@ stderr:
   description: What the program wrote to its standard error.
   returned: failure
   type: str
-  sample: "error: interval 30s is below 1m: set --interval to 1m or more"
+  sample: 'hypeman-snap: error: --interval "30s": must be at least 1m'
 cmd:
   description: The command that failed.
   returned: failure
@@ -170,7 +193,7 @@ from ansible.module_utils.basic import AnsibleModule
 NOT_FOUND = 3
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "name_prefix", "metadata", "retention")
+SETTINGS = ("interval", "name_prefix", "metadata", "retention", "hooks")
 
 
 class Program:
@@ -227,7 +250,7 @@ def flags(module):
     """The flags of `set` for the module's parameters."""
     params = module.params
     found = ["--interval=%s" % params["interval"]]
-    for name in ("max_count", "max_age", "name_prefix"):
+    for name in ("max_count", "max_age", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout"):
         if params[name] is not None:
             found.append("--%s=%s" % (name.replace("_", "-"), params[name]))
     for key, value in sorted((params["metadata"] or {}).items()):
@@ -282,6 +305,10 @@ def main():
             "max_age": {"type": "str"},
             "name_prefix": {"type": "str"},
             "metadata": {"type": "dict"},
+            "pre_hook": {"type": "str"},
+            "post_hook": {"type": "str"},
+            "failure_hook": {"type": "str"},
+            "hook_timeout": {"type": "str"},
             "executable": {"type": "str", "default": "hypeman-snap"},
             "state_dir": {"type": "path"},
             "data_dir": {"type": "path"},
