@@ -34,6 +34,7 @@ test  | fish            | there fish                 | fish
 test  | systemd         | there systemd-analyze      | systemd
 test  | a Prometheus parser | there_prometheus_parser | python3-prometheus-client
 test  | python3 venv    | there_venv                 | python3-venv
+test  | python3-apt     | there_python3_apt          | python3-apt
 package | dpkg-shlibdeps | there dpkg-shlibdeps      | dpkg-dev
 bench | python3         | there python3              | python3
 bench | XFS             | there mkfs.xfs             | xfsprogs
@@ -59,6 +60,8 @@ there_compiler() { printf 'int main(void) { return 0; }\n' | cc -x c - -o /dev/n
 there_cargo() { [[ -n $(version_of cargo) ]] && at_least "$(version_of rustc)" "$(msrv)"; }
 
 there_prometheus_parser() { there promtool || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null; }
+
+there_python3_apt() { /usr/bin/python3 -c 'import apt' 2>/dev/null; }
 
 there_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 
