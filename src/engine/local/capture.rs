@@ -13,7 +13,7 @@ use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
-use crate::engine::{CreateRequest, EngineError};
+use crate::engine::{CreateRequest, EngineError, describe};
 use crate::fs::{durable, space};
 use crate::interrupt;
 use crate::progress::{Progress, Step};
@@ -159,7 +159,7 @@ fn while_paused(
 fn abandon(session: Session<'_>, error: EngineError) -> EngineError {
     match session.abandon() {
         Ok(()) => error,
-        Err(worse) => EngineError::caused(worse.to_string(), error),
+        Err(worse) => EngineError::caused(describe(&worse), error),
     }
 }
 
