@@ -87,6 +87,25 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The report of a run that ends now.
+    fn report(
+        self,
+        started_at: DateTime<Utc>,
+        mut results: Vec<InstanceResult>,
+        problems: Vec<String>,
+    ) -> Report {
+        results.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+        let is_dry_run = self.options.dry_run;
+        Report {
+            started_at,
+            finished_at: clock::now(),
+            results,
+            problems,
+            warnings: self.warnings(),
+            is_dry_run,
+        }
+    }
+
     /// All warnings, and what the listing met that is no snapshot, if anybody had to look.
     fn warnings(self) -> Vec<String> {
         let mut all: Vec<String> = match self.listing.into_inner() {
@@ -129,14 +148,7 @@ pub fn run_due(
         },
         |job| outcome::panicked(&job.id),
     ));
-    let warnings = context.warnings();
-    Ok(finish(
-        started_at,
-        results,
-        problems,
-        warnings,
-        options.dry_run,
-    ))
+    Ok(context.report(started_at, results, problems))
 }
 
 /// Resumes guests that a run which died left paused, and removes what it left behind; takes no snapshot.
@@ -162,29 +174,5 @@ pub fn recover(
         |id| steps::recover(&context, id),
         outcome::panicked,
     );
-    Ok(finish(
-        started_at,
-        results,
-        Vec::new(),
-        Vec::new(),
-        options.dry_run,
-    ))
-}
-
-fn finish(
-    started_at: DateTime<Utc>,
-    mut results: Vec<InstanceResult>,
-    problems: Vec<String>,
-    warnings: Vec<String>,
-    is_dry_run: bool,
-) -> Report {
-    results.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
-    Report {
-        started_at,
-        finished_at: clock::now(),
-        results,
-        problems,
-        warnings,
-        is_dry_run,
-    }
+    Ok(context.report(started_at, results, Vec::new()))
 }

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::engine::{Engine, EngineError, describe};
 use crate::instance::InstanceId;
 use crate::run::report::{InstanceResult, Outcome, Report};
-use crate::run::{Context, Options, finish, outcome, parallel, retain};
+use crate::run::{Context, Options, outcome, parallel, retain};
 use crate::store::{LockError, Store};
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.
@@ -43,14 +43,7 @@ pub fn prune(
             Err(error) => problems.push(describe(&error)),
         }
     }
-    let warnings = context.warnings();
-    Ok(finish(
-        started_at,
-        results,
-        problems,
-        warnings,
-        options.dry_run,
-    ))
+    Ok(context.report(started_at, results, problems))
 }
 
 fn prune_one(context: &Context<'_>, id: &InstanceId, is_known: bool) -> InstanceResult {
