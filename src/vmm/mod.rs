@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::instance::Hypervisor;
+pub use peer::start_ticks;
 
 /// What a VMM says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

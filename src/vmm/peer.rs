@@ -193,8 +193,9 @@ impl Peer {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The second field is a name in parentheses that may itself contain any of them.
-fn start_ticks(stat: &str) -> Option<u64> {
+/// When a process started, in clock ticks since boot: field 22 of its `stat` (proc_pid_stat(5)). The second field is a
+/// name in parentheses that may itself contain any of them.
+pub fn start_ticks(stat: &str) -> Option<u64> {
     const FIRST_AFTER_NAME: usize = 3;
     let after_name = &stat[stat.rfind(')')? + 1..];
     after_name

@@ -239,16 +239,15 @@ fn is_alive(recorded: &RecordedProcess, metadata: &Metadata) -> bool {
             .is_ok_and(|line| line.windows(socket.len()).any(|part| part == socket))
 }
 
-/// When a process started, in ticks since boot: field 22 of its `stat` (proc_pid_stat(5)).
+/// When a process started, in ticks since boot; `None` once it has ended, even if nobody has taken note yet.
 fn start_ticks_of(directory: &Path) -> Option<u64> {
     let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
-    // The second field is the command's name in parentheses, and may hold anything.
     let (_, behind_name) = stat.rsplit_once(')')?;
     let state = behind_name.split_whitespace().next()?;
     if state == "Z" {
         return None;
     }
-    behind_name.split_whitespace().nth(19)?.parse().ok()
+    vmm::start_ticks(&stat)
 }
 
 /// How long a process has run.
