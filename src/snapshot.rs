@@ -97,7 +97,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A whole snapshot that an engine lists.
+/// A snapshot that an engine lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Its id.
@@ -120,9 +120,17 @@ pub struct Snapshot {
     pub size_bytes: u64,
     /// What it occupies on disk, in bytes; `None` where the engine can't tell.
     pub disk_bytes: Option<u64>,
+    /// Why nothing can be restored from it, such as a file that is missing or cut; `None` when it is usable, as far as
+    /// the engine can tell without reading it.
+    pub unusable: Option<String>,
 }
 
 impl Snapshot {
+    /// Whether it can be restored, as far as the engine can tell without reading it.
+    pub const fn is_usable(&self) -> bool {
+        self.unusable.is_none()
+    }
+
     /// Whether `instance`'s schedule made this snapshot: its source and both marker tags say so.
     ///
     /// Retention looks at nothing else (contract, section 3, "Cleanup").

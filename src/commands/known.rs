@@ -15,8 +15,8 @@ pub struct Scheduled {
     pub count: u64,
     /// The lengths of their files together, in bytes.
     pub size_bytes: u64,
-    /// When the newest one was taken.
-    pub newest_at: DateTime<Utc>,
+    /// When the newest usable one was taken.
+    pub newest_at: Option<DateTime<Utc>>,
 }
 
 /// Names and scheduled snapshots.
@@ -48,11 +48,13 @@ impl Known {
                 let all = scheduled.entry(id).or_insert(Scheduled {
                     count: 0,
                     size_bytes: 0,
-                    newest_at: snapshot.created_at,
+                    newest_at: None,
                 });
                 all.count += 1;
                 all.size_bytes = all.size_bytes.saturating_add(snapshot.size_bytes);
-                all.newest_at = all.newest_at.max(snapshot.created_at);
+                if snapshot.is_usable() {
+                    all.newest_at = all.newest_at.max(Some(snapshot.created_at));
+                }
             }
         }
         Ok(Self { names, scheduled })
@@ -71,10 +73,11 @@ impl Known {
             .filter(|name| !name.is_empty())
     }
 
-    /// The instance's newest scheduled snapshot.
+    /// The instance's newest usable scheduled snapshot.
     pub fn newest(&self, id: &InstanceId) -> Newest {
         self.scheduled
             .get(id)
-            .map_or(Newest::None, |all| Newest::At(all.newest_at))
+            .and_then(|all| all.newest_at)
+            .map_or(Newest::None, Newest::At)
     }
 }

@@ -116,7 +116,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
                     .map_or_else(Snapshots::default, |all| Snapshots {
                         count: all.count,
                         size_bytes: all.size_bytes,
-                        newest_at: Some(all.newest_at),
+                        newest_at: all.newest_at,
                     })
             }),
             schedule,

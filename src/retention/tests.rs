@@ -31,6 +31,7 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
         created_at: now() - TimeDelta::minutes(age_minutes),
         size_bytes: 1,
         disk_bytes: None,
+        unusable: None,
     }
 }
 

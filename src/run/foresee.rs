@@ -86,5 +86,6 @@ fn foreseen_snapshot(
         created_at: attempt.run_at,
         size_bytes: 0,
         disk_bytes: None,
+        unusable: None,
     })
 }

@@ -159,6 +159,7 @@ fn a_snapshot(id: &str, instance: &str, created_at: DateTime<Utc>) -> Snapshot {
         created_at,
         size_bytes: 1,
         disk_bytes: None,
+        unusable: None,
     }
 }
 

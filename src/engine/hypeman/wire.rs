@@ -87,6 +87,7 @@ impl WireSnapshot {
             created_at: self.created_at,
             size_bytes: self.size_bytes,
             disk_bytes: None,
+            unusable: None,
         })
     }
 }

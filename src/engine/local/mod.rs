@@ -195,6 +195,7 @@ impl Engine for Local {
             created_at: request.now,
             size_bytes: 0,
             disk_bytes: None,
+            unusable: None,
         };
         let _step = self.progress.begin(&metadata.name, "writing out", None);
         Ok(Created {

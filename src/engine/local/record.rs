@@ -49,6 +49,7 @@ impl From<Record> for Snapshot {
             created_at: wire.created_at.to_utc(),
             size_bytes: wire.size_bytes,
             disk_bytes: None,
+            unusable: None,
         }
     }
 }

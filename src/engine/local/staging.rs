@@ -200,6 +200,7 @@ mod tests {
             created_at: "2026-09-02T03:15:20.5Z".parse().unwrap(),
             size_bytes: 0,
             disk_bytes: None,
+            unusable: None,
         }
     }
 

@@ -154,6 +154,7 @@ fn a_snapshot_is_read_with_all_that_the_contract_tells() {
             created_at: "2026-09-02T03:15:20.123456789Z".parse().unwrap(),
             size_bytes: 12_884_901_888,
             disk_bytes: None,
+            unusable: None,
         }]
     );
 }
