@@ -10,6 +10,7 @@ pub mod fake_tls;
 pub mod fake_vmm;
 pub mod filesystems;
 pub mod guests;
+pub mod hostile;
 pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;
