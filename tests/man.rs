@@ -242,7 +242,10 @@ fn every_metric_is_in_the_manual() {
 #[test]
 fn version_and_date_are_those_of_the_change_log() {
     let log = read("contrib/CHANGELOG.md");
-    let heading = log.lines().find(|line| line.starts_with("## ")).unwrap();
+    let heading = log
+        .lines()
+        .find(|line| line.starts_with("## ") && *line != "## Unreleased")
+        .unwrap();
     let version = env!("CARGO_PKG_VERSION");
     let date = heading
         .strip_prefix(&format!("## {version} ("))

@@ -119,7 +119,10 @@ fn version_is_that_of_the_crate_in_both_change_logs() {
     let debian = fs::read_to_string(top().join("contrib/debian/changelog")).unwrap();
     assert!(debian.starts_with(&format!("hypeman-snap ({version}-1) ")));
     let log = fs::read_to_string(top().join("contrib/CHANGELOG.md")).unwrap();
-    let heading = log.lines().find(|line| line.starts_with("## ")).unwrap();
+    let heading = log
+        .lines()
+        .find(|line| line.starts_with("## ") && *line != "## Unreleased")
+        .unwrap();
     assert!(heading.starts_with(&format!("## {version} (")), "{heading}");
     if let Some(deb) = package() {
         let field = dpkg_deb(&["--show", "--showformat=${Version}"], &deb);

@@ -72,6 +72,8 @@ struct Pmem {
 #[derive(Deserialize)]
 struct Machine {
     mem_size_mib: u64,
+    #[serde(default)]
+    track_dirty_pages: bool,
 }
 
 impl Firecracker {
@@ -140,6 +142,11 @@ impl Vmm for Firecracker {
         let pmem = config.pmem.into_iter();
         let pmem = pmem.map(|pmem| disk(pmem.id, &pmem.path_on_host, pmem.read_only));
         drives.chain(pmem).collect()
+    }
+
+    fn tracks_writes(&mut self) -> Result<bool, VmmError> {
+        // Full saves mark every page as clean as well (`snapshot_memory_to_file` in its sources).
+        Ok(self.config()?.machine.track_dirty_pages)
     }
 
     fn copies_disks(&self) -> bool {

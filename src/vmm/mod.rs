@@ -239,6 +239,15 @@ pub trait Vmm: Send {
     /// When the VMM can't be asked, or has a disk that can't be part of a snapshot.
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError>;
 
+    /// Whether the VMM keeps account of the memory that the guest writes between two saves. Any save, a whole one too,
+    /// starts that account anew, so that a difference which somebody else saves later lacks what was written before.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn tracks_writes(&mut self) -> Result<bool, VmmError> {
+        Ok(false)
+    }
+
     /// Whether the VMM can copy disks by itself as of the instant of the pause, while the guest goes on.
     fn copies_disks(&self) -> bool;
 

@@ -45,10 +45,14 @@ fn file_of_page(page: &str) -> String {
     format!("man/{page}.1")
 }
 
-/// The day of the newest release: the first heading of the change log, `## 0.1.0 (2026-01-31)`.
+/// The day of the newest release: the first heading of the change log, `## 0.1.0 (2026-01-31)`, behind what is not
+/// released yet.
 fn date() -> String {
     let log = read("contrib/CHANGELOG.md");
-    let heading = log.lines().find(|line| line.starts_with("## ")).unwrap();
+    let heading = log
+        .lines()
+        .find(|line| line.starts_with("## ") && *line != "## Unreleased")
+        .unwrap();
     let (_, date) = heading.split_once('(').expect("a date in the heading");
     date.trim_end_matches(')').to_owned()
 }

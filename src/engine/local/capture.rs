@@ -11,6 +11,7 @@ use crate::engine::local::guest_files;
 use crate::engine::local::journal::{Entry, Journal, Phase};
 use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
+use crate::engine::local::ownership;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError, describe};
@@ -61,6 +62,12 @@ pub(super) fn running(
     if state != VmmState::Running {
         return Err(EngineError::instance(format!(
             "the guest does not run any more: its VMM says {state:?}"
+        )));
+    }
+    if let Some(harm) = ownership::harm(metadata, guest_dir, vmm.as_mut())? {
+        return Err(EngineError::instance(format!(
+            "{harm}; {}",
+            ownership::REMEDY
         )));
     }
     let version = vmm.version()?;

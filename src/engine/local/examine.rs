@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::data_dir::DataDir;
 use super::journal::{Entry, Journal, Phase};
 use super::metadata::Metadata;
+use super::ownership;
 use super::state::{self, Derived, Met};
 use crate::engine::describe;
 use crate::finding::{Finding, Status};
@@ -248,6 +249,27 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                 id,
                 format!("{detail}; {refusal}"),
                 "change the instance, or remove its schedule",
+            ),
+            (
+                None,
+                Some(Met {
+                    harm: Ok(Some(harm)),
+                    ..
+                }),
+            ) => Finding::broken(INSTANCE, id, format!("{detail}; {harm}"), ownership::REMEDY),
+            (
+                None,
+                Some(Met {
+                    harm: Err(error), ..
+                }),
+            ) => Finding::broken(
+                INSTANCE,
+                id,
+                format!(
+                    "{detail}; whether hypeman saves only changes of its memory is not known: {}",
+                    describe(error)
+                ),
+                "look at the VMM's log",
             ),
             (
                 None,

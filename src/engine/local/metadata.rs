@@ -158,6 +158,11 @@ impl Metadata {
         })
     }
 
+    /// Whether `register` made this instance; else hypeman did, and runs it.
+    pub fn is_registered(&self) -> bool {
+        self.registered_disks.is_some()
+    }
+
     /// The hypervisor.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod journal;
 mod json;
 mod manifest;
 pub mod metadata;
+mod ownership;
 pub mod record;
 pub mod registration;
 mod rest;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::metadata::{Metadata, RecordedProcess};
-use crate::engine::describe;
+use super::ownership;
+use crate::engine::{EngineError, describe};
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
 
@@ -48,6 +49,8 @@ pub fn derive(metadata: &Metadata, guest_dir: &Path, timeouts: Timeouts) -> Deri
 pub struct Met {
     /// Its version.
     pub version: Result<String, VmmError>,
+    /// Why it must not be asked for a snapshot, if so.
+    pub harm: Result<Option<String>, EngineError>,
     /// The process, where the kernel can tell.
     pub process: Option<Process>,
 }
@@ -67,6 +70,7 @@ pub fn derive_and_meet(
         };
         met = Some(Met {
             version: vmm.version(),
+            harm: ownership::harm(metadata, guest_dir, vmm.as_mut()),
             process: answer.process.clone(),
         });
         Ok(answer)

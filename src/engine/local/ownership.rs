@@ -1,0 +1,61 @@
+//! Guests that hypeman runs: what keeps this tool from capturing one through its VMM. Guests that were registered are
+//! this tool's alone and free of all of it. Changes nothing.
+
+use std::io;
+use std::path::Path;
+
+use super::metadata::Metadata;
+use crate::engine::EngineError;
+use crate::vmm::Vmm;
+
+/// What hypeman keeps of the last saved memory, to write only differences onto it the next time (contract, section 5).
+const RETAINED_BASE: &str = "snapshots/snapshot-base";
+
+/// What to do about a guest that this tool must leave to hypeman.
+pub(super) const REMEDY: &str = "let hypeman take its snapshots: --engine hypeman";
+
+/// Why a capture through `vmm` would spoil what hypeman saves of this guest later; `None` when it would not.
+///
+/// hypeman's standby saves only the pages that were written since the last save, and any save by somebody else starts
+/// that account anew. Nothing is sent to the VMM but a question.
+///
+/// # Errors
+/// When it can't be told.
+pub(super) fn harm(
+    metadata: &Metadata,
+    guest_dir: &Path,
+    vmm: &mut dyn Vmm,
+) -> Result<Option<String>, EngineError> {
+    if metadata.is_registered() {
+        return Ok(None);
+    }
+    let base = guest_dir.join(RETAINED_BASE);
+    let sign = if is_there(&base)
+        .map_err(|error| EngineError::caused(format!("can't look for {}", base.display()), error))?
+    {
+        format!("{} is there", base.display())
+    } else if vmm.tracks_writes()? {
+        "its VMM tracks dirty pages".to_owned()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(format!(
+        "hypeman saves only changes of this guest's memory ({sign}), and a snapshot by anybody else would make its next \
+         standby miss some: the guest would be damaged"
+    )))
+}
+
+fn is_there(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
