@@ -23,7 +23,8 @@ const CHECK_AFTER_HELP: &str = "\
 The newest scheduled snapshot of an instance is OK up to the age of the RPO, a WARNING beyond it, and CRITICAL beyond \
 twice the RPO. Without --rpo, the RPO is the schedule's interval, its jitter (at most 5m) and a slack: a tenth of the \
 interval, at least 5m and at most 1h, and the time that the last run took. An instance whose first run is still to \
-come is OK, and so is one that is gone. A schedule file that holds no schedule is CRITICAL. Without any schedule the \
+come is OK, and so is one that is gone. A schedule file that holds no schedule is CRITICAL. While old \
+snapshots can't be removed, an instance is at least a WARNING. Without any schedule the \
 answer is UNKNOWN, because then nothing is protected, or the wrong place was looked at. When the engine can't be asked, \
 ages are those that the schedules record.
 
@@ -306,7 +307,7 @@ pub struct RunDueArgs {
 
     /// Request this URL after each run: a dead man's switch [env: HYPEMAN_SNAP_HEARTBEAT_URL]
     ///
-    /// While this run or any schedule's last run has failed, /fail is put behind the URL's path and what fails is
+    /// While this run, any schedule's last run or its retention has failed, /fail is put behind the URL's path and what fails is
     /// posted, as healthchecks.io expects it; for Uptime Kuma (a path that ends in /api/push/TOKEN), status=up or
     /// status=down and msg= are set instead. At most three attempts of 5s; one that fails is only a warning. The URL is
     /// secret, so prefer the variable. Not requested by --dry-run and --recover-only.

@@ -8,7 +8,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use fs2::FileExt;
 use support::cli::{Host, Said, said};
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
@@ -150,6 +152,28 @@ fn healthchecks_hears_success_failure_and_idle_minutes() {
     repair_instance(&host);
     run_due(&host, &url, &["--force"]).exits(0);
     assert_eq!(monitor.heard(), ["GET /ping/s3cret"]);
+}
+
+#[test]
+fn retention_that_fails_is_a_failure_until_it_succeeds() {
+    let host = host();
+    for id in ["old", "older", "oldest"] {
+        host.add_snapshot(id, (ID, "web-a"), Duration::from_secs(7200), true);
+    }
+    let held = fs::File::open(host.data_dir().join("snapshots/old")).unwrap();
+    FileExt::try_lock_exclusive(&held).unwrap();
+    let monitor = Monitor::start(&[]);
+    let url = monitor.url("/s3cret");
+    let failure = format!("POST /s3cret/fail 1 of 1 schedules fail: {ID}");
+    for _ in 0..2 {
+        host.run(&["prune"]).exits(1);
+        run_due(&host, &url, &[]).exits(0);
+        assert_eq!(monitor.heard(), std::slice::from_ref(&failure));
+    }
+    drop(held);
+    host.run(&["prune"]).exits(0);
+    run_due(&host, &url, &[]).exits(0);
+    assert_eq!(monitor.heard(), ["GET /s3cret"]);
 }
 
 #[test]

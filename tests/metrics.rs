@@ -7,7 +7,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use fs2::FileExt;
 use support::cli::{Host, Said, now, said};
 use support::skip::skipped;
 
@@ -136,7 +138,7 @@ fn real_parsers_take_it() {
             .iter()
             .filter(|sample| sample[2]["instance_id"] == OTHER_ID)
             .collect();
-        assert_eq!(other.len(), 11, "{other:?}");
+        assert_eq!(other.len(), 12, "{other:?}");
         for sample in other {
             assert_eq!(sample[2]["name"], HOSTILE_NAME);
             let is_total = sample[1].as_str().unwrap().ends_with("_total");
@@ -191,6 +193,26 @@ fn it_says_what_happened_to_each_instance() {
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o644);
     let names: Vec<_> = fs::read_dir(host.dir().join("textfile")).unwrap().collect();
     assert_eq!(names.len(), 1);
+}
+
+#[test]
+fn retention_that_fails_has_a_metric_until_it_succeeds() {
+    let host = host();
+    set(&host, ID);
+    let web_a = format!("retention_failing{{instance_id=\"{ID}\",name=\"web-a\"}}");
+    host.add_snapshot("old", (ID, "web-a"), Duration::from_secs(7200), true);
+    let held = fs::File::open(host.data_dir().join("snapshots/old")).unwrap();
+    FileExt::try_lock_exclusive(&held).unwrap();
+    run_due(&host, &["--force"]).exits(0);
+    assert_eq!(value(&text(&host), &web_a), 0.0);
+    run_due(&host, &["--force"]).exits(1);
+    assert_eq!(value(&text(&host), &web_a), 1.0);
+    run_due(&host, &[]).exits(0);
+    assert_eq!(value(&text(&host), &web_a), 1.0);
+    drop(held);
+    host.run(&["prune"]).exits(0);
+    run_due(&host, &[]).exits(0);
+    assert_eq!(value(&text(&host), &web_a), 0.0);
 }
 
 #[test]

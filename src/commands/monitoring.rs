@@ -125,7 +125,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
     stock
 }
 
-/// All is well only when this run and every schedule's last one went well: else a failure would be taken back by the
+/// All is well only when this run and every schedule's last one and its retention went well: else a failure would be taken back by the
 /// next minute in which nothing is due.
 fn beat(context: &Context<'_>, outcome: Result<&Report, &anyhow::Error>) -> Beat {
     let down = |message: String| Beat {
@@ -146,7 +146,7 @@ fn beat(context: &Context<'_>, outcome: Result<&Report, &anyhow::Error>) -> Beat
     for id in ids {
         // What can't be read is among the results.
         if let Ok(Some(schedule)) = context.store.load(&id) {
-            if schedule.consecutive_failures > 0 {
+            if schedule.consecutive_failures > 0 || schedule.retention_error.is_some() {
                 failing.push(id.into());
             }
         }

@@ -1,12 +1,13 @@
 //! Whether an instance's newest snapshot is young enough, and if not, what is wrong. Pure: no I/O, no clock.
 //!
-//! The level depends on ages alone, so that it can be foretold; the cause explains it. The limits:
+//! The level depends on ages, so that it can be foretold, and on retention; the cause explains it. The limits:
 //!
 //! - The RPO (recovery point objective) is the age up to which the newest scheduled snapshot is good enough. What is
 //!   not declared is the interval, the instance's jitter and a slack together.
 //! - The slack is a tenth of the interval, at least 5 minutes and at most an hour, and the time that the last run took:
 //!   enough for a minute's tick, for runs that wait for each other, and for the first retries of one that failed.
 //! - Older than the RPO is a warning; older than twice the RPO is critical.
+//! - Retention that fails is a warning, whatever the age: snapshots are still taken, until the disk is full of them.
 //! - Where no RPO is declared, an instance whose next run is still to come, and for which nothing has failed, is never
 //!   late: that is so after a new or a changed interval.
 
@@ -99,6 +100,8 @@ pub enum Cause {
     },
     /// Runs happen and fail.
     Failing,
+    /// Snapshots are taken and young enough, but old ones can't be removed.
+    RetentionFailing,
     /// The last snapshot is in the store no more.
     Lost,
     /// The interval is longer than the RPO that was asked for.
@@ -121,6 +124,7 @@ impl Cause {
             Self::NotRunning { .. } => "run_due_not_running",
             Self::Unfinished { .. } => "unfinished",
             Self::Failing => "failing",
+            Self::RetentionFailing => "retention_failing",
             Self::Lost => "lost",
             Self::Sparse => "interval_longer_than_rpo",
             Self::Late => "late",
@@ -167,6 +171,19 @@ pub fn default_rpo(schedule: &Schedule) -> Duration {
 
 /// Judges one instance by its newest snapshot and its schedule's record. `rpo` is what the user asks for, if anything.
 pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Verdict {
+    let verdict = judge_age(facts, rpo, now);
+    if facts.schedule.retention_error.is_none() || verdict.level >= Level::Warning {
+        return verdict;
+    }
+    Verdict {
+        level: Level::Warning,
+        cause: Cause::RetentionFailing,
+        ..verdict
+    }
+}
+
+/// What the age of the newest snapshot means.
+fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Verdict {
     let schedule = facts.schedule;
     let newest = newest(facts);
     let limit = rpo.unwrap_or_else(|| default_rpo(schedule));
@@ -275,7 +292,7 @@ fn cause(
     }
     match &schedule.attempt {
         // An attempt beside an error is one whose end is not clear; it waits for its retry like any failure.
-        Some(attempt) if schedule.last_error.is_none() => {
+        Some(attempt) if schedule.run_error().is_none() => {
             return Cause::Unfinished {
                 since: attempt.started_at,
             };
@@ -330,7 +347,7 @@ fn overdue(schedule: &Schedule, now: DateTime<Utc>) -> Overdue {
 }
 
 fn is_failing(schedule: &Schedule) -> bool {
-    schedule.consecutive_failures > 0 || schedule.last_error.is_some()
+    schedule.consecutive_failures > 0 || schedule.run_error().is_some()
 }
 
 /// Whether the schedule records a success that is in the store no more. A server's clock may differ from this host's.

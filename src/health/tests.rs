@@ -104,6 +104,28 @@ fn age_decides_the_level() {
 }
 
 #[test]
+fn failing_retention_is_a_warning_at_any_age_and_hides_nothing_worse() {
+    let mut schedule = hourly();
+    schedule.note_retention(Some("can't delete s0"));
+    let newest = Newest::At(at(0));
+    let verdict = judge_at(&schedule, newest, 10 * MINUTE);
+    assert_eq!(summary(&verdict), (Level::Warning, "retention_failing"));
+    assert_eq!(verdict.age, Some(seconds(10 * MINUTE)));
+    let verdict = judge_at(&schedule, newest, 3 * HOUR);
+    assert_eq!(summary(&verdict), (Level::Critical, "run_due_not_running"));
+    let gone = Facts {
+        schedule: &schedule,
+        newest,
+        is_gone: true,
+    };
+    let verdict = judge(&gone, None, at(HOUR));
+    assert_eq!(summary(&verdict), (Level::Warning, "retention_failing"));
+    schedule.note_retention(None);
+    let verdict = judge_at(&schedule, newest, 10 * MINUTE);
+    assert_eq!(summary(&verdict), (Level::Ok, "fresh"));
+}
+
+#[test]
 fn timer_that_does_not_fire_is_told_from_snapshots_that_fail() {
     let mut failing = hourly();
     for (begins, tries) in [(HOUR, 1), (HOUR + MINUTE, 2), (HOUR + 3 * MINUTE, 3)] {

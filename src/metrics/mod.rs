@@ -204,7 +204,7 @@ struct Metric {
     value: fn(&Instance) -> Option<f64>,
 }
 
-const METRICS: [Metric; 12] = [
+const METRICS: [Metric; 13] = [
     Metric {
         name: NAME_BEARER,
         kind: "gauge",
@@ -245,6 +245,12 @@ const METRICS: [Metric; 12] = [
         kind: "gauge",
         help: "Runs that failed since the last good one.",
         value: |it| Some(f64::from(it.schedule.consecutive_failures)),
+    },
+    Metric {
+        name: "retention_failing",
+        kind: "gauge",
+        help: "Whether the instance's old snapshots could not be removed when that was last tried: 1 or 0.",
+        value: |it| Some(flag(it.schedule.retention_error.is_some())),
     },
     Metric {
         name: "last_pause_seconds",

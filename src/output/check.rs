@@ -102,9 +102,17 @@ pub fn message(row: &HealthRow, view: &View) -> String {
 }
 
 fn judged(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
+    let message = because(schedule, verdict, view);
+    match &schedule.retention_error {
+        Some(error) => format!("{message}; retention fails: {}", visible(error)),
+        None => message,
+    }
+}
+
+fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
     let age = age(verdict);
     match verdict.cause {
-        Cause::Fresh => age,
+        Cause::Fresh | Cause::RetentionFailing => age,
         Cause::NotYetDue => format!(
             "{age}; the next run is due {}",
             time(schedule.next_run_at, view)
@@ -186,9 +194,11 @@ fn age(verdict: &Verdict) -> String {
 }
 
 fn failures(schedule: &Schedule) -> Option<String> {
-    let error = schedule.last_error.as_deref().unwrap_or("no reason given");
+    let error = schedule.run_error();
+    let is_failing = error.is_some();
+    let error = error.unwrap_or("no reason given");
     match schedule.consecutive_failures {
-        0 if schedule.last_error.is_none() => None,
+        0 if !is_failing => None,
         0 | 1 => Some(format!("the last run failed: {}", visible(error))),
         count => Some(format!("{count} runs in a row failed: {}", visible(error))),
     }

@@ -189,6 +189,7 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
             value["retry_at"] = json!(schedule.retry_at);
             value["last_run_at"] = json!(schedule.last_run_at);
             value["last_error"] = json!(schedule.last_error);
+            value["retention_error"] = json!(schedule.retention_error);
             value["consecutive_failures"] = json!(schedule.consecutive_failures);
         }
     }

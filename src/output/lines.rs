@@ -177,7 +177,13 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     optional(
         "last error",
         schedule
-            .last_error
+            .run_error()
+            .map(|error| tinted(visible(error), Tint::Failure, view)),
+    );
+    optional(
+        "retention error",
+        schedule
+            .retention_error
             .as_deref()
             .map(|error| tinted(visible(error), Tint::Failure, view)),
     );

@@ -142,7 +142,7 @@ fn newest(newest: Newest, view: &View) -> String {
 
 /// The colour of the newest run.
 fn tint(schedule: &Schedule) -> Option<Tint> {
-    if schedule.last_error.is_some() {
+    if schedule.run_error().is_some() || schedule.retention_error.is_some() {
         Some(Tint::Failure)
     } else if schedule.missing_since.is_some() || schedule.attempt.is_some() {
         Some(Tint::Notice)
@@ -166,8 +166,10 @@ fn last_run(schedule: &Schedule, view: &View) -> String {
     let at = schedule
         .last_run_at
         .map_or_else(String::new, |at| format!(" {}", units::time(at, view)));
-    if let Some(error) = &schedule.last_error {
+    if let Some(error) = schedule.run_error() {
         message(&format!("failed{at}"), error, view)
+    } else if let Some(error) = &schedule.retention_error {
+        message(&format!("retention failed{at}"), error, view)
     } else if let Some(since) = schedule.missing_since {
         format!("instance is gone since {}", units::time(since, view))
     } else if let Some(attempt) = &schedule.attempt {

@@ -1,7 +1,8 @@
 //! What a run would do for one instance (`--dry-run`), by the rules of the run itself: without lock, and without writing
 //! anything.
 
-use super::steps::{add_error, heal, is_due, is_name_taken, kind_for, load, retire_if_done};
+use super::outcome::add_error;
+use super::steps::{heal, is_due, is_name_taken, kind_for, load, retire_if_done};
 use super::{Context, hooks, outcome, retain};
 use crate::clock;
 use crate::engine::describe;

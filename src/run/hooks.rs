@@ -122,6 +122,11 @@ impl Hooks {
         self.facts.error = Some(error.to_owned());
     }
 
+    /// Notes that something failed besides the snapshot, such as retention; what failed first is what hooks are told.
+    pub(super) fn know_error(&mut self, error: &str) {
+        self.facts.error.get_or_insert_with(|| error.to_owned());
+    }
+
     /// Runs the failure-hook, if anything failed.
     pub(super) fn failure(&mut self) {
         if self.facts.error.is_some() {

@@ -47,3 +47,13 @@ pub(super) fn panicked(id: &InstanceId) -> InstanceResult {
             .to_owned(),
     )
 }
+
+/// Adds what went wrong besides.
+pub(super) fn add_error(result: &mut InstanceResult, error: Option<String>) {
+    if let Some(error) = error {
+        result.error = Some(match result.error.take() {
+            Some(first) => format!("{first}; {error}"),
+            None => error,
+        });
+    }
+}

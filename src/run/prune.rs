@@ -73,7 +73,7 @@ fn prune_under_lock(
             Err(error) => return Err(describe(&error)),
         }
     };
-    let Some(schedule) = context.store.load(id).map_err(|error| describe(&error))? else {
+    let Some(mut schedule) = context.store.load(id).map_err(|error| describe(&error))? else {
         return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
     };
     // Not being listed may mean unreadable; only the engine's positive word means gone.
@@ -84,9 +84,8 @@ fn prune_under_lock(
             .map_err(|error| describe(&error))?
             .is_some();
     let retained = retain::apply(context, &schedule, None, exists, clock::now());
-    Ok(InstanceResult {
-        pruned: retained.removed,
-        error: retained.error,
-        ..outcome::plain(id, Outcome::Pruned)
-    })
+    let mut result = outcome::plain(id, Outcome::Pruned);
+    retain::record(context, &mut schedule, &retained, &mut result);
+    result.pruned = retained.removed;
+    Ok(result)
 }

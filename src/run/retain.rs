@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 
 use crate::engine::describe;
 use crate::retention::{self, Policy};
-use crate::run::Context;
+use crate::run::report::InstanceResult;
+use crate::run::{Context, outcome};
 use crate::schedule::Schedule;
 use crate::snapshot::{Snapshot, SnapshotId};
 
@@ -77,4 +78,21 @@ pub(super) fn apply(
         retained.error = Some(format!("could not delete {}", failures.join("; ")));
     }
     retained
+}
+
+/// Keeps in the schedule how retention ended, so that one that fails is not forgotten with the run's own output, and
+/// adds what went wrong to the result.
+pub(super) fn record(
+    context: &Context<'_>,
+    schedule: &mut Schedule,
+    retained: &Retained,
+    result: &mut InstanceResult,
+) {
+    outcome::add_error(result, retained.error.clone());
+    let is_changed = schedule.note_retention(retained.error.as_deref());
+    if is_changed && !context.options.dry_run {
+        if let Err(error) = context.store.save(schedule) {
+            outcome::add_error(result, Some(describe(&error)));
+        }
+    }
 }

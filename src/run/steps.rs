@@ -9,11 +9,12 @@ use crate::clock;
 use crate::engine::{CreateRequest, Created, EngineError, describe};
 use crate::instance::{Instance, InstanceId};
 use crate::interrupt;
+use crate::run::Context;
 use crate::run::hooks::Hooks;
+use crate::run::outcome::{self, add_error};
 use crate::run::pick::Job;
 use crate::run::report::{InstanceResult, Outcome};
 use crate::run::retain::{self, Retained};
-use crate::run::{Context, outcome};
 use crate::schedule::cadence::{self, Due};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule, progress};
@@ -121,10 +122,12 @@ fn due_under_lock(
     if let End::Failed { error, .. } = &end {
         hooks.know_failure(error);
     }
-    let recorded = record(context, &mut schedule, &attempt, end, began.elapsed());
+    let mut result = record(context, &mut schedule, &attempt, end, began.elapsed());
+    if let Some(error) = &result.error {
+        hooks.know_error(error);
+    }
     // What it hears of is on disk by now.
     hooks.failure();
-    let mut result = recorded?;
     result.hooks = hooks.ran();
     add_hook_errors(&mut result);
     result.notes.splice(0..0, notes);
@@ -250,7 +253,7 @@ fn record(
     attempt: &Attempt,
     end: End,
     took: Duration,
-) -> Result<InstanceResult, String> {
+) -> InstanceResult {
     let id = schedule.instance_id.clone();
     let now = clock::now();
     let named = InstanceResult {
@@ -313,24 +316,17 @@ fn record(
             (result, None, true)
         }
     };
+    // Before retention, which may take long: whatever becomes of it, the snapshot is known.
     let recorded = save(context, schedule);
     let retained = retain::apply(context, schedule, taken.as_ref(), exists, now);
+    retain::record(context, schedule, &retained, &mut result);
     if !exists && retained.error.is_none() {
-        retire_if_done(context, schedule, &retained, now, &mut result)?;
+        let retired = retire_if_done(context, schedule, &retained, now, &mut result);
+        add_error(&mut result, retired.err());
     }
-    add_error(&mut result, retained.error);
     add_error(&mut result, recorded.err());
     result.pruned = retained.removed;
-    Ok(result)
-}
-
-pub(super) fn add_error(result: &mut InstanceResult, error: Option<String>) {
-    if let Some(error) = error {
-        result.error = Some(match result.error.take() {
-            Some(first) => format!("{first}; {error}"),
-            None => error,
-        });
-    }
+    result
 }
 
 /// Removes the schedule of an instance that is gone for good.

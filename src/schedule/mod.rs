@@ -142,6 +142,13 @@ pub struct Schedule {
     /// Since when the instance is known to be gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<DateTime<Utc>>,
+    /// Why the newest retention failed, until one succeeds; in `last_error` as well where the run itself went well.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    pub retention_error: Option<String>,
     /// What runs around the snapshots.
     #[serde(
         default,
@@ -179,6 +186,7 @@ impl Schedule {
             total_runs: 0,
             total_failures: 0,
             missing_since: None,
+            retention_error: None,
             hooks: settings.hooks,
             extra: Map::new(),
         }
@@ -222,6 +230,13 @@ impl Schedule {
         };
         self.updated_at = now;
         true
+    }
+
+    /// Why the newest run failed, retention apart.
+    pub fn run_error(&self) -> Option<&str> {
+        self.last_error
+            .as_deref()
+            .filter(|error| self.retention_error.as_deref() != Some(*error))
     }
 
     /// What deciding about a run needs.

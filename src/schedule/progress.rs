@@ -74,7 +74,7 @@ impl Schedule {
     /// first.
     pub fn fail(&mut self, error: &str, now: DateTime<Utc>) {
         self.last_snapshot_id = None;
-        self.last_error = Some(error.chars().take(ERROR_MAX_CHARS).collect());
+        self.last_error = Some(shortened(error));
         self.consecutive_failures = self.consecutive_failures.saturating_add(1);
         self.total_failures = self.total_failures.saturating_add(1);
         let delay = cadence::retry_delay(self.consecutive_failures, self.interval);
@@ -89,6 +89,21 @@ impl Schedule {
         self.retry_at = None;
         self.consecutive_failures = 0;
         self.end_attempt(now);
+    }
+
+    /// Records how retention ended, and says whether that changes anything. An error stays until a retention succeeds,
+    /// and never takes anything from the run's own success; `last_error` shows it to those who know no other field,
+    /// unless the run itself failed.
+    pub fn note_retention(&mut self, error: Option<&str>) -> bool {
+        let error = error.map(shortened);
+        let last_error = match self.run_error() {
+            Some(run_error) => Some(run_error.to_owned()),
+            None => error.clone(),
+        };
+        let is_changed = self.retention_error != error || self.last_error != last_error;
+        self.retention_error = error;
+        self.last_error = last_error;
+        is_changed
     }
 
     /// Whether the schedule of an instance that is gone has served its purpose: `grace` has passed, and no scheduled
@@ -113,6 +128,10 @@ pub fn describe_heal(id: &InstanceId, from: DateTime<Utc>, to: DateTime<Utc>) ->
         from.format("%Y-%m-%dT%H:%M:%SZ"),
         to.format("%Y-%m-%dT%H:%M:%SZ")
     )
+}
+
+fn shortened(error: &str) -> String {
+    error.chars().take(ERROR_MAX_CHARS).collect()
 }
 
 fn later(at: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
@@ -215,6 +234,37 @@ mod tests {
         assert_eq!(schedule.consecutive_failures, 0);
         assert_eq!((schedule.retry_at, schedule.last_error), (None, None));
         assert_eq!(schedule.last_success_at, Some(at(10)));
+    }
+
+    #[test]
+    fn a_failing_retention_stays_until_one_succeeds_and_takes_nothing_from_the_run() {
+        let mut schedule = hourly(None);
+        schedule.begin(at(0), |_| false);
+        schedule.succeed("s1", at(0), at(1));
+        assert!(!schedule.note_retention(None));
+        assert!(schedule.note_retention(Some("can't delete s0")));
+        assert!(!schedule.note_retention(Some("can't delete s0")));
+        assert_eq!(schedule.last_error.as_deref(), Some("can't delete s0"));
+        assert_eq!(schedule.run_error(), None);
+        assert_eq!(schedule.last_snapshot_id.as_deref(), Some("s1"));
+        assert_eq!(schedule.last_success_at, Some(at(0)));
+        assert_eq!(
+            (schedule.consecutive_failures, schedule.retry_at),
+            (0, None)
+        );
+
+        schedule.begin(at(10), |_| false);
+        assert!(schedule.retention_error.is_some(), "nothing has cleared it");
+        schedule.fail("disk full", at(11));
+        schedule.note_retention(Some("can't delete s0 either"));
+        assert_eq!(schedule.last_error.as_deref(), Some("disk full"));
+        assert_eq!(
+            schedule.retention_error.as_deref(),
+            Some("can't delete s0 either")
+        );
+        assert!(schedule.note_retention(None));
+        assert_eq!(schedule.run_error(), Some("disk full"));
+        assert_eq!(schedule.retention_error, None);
     }
 
     #[test]

@@ -143,16 +143,24 @@ fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
             format!("if that is meant: hypeman-snap delete {id}"),
         ));
     }
-    let error = schedule.last_error.as_ref()?;
-    let failures = match schedule.consecutive_failures {
-        0 | 1 => "its last run failed".to_owned(),
-        more => format!("its last {more} runs failed"),
-    };
+    if let Some(error) = schedule.run_error() {
+        let failures = match schedule.consecutive_failures {
+            0 | 1 => "its last run failed".to_owned(),
+            more => format!("its last {more} runs failed"),
+        };
+        return Some(Finding::warning(
+            CHECK,
+            id,
+            format!("{failures}: {error}"),
+            format!("put right what failed, then: hypeman-snap run-due --force --instance {id}"),
+        ));
+    }
+    let error = schedule.retention_error.as_ref()?;
     Some(Finding::warning(
         CHECK,
         id,
-        format!("{failures}: {error}"),
-        format!("put right what failed, then: hypeman-snap run-due --force --instance {id}"),
+        format!("its old snapshots can't be removed: {error}"),
+        format!("put right what failed, then: hypeman-snap prune {id}"),
     ))
 }
 
