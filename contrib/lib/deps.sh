@@ -20,6 +20,8 @@ build | CA certificates | there_certificates         | ca-certificates
 build | cargo           | there_cargo                | cargo,cargo-web
 vm    | a C compiler    | there_compiler             | gcc libc6-dev
 vm    | QEMU            | there qemu-system-x86_64   | qemu-system-x86
+test  | ext4            | there mkfs.ext4            | e2fsprogs
+test  | qemu-img        | there qemu-img             | qemu-utils
 test  | XFS             | there mkfs.xfs             | xfsprogs
 test  | btrfs           | there mkfs.btrfs           | btrfs-progs
 test  | mount           | there mount                | mount

@@ -11,6 +11,7 @@ pub mod fake_vmm;
 pub mod filesystems;
 pub mod guests;
 pub mod hostile;
+pub mod linux_guest;
 pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;

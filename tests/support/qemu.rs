@@ -2,7 +2,8 @@
 //! snapshot, and looked at over a monitor of the test's own. It ends its QEMU by process id, and never touches another.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::disk::DiskFormat;
+use super::linux_guest::LinuxGuest;
 use super::qmp::Qmp;
 use super::wait::wait_for;
 
@@ -68,6 +70,8 @@ pub struct VmOptions {
     pub socket: Option<PathBuf>,
     /// What the guest does.
     pub guest: GuestOptions,
+    /// The real Linux guest instead of the counting one. It has one disk, on virtio.
+    pub linux: Option<LinuxGuest>,
 }
 
 impl VmOptions {
@@ -83,6 +87,7 @@ impl VmOptions {
             disk_style: DiskStyle::Blockdev,
             socket: None,
             guest: GuestOptions::default(),
+            linux: None,
         }
     }
 
@@ -117,6 +122,7 @@ pub struct TestVm {
     disks: Vec<PathBuf>,
     options: VmOptions,
     qmp: Mutex<Qmp>,
+    commands: Mutex<Option<UnixStream>>,
 }
 
 impl TestVm {
@@ -129,7 +135,10 @@ impl TestVm {
             .map(|index| options.disk_path(index))
             .collect();
         for disk in &disks {
-            options.disk_format.create(disk, options.disk_mib);
+            match &options.linux {
+                Some(_) => LinuxGuest::create_disk(disk, options.disk_format, options.disk_mib),
+                None => options.disk_format.create(disk, options.disk_mib),
+            }
         }
         Self::boot_from(options, &disks)
     }
@@ -183,6 +192,13 @@ impl TestVm {
                 ),
             ])
             .args([
+                "-chardev",
+                &format!(
+                    "socket,id=commands,path={},server=on,wait=off",
+                    runtime.path().join("commands").display()
+                ),
+            ])
+            .args([
                 "-qmp",
                 &format!("unix:{},server=on,wait=off", socket.display()),
             ])
@@ -222,6 +238,7 @@ impl TestVm {
             disks: disks.to_vec(),
             options: options.clone(),
             qmp: Mutex::new(qmp),
+            commands: Mutex::new(None),
             runtime,
         }
     }
@@ -286,6 +303,30 @@ impl TestVm {
     /// Everything the guest printed so far.
     pub fn serial(&self) -> String {
         read_text(&self.runtime.path().join("serial"))
+    }
+
+    /// Types a line on the second serial port, where the real Linux guest listens.
+    ///
+    /// # Panics
+    /// When it can't be reached.
+    pub fn type_line(&self, line: &str) {
+        let mut port = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        // Stays connected: what QEMU has not read yet is lost with the connection.
+        let typed = match &mut *port {
+            Some(port) => port.write_all(format!("{line}\n").as_bytes()),
+            None => UnixStream::connect(self.runtime.path().join("commands"))
+                .and_then(|new| port.insert(new).write_all(format!("{line}\n").as_bytes())),
+        };
+        typed.unwrap_or_else(|error| panic!("typing {line}: {error}"));
+    }
+
+    /// Waits until this QEMU has ended by itself, as it does when its guest switches the machine off.
+    ///
+    /// # Panics
+    /// When it does not, with the serial output and QEMU's messages.
+    pub fn wait_for_end(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_for("end of QEMU", || child.try_wait().expect("state of QEMU"));
     }
 
     /// The newest counter that the guest printed since this QEMU started.
@@ -450,7 +491,13 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
     } else {
         ""
     };
-    let guest_options = format!("window={window_mib} pages={pages} tick={tick} hz={hz}");
+    let (kernel, guest_options) = match &options.linux {
+        Some(linux) => (linux.kernel(), LinuxGuest::OPTIONS.to_owned()),
+        None => (
+            guest_kernel().to_owned(),
+            format!("window={window_mib} pages={pages} tick={tick} hz={hz}"),
+        ),
+    };
     let mut all = vec![
         "-nodefaults".to_owned(),
         "-no-user-config".to_owned(),
@@ -461,11 +508,13 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
         "-m".to_owned(),
         options.ram_mib.to_string(),
         "-kernel".to_owned(),
-        guest_kernel().display().to_string(),
+        kernel.display().to_string(),
         "-append".to_owned(),
         guest_options,
         "-serial".to_owned(),
         "chardev:serial".to_owned(),
+        "-serial".to_owned(),
+        "chardev:commands".to_owned(),
     ];
     if options.shared_ram {
         all.extend([
@@ -474,6 +523,12 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
                 "memory-backend-memfd,id=ram,size={}M,share=on",
                 options.ram_mib
             ),
+        ]);
+    }
+    if let Some(linux) = &options.linux {
+        all.extend([
+            "-initrd".to_owned(),
+            linux.initramfs().display().to_string(),
         ]);
     }
     for (index, disk) in disks.iter().enumerate() {
@@ -495,7 +550,10 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
         let (bus, unit) = (index / 2, index % 2);
         all.extend([
             "-device".to_owned(),
-            format!("ide-hd,drive={id},bus=ide.{bus},unit={unit}"),
+            match options.linux {
+                Some(_) => format!("virtio-blk-pci,drive={id}"),
+                None => format!("ide-hd,drive={id},bus=ide.{bus},unit={unit}"),
+            },
         ]);
     }
     all
