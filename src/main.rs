@@ -116,6 +116,10 @@ fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engin
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
             },
+            hypeman::ServerPresence::new(
+                hypeman::Addresses::of_this_host(settings.base_url.clone()),
+                settings.ca_file.clone(),
+            ),
             progress.clone(),
         ))),
         EngineKind::Hypeman => Ok(Box::new(hypeman::Hypeman::new(hypeman::Settings {

@@ -80,8 +80,8 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
 /// Modules of a crate that only the named files may use.
 const CONFINED: [(&str, &[&str]); 6] = [
     ("tabled", &["output/table.rs"]),
-    // The key has a place of its own in the home directory.
-    ("directories", &["settings.rs", "engine/hypeman/key.rs"]),
+    // hypeman has places of its own in the home directory.
+    ("directories", &["settings.rs", "engine/hypeman/config.rs"]),
     ("env_logger", &["logging.rs"]),
     ("indicatif", &["progress.rs"]),
     ("shell_words", &["schedule/hooks.rs"]),

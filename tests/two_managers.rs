@@ -7,7 +7,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use support::cli::{Host, Said};
+use support::cli::{Host, Said, said};
+use support::fake_hypeman::{Answer, FakeHypeman};
 use support::fake_vmm::{Dialect, FakeDisk, FakeVmm, Guest, Request};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
@@ -140,7 +141,7 @@ fn a_guest_whose_memory_hypeman_saves_by_its_changes_is_left_to_hypeman() {
 
         let doctor = host.run(&["-o", "json", "doctor"]);
         let foreseen = finding(&doctor, ID);
-        assert_eq!(foreseen["status"], "broken", "{foreseen}");
+        assert_eq!(foreseen["status"], "warning", "{foreseen}");
         assert_says(&foreseen, &[sign, "--engine hypeman"]);
         assert_eq!(finding(&doctor, REGISTERED)["status"], "ok");
 
@@ -177,4 +178,120 @@ fn a_guest_of_hypemans_whose_memory_is_saved_whole_is_snapshotted() {
         assert_eq!(result(&run, ID)["outcome"], "snapshotted");
         assert_eq!((guest.guest(), guest.saves()), (Guest::Running, 1));
     }
+}
+
+/// A hypeman server on this host, as its own configuration tells, which needs no root here.
+fn start_server(host: &Host) -> FakeHypeman {
+    let server = FakeHypeman::start();
+    name_server(host, &server);
+    server
+}
+
+fn name_server(host: &Host, server: &FakeHypeman) {
+    let url = server.url();
+    let (_, port) = url.rsplit_once(':').unwrap();
+    fs::write(host.dir().join("config.yaml"), format!("port: {port}\n")).unwrap();
+}
+
+/// Runs the tool where `start_server` says where the server is.
+fn run(host: &Host, args: &[&str]) -> Said {
+    let mut command = host.command();
+    command
+        .env("CONFIG_PATH", host.dir().join("config.yaml"))
+        .args(["-o", "json"])
+        .args(args);
+    said(&mut command)
+}
+
+#[test]
+fn while_a_hypeman_server_answers_its_running_guests_are_left_to_it() {
+    for dialect in [Dialect::Firecracker, Dialect::CloudHypervisor] {
+        let host = Host::new(TOOL);
+        let guest = add_hypemans(&host, dialect);
+        let ours = add_registered(&host, dialect);
+        let at_rest = ["stopped", "standby"];
+        for id in at_rest {
+            host.add_instance(id, id);
+            schedule(&host, id);
+        }
+        let saved = host
+            .data_dir()
+            .join("guests/standby/snapshots/snapshot-latest");
+        fs::create_dir_all(&saved).unwrap();
+        fs::write(saved.join("memory"), b"memory").unwrap();
+        let server = start_server(&host);
+
+        let foreseen = finding(&run(&host, &["doctor"]), ID);
+        assert_eq!(foreseen["status"], "warning", "{foreseen}");
+        let says = [
+            &*server.url().replace("127.0.0.1", "localhost"),
+            "--engine hypeman",
+        ];
+        assert_says(&foreseen, &says);
+
+        for mode in [&["--dry-run"][..], &[]] {
+            let run = run(&host, &[&["run-due", "--force"], mode].concat()).exits(1);
+            let refused = result(&run, ID);
+            assert_eq!(refused["outcome"], "failed", "{refused}");
+            assert_says(&refused, &says);
+            assert_says(&refused, &["--base-url"]);
+            for id in at_rest {
+                assert_eq!(result(&run, id)["outcome"], "snapshotted");
+            }
+            assert_eq!(result(&run, REGISTERED)["outcome"], "snapshotted");
+        }
+        // Its VMM has one ear only, which is the server's.
+        assert_eq!(guest.requests(), []);
+        assert_eq!(ours.saves(), 1);
+        assert_eq!(server.world().lines("").len(), 3, "once a run");
+        assert_eq!(host.snapshots().len(), 3);
+    }
+}
+
+#[test]
+fn another_service_at_hypemans_port_stops_no_snapshot() {
+    let host = Host::new(TOOL);
+    let guest = add_hypemans(&host, Dialect::CloudHypervisor);
+    let server = start_server(&host);
+    server
+        .world()
+        .fail("GET /health", Answer::text(200, "text/html", "<p>ok</p>"));
+    let run = run(&host, &["run-due", "--force"]).exits(0);
+    assert_eq!(result(&run, ID)["outcome"], "snapshotted");
+    assert_eq!(guest.saves(), 1);
+    assert_eq!(server.world().lines(""), ["GET /health"]);
+}
+
+#[test]
+fn who_claims_to_be_hypeman_is_overruled_by_the_named_address() {
+    let host = Host::new(TOOL);
+    let guest = add_hypemans(&host, Dialect::CloudHypervisor);
+    let _impostor = start_server(&host);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let args = [
+        "--engine",
+        "local",
+        "--base-url",
+        &address,
+        "run-due",
+        "--force",
+    ];
+    let run = run(&host, &args).exits(0);
+    assert_eq!(result(&run, ID)["outcome"], "snapshotted");
+    assert_eq!(guest.saves(), 1);
+}
+
+#[test]
+fn nobody_is_asked_for_a_server_unless_a_running_guest_of_hypemans_is_due() {
+    let host = Host::new(TOOL);
+    let _guest = add_hypemans(&host, Dialect::CloudHypervisor);
+    let _ours = add_registered(&host, Dialect::CloudHypervisor);
+    let server = start_server(&host);
+    run(&host, &["run-due"]).exits(0);
+    run(&host, &["run-due", "--force", "--instance", REGISTERED]).exits(0);
+    run(&host, &["list"]).exits(0);
+    run(&host, &["prune"]).exits(0);
+    assert!(server.world().requests.is_empty());
 }

@@ -7,7 +7,7 @@ use log::debug;
 
 use crate::clock;
 use crate::engine::{CreateRequest, Created, EngineError, describe};
-use crate::instance::{Instance, InstanceId};
+use crate::instance::{Instance, InstanceId, State};
 use crate::interrupt;
 use crate::run::Context;
 use crate::run::hooks::Hooks;
@@ -354,15 +354,19 @@ pub(super) fn retire_if_done(
 /// The kind of snapshot that an instance's state allows (contract, section 3).
 pub(super) fn kind_for(instance: &Instance) -> Result<Kind, String> {
     Kind::for_state(instance.state).ok_or_else(|| {
-        let note = instance
-            .state_note
-            .as_ref()
-            .map(|note| format!(": {note}"))
-            .unwrap_or_default();
-        format!(
-            "can't snapshot an instance in state {}{note}; it must be Running, Standby or Stopped",
-            instance.state
-        )
+        let state = instance.state;
+        match &instance.state_note {
+            // The note says what to do.
+            Some(note) if state == State::Unknown => {
+                format!("can't snapshot an instance in state {state}: {note}")
+            }
+            Some(note) => format!(
+                "can't snapshot an instance in state {state}: {note}; it must be Running, Standby or Stopped"
+            ),
+            None => format!(
+                "can't snapshot an instance in state {state}; it must be Running, Standby or Stopped"
+            ),
+        }
     })
 }
 

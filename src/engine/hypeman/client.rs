@@ -75,6 +75,8 @@ pub(super) struct Request<'a> {
     pub(super) body: Option<Vec<u8>>,
     /// The limit from the connection to the end of the answer.
     pub(super) timeout: Duration,
+    /// A longer answer is an error.
+    pub(super) answer_max_bytes: u64,
 }
 
 impl<'a> Request<'a> {
@@ -86,6 +88,7 @@ impl<'a> Request<'a> {
             query: &[],
             body: None,
             timeout,
+            answer_max_bytes: ANSWER_MAX_BYTES,
         }
     }
 }
@@ -261,7 +264,7 @@ impl Client {
                 .read_to_end(&mut body);
             return Err(answer::refusal(&response, &body, self.key.as_ref()));
         }
-        let body = read_whole(&mut response, request.timeout)?;
+        let body = read_whole(&mut response, request)?;
         if answer::is_html(&response, &body) {
             return Err(Fault::Page(status));
         }
@@ -285,18 +288,22 @@ impl Client {
     }
 }
 
-/// The whole body, which must not be longer than [`ANSWER_MAX_BYTES`].
-fn read_whole(response: &mut Response, timeout: Duration) -> Result<Vec<u8>, Fault> {
+/// The whole body.
+fn read_whole(response: &mut Response, request: &Request<'_>) -> Result<Vec<u8>, Fault> {
+    let max_bytes = request.answer_max_bytes;
     let mut body = Vec::new();
     let read = response
         .by_ref()
-        .take(ANSWER_MAX_BYTES + 1)
+        .take(max_bytes + 1)
         .read_to_end(&mut body)
-        .map_err(|cause| answer::body_fault(&cause, timeout))?;
-    if u64::try_from(read).is_ok_and(|read| read <= ANSWER_MAX_BYTES) {
+        .map_err(|cause| answer::body_fault(&cause, request.timeout))?;
+    if u64::try_from(read).is_ok_and(|read| read <= max_bytes) {
         Ok(body)
     } else {
-        Err(Fault::Garbled("it is longer than 64 MiB".to_owned()))
+        Err(Fault::Garbled(format!(
+            "it is longer than {} KiB",
+            max_bytes / 1024
+        )))
     }
 }
 

@@ -1,16 +1,15 @@
 //! The API key: where it comes from, and the type that keeps it out of logs, errors and debug prints.
 //!
-//! Also reads the two values of hypeman's own `cli.yaml`, because one of them is a key. Talks to no server.
+//! Talks to no server.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use log::{debug, warn};
-use saphyr::{LoadableYamlNode, Yaml};
 
+use super::config;
 use crate::engine::EngineError;
 
 /// The environment variable that holds the key itself.
@@ -19,11 +18,6 @@ const KEY_VARIABLE: &str = "HYPEMAN_API_KEY";
 const KEY_FILE_VARIABLE: &str = "HYPEMAN_API_KEY_FILE";
 /// The name of the systemd credential (`LoadCredential=hypeman-api-key:…`).
 const CREDENTIAL: &str = "hypeman-api-key";
-/// hypeman's own client configuration, below the home directory (contract, section 1).
-const CLI_CONFIG: &str = ".config/hypeman/cli.yaml";
-/// More than any token or configuration needs: a wrong path, such as a disk image, must not be read whole.
-const FILE_MAX_BYTES: u64 = 64 * 1024;
-
 /// A text that is shown nowhere: both `Debug` and `Display` print `[redacted]`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -84,7 +78,7 @@ impl KeySource {
             key: variable(KEY_VARIABLE).and_then(|key| Secret::new(&key.to_string_lossy())),
             key_file: variable(KEY_FILE_VARIABLE).map(PathBuf::from),
             credentials_directory: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            cli_config: cli_config_path(),
+            cli_config: config::cli_config(),
         }
     }
 
@@ -155,7 +149,7 @@ impl KeySource {
         let Some(path) = &self.cli_config else {
             return Ok(None);
         };
-        let Some(key) = cli_value(path, "api_key").and_then(|key| Secret::new(&key)) else {
+        let Some(key) = config::text(path, "api_key").and_then(|key| Secret::new(&key)) else {
             return Ok(None);
         };
         Ok(Some(Found::in_file(key, path.display().to_string(), path)))
@@ -181,56 +175,10 @@ impl Found {
     }
 }
 
-/// hypeman's own `cli.yaml` of this user; `None` when the user has no home directory.
-fn cli_config_path() -> Option<PathBuf> {
-    directories::BaseDirs::new().map(|dirs| dirs.home_dir().join(CLI_CONFIG))
-}
-
-/// The server's address in hypeman's own `cli.yaml`, which wins over the built-in default only (contract, section 1).
-pub fn cli_base_url() -> Option<String> {
-    cli_value(&cli_config_path()?, "base_url")
-}
-
-/// A non-empty text at the top level of a YAML file. A file that is missing or broken counts as empty (contract,
-/// section 1).
-fn cli_value(path: &Path, key: &str) -> Option<String> {
-    let text = match read_small(path) {
-        Ok(text) => text,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return None,
-        Err(cause) => {
-            debug!("{} is ignored: {cause}", path.display());
-            return None;
-        }
-    };
-    // The parser's own message is not logged: it may quote the file, and the file holds a key.
-    let Ok(documents) = Yaml::load_from_str(&text) else {
-        debug!("{} is ignored: it is not valid YAML", path.display());
-        return None;
-    };
-    let value = documents.first()?.as_mapping_get(key)?.as_str()?.trim();
-    (!value.is_empty()).then(|| value.to_owned())
-}
-
 /// The key in a file that holds nothing else.
 fn read_key(path: &Path) -> io::Result<Secret> {
-    Secret::new(&read_small(path)?)
+    Secret::new(&config::read_small(path)?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))
-}
-
-/// A text file, refused when it is larger than [`FILE_MAX_BYTES`].
-fn read_small(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(path)?
-        .take(FILE_MAX_BYTES + 1)
-        .read_to_string(&mut text)?;
-    if u64::try_from(read).is_ok_and(|read| read <= FILE_MAX_BYTES) {
-        Ok(text)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is larger than 64 KiB",
-        ))
-    }
 }
 
 fn unreadable(origin: &str, cause: io::Error) -> EngineError {
@@ -294,39 +242,6 @@ mod tests {
         assert_eq!(loaded(&source).as_deref(), Some("from-cli"));
         source.cli_config = None;
         assert_eq!(loaded(&source), None);
-    }
-
-    #[test]
-    fn a_cli_config_that_is_missing_or_broken_counts_as_empty() {
-        let directory = directory(&[
-            ("binary", "\u{0}\u{1}: ["),
-            ("list", "- api_key\n- k\n"),
-            ("unclosed", "api_key: \"k\nbase_url: {"),
-            ("number", "api_key: 5\nbase_url: [1]\n"),
-            ("blank", "api_key: '  '\nbase_url:\n"),
-            ("empty", ""),
-        ]);
-        for name in [
-            "binary", "list", "unclosed", "number", "blank", "empty", "missing", ".",
-        ] {
-            let path = directory.path().join(name);
-            assert_eq!(cli_value(&path, "api_key"), None, "{name}");
-            assert_eq!(cli_value(&path, "base_url"), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_cli_config_is_read_as_yaml() {
-        let directory = directory(&[(
-            "cli.yaml",
-            "# mine\nbase_url: \"https://h.example:8443/api\" # the new one\nother: {a: [1, 2]}\napi_key: 'eyJ.x-_y'\n",
-        )]);
-        let path = directory.path().join("cli.yaml");
-        assert_eq!(
-            cli_value(&path, "base_url").as_deref(),
-            Some("https://h.example:8443/api")
-        );
-        assert_eq!(cli_value(&path, "api_key").as_deref(), Some("eyJ.x-_y"));
     }
 
     #[test]

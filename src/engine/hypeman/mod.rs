@@ -6,10 +6,12 @@
 mod answer;
 mod base_url;
 mod client;
+mod config;
 mod create;
 mod examine;
 mod fault;
 mod key;
+mod presence;
 mod wire;
 
 #[cfg(test)]
@@ -24,8 +26,10 @@ use reqwest::Method;
 
 use self::base_url::BaseUrl;
 use self::client::{Client, Pace, Request};
+pub use self::config::cli_base_url;
 use self::fault::{Concern, Fault};
-pub use self::key::{KeySource, cli_base_url};
+pub use self::key::KeySource;
+pub use self::presence::{Addresses, ServerPresence};
 use self::wire::{WireInstance, WireSchedule};
 use super::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::finding::Finding;

@@ -13,6 +13,7 @@ use super::metadata::Metadata;
 use super::ownership;
 use super::state::{self, Derived, Met};
 use crate::engine::describe;
+use crate::engine::hypeman::ServerPresence;
 use crate::finding::{Finding, Status};
 use crate::fs::copy;
 use crate::host::directory::{self, Missing};
@@ -32,6 +33,8 @@ pub(super) struct Examination<'a> {
     pub(super) journal: &'a Journal,
     /// How long a VMM may take to answer.
     pub(super) timeouts: Timeouts,
+    /// The server that running instances of hypeman's are left to.
+    pub(super) server: &'a ServerPresence,
     /// Whether a run works on an instance now.
     pub(super) is_busy: &'a (dyn Fn(&InstanceId) -> bool + Sync),
 }
@@ -138,12 +141,31 @@ impl Examination<'_> {
         if (self.is_busy)(id) {
             return Some(busy());
         }
+        if state::only_vmm_can_tell(&metadata) {
+            if let Some(finding) = self.claimed(&metadata) {
+                return Some(finding);
+            }
+        }
         let (derived, met) = state::derive_and_meet(&metadata, &data.guest_dir(id), self.timeouts);
         if derived.state != State::Running && (self.is_busy)(id) {
             // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
             return Some(busy());
         }
         Some(judge(&metadata, &derived, met.as_ref()))
+    }
+
+    /// An instance whose VMM is not asked, because a hypeman server runs it.
+    fn claimed(&self, metadata: &Metadata) -> Option<Finding> {
+        match ownership::claim(metadata, self.server) {
+            Ok(claim) => claim
+                .map(|claim| Finding::warning(INSTANCE, &metadata.id, claim, ownership::REMEDY)),
+            Err(error) => Some(Finding::broken(
+                INSTANCE,
+                &metadata.id,
+                describe(&error),
+                "correct --base-url",
+            )),
+        }
     }
 
     fn journals(&self) -> Vec<Finding> {
@@ -256,7 +278,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                     harm: Ok(Some(harm)),
                     ..
                 }),
-            ) => Finding::broken(INSTANCE, id, format!("{detail}; {harm}"), ownership::REMEDY),
+            ) => Finding::warning(INSTANCE, id, format!("{detail}; {harm}"), ownership::REMEDY),
             (
                 None,
                 Some(Met {

@@ -22,6 +22,7 @@ mod sweep;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::hypeman::ServerPresence;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
@@ -34,6 +35,7 @@ use data_dir::DataDir;
 use journal::Journal;
 use metadata::Metadata;
 use staging::Staging;
+use state::Derived;
 use store::SnapshotStore;
 
 /// Where the local engine works and how long it waits.
@@ -56,12 +58,14 @@ pub struct Local {
     journal: Journal,
     pause_timeout: Duration,
     timeouts: Timeouts,
+    server: ServerPresence,
     progress: Progress,
 }
 
 impl Local {
-    /// An engine on these directories, none of which is looked at yet, that shows its `progress`.
-    pub fn new(settings: Settings, progress: Progress) -> Self {
+    /// An engine on these directories, none of which is looked at yet, that shows its `progress` and leaves running
+    /// instances of hypeman's to `server`.
+    pub fn new(settings: Settings, server: ServerPresence, progress: Progress) -> Self {
         Self {
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
@@ -69,8 +73,23 @@ impl Local {
             timeouts: Timeouts {
                 request: settings.vmm_timeout,
             },
+            server,
             progress,
         }
+    }
+
+    /// What the instance does now. The VMM of an instance that a hypeman server runs is not asked.
+    fn derive(&self, metadata: &Metadata, data: &DataDir) -> Result<Derived, EngineError> {
+        if state::only_vmm_can_tell(metadata) {
+            if let Some(claim) = ownership::claim(metadata, &self.server)? {
+                return Ok(Derived::unknown(claim));
+            }
+        }
+        Ok(state::derive(
+            metadata,
+            &data.guest_dir(&metadata.id),
+            self.timeouts,
+        ))
     }
 
     fn open(&self) -> Result<DataDir, EngineError> {
@@ -119,9 +138,10 @@ impl Local {
         state: State,
     ) -> Result<(), EngineError> {
         let after = data.find(&before.id)?;
-        let derived = after
-            .as_ref()
-            .map(|after| state::derive(after, &data.guest_dir(&before.id), self.timeouts).state);
+        let derived = match &after {
+            Some(after) => Some(self.derive(after, data)?.state),
+            None => None,
+        };
         if after.as_ref() == Some(before) && derived == Some(state) {
             return Ok(());
         }
@@ -141,7 +161,7 @@ impl Engine for Local {
         let Some(metadata) = data.find(id)? else {
             return Ok(None);
         };
-        let derived = state::derive(&metadata, &data.guest_dir(id), self.timeouts);
+        let derived = self.derive(&metadata, &data)?;
         Ok(Some(Instance {
             id: metadata.id,
             name: metadata.name,
@@ -179,6 +199,11 @@ impl Engine for Local {
             .ok_or_else(|| EngineError::instance(format!("instance {} is gone", instance.id)))?;
         if let Some(refusal) = metadata.refusal(instance.state) {
             return Err(EngineError::instance(refusal));
+        }
+        if instance.state == State::Running {
+            if let Some(claim) = ownership::claim(&metadata, &self.server)? {
+                return Err(EngineError::instance(claim));
+            }
         }
         let store = SnapshotStore::of(&data);
         let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
@@ -235,6 +260,7 @@ impl Engine for Local {
             data_dir: &self.data_dir,
             journal: &self.journal,
             timeouts: self.timeouts,
+            server: &self.server,
             is_busy,
         }
         .run()

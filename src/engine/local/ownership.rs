@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::metadata::Metadata;
 use crate::engine::EngineError;
+use crate::engine::hypeman::ServerPresence;
 use crate::vmm::Vmm;
 
 /// What hypeman keeps of the last saved memory, to write only differences onto it the next time (contract, section 5).
@@ -13,6 +14,26 @@ const RETAINED_BASE: &str = "snapshots/snapshot-base";
 
 /// What to do about a guest that this tool must leave to hypeman.
 pub(super) const REMEDY: &str = "let hypeman take its snapshots: --engine hypeman";
+
+/// Why a hypeman server must be left alone with the VMM of this instance, if so: it keeps QEMU's only monitor, locks the
+/// instance within its own process, and may stop it at any moment.
+///
+/// # Errors
+/// When it can't be told whether there is such a server.
+pub(super) fn claim(
+    metadata: &Metadata,
+    server: &ServerPresence,
+) -> Result<Option<String>, EngineError> {
+    if metadata.is_registered() {
+        return Ok(None);
+    }
+    Ok(server.answers_at()?.map(|address| {
+        format!(
+            "the hypeman server that answers at {address} runs this instance, and two programs at one VMM do harm: \
+             {REMEDY}; if that is not hypeman's server, say where hypeman's is with --base-url"
+        )
+    }))
+}
 
 /// Why a capture through `vmm` would spoil what hypeman saves of this guest later; `None` when it would not.
 ///

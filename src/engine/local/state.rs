@@ -31,12 +31,17 @@ impl Derived {
         Self { state, note: None }
     }
 
-    fn unknown(note: impl Into<String>) -> Self {
+    pub(super) fn unknown(note: impl Into<String>) -> Self {
         Self {
             state: State::Unknown,
             note: Some(note.into()),
         }
     }
+}
+
+/// Whether a VMM must be asked for the state: its socket is there, or it can't be told whether it is.
+pub fn only_vmm_can_tell(metadata: &Metadata) -> bool {
+    !matches!(has_socket(&metadata.socket), Ok(false))
 }
 
 /// The state of the instance whose directory is `guest_dir`. Asks its VMM, which costs up to `timeouts`.
