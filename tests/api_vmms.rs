@@ -152,9 +152,9 @@ fn a_snapshot_holds_state_and_writable_disks_where_hypeman_looks_for_them() {
                 .mode();
             assert_eq!(mode & 0o7777, 0o600, "{name}");
         }
-        assert_eq!(names(&guest.join("disks")), ["rw.raw"]);
+        assert_eq!(names(&guest.join("disks")), ["0-rw.raw"]);
         assert_eq!(
-            fs::read_to_string(guest.join("disks/rw.raw")).unwrap(),
+            fs::read_to_string(guest.join("disks/0-rw.raw")).unwrap(),
             "rw.raw"
         );
     }
@@ -173,7 +173,7 @@ fn a_write_that_the_saved_state_counts_as_done_is_in_the_disks_copy() {
             .data_dir()
             .join("snapshots")
             .join(id)
-            .join("guest/disks/rw.raw");
+            .join("guest/disks/0-rw.raw");
         assert_eq!(
             fs::read_to_string(copy).unwrap(),
             "late write",

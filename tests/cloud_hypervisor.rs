@@ -46,12 +46,12 @@ fn a_counting_guest_is_snapshotted_and_its_snapshot_goes_on_counting() {
         .join(result["snapshot_id"].as_str().unwrap())
         .join("guest");
     assert_eq!(
-        fs::read(guest.join("disks/rw.raw")).unwrap(),
+        fs::read(guest.join("disks/0-rw.raw")).unwrap(),
         vec![1; 1 << 20]
     );
     assert!(!guest.join("disks/ro.raw").exists());
     vm.stop();
-    fs::copy(guest.join("disks/rw.raw"), &writable).unwrap();
+    fs::copy(guest.join("disks/0-rw.raw"), &writable).unwrap();
     let state_dir = guest.join("snapshots/snapshot-latest");
     let restored = MicroVm::restore(Dialect::CloudHypervisor, &binary, &state_dir);
     restored.assert_goes_on_between(before, after);

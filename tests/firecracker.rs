@@ -65,13 +65,13 @@ fn a_counting_guest_is_snapshotted_and_its_snapshot_goes_on_counting() {
     let mut vm = MicroVm::boot(Dialect::Firecracker, &binary, &writable, &read_only);
     let (guest, before, after) = snapshot(&host, &vm);
     assert_eq!(
-        fs::read(guest.join("disks/rw.raw")).unwrap(),
+        fs::read(guest.join("disks/0-rw.raw")).unwrap(),
         vec![1; 1 << 20]
     );
     assert!(!guest.join("disks/ro.raw").exists());
 
     vm.stop();
-    fs::copy(guest.join("disks/rw.raw"), &writable).unwrap();
+    fs::copy(guest.join("disks/0-rw.raw"), &writable).unwrap();
     let restored = MicroVm::restore(
         Dialect::Firecracker,
         &binary,
@@ -101,7 +101,7 @@ fn a_jailed_guest_is_snapshotted_through_its_jail_and_nothing_stays_there() {
     let (guest, before, after) = snapshot(&host, &vm);
     assert_eq!(names(), in_jail);
     let state_dir = guest.join("snapshots/snapshot-latest");
-    let copy = guest.join("disks/disk.raw");
+    let copy = guest.join("disks/0-disk.raw");
     for file in [&state_dir.join("memory"), &state_dir.join("state"), &copy] {
         assert_is_ours(file);
     }

@@ -72,7 +72,7 @@ fn one_that_behaves_well_is_served() {
             .join("snapshots")
             .join(&snapshots[0])
             .join("guest");
-        let disk = fs::read(guest.join("disks/disk.raw"));
+        let disk = fs::read(guest.join("disks/0-disk.raw"));
         // What a QEMU copies by itself, this one doesn't.
         if program != Program::Qemu {
             assert!(disk.unwrap().starts_with(b"the disk"), "{program:?}");

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::beneath::Beneath;
+
 /// How much is copied between two looks at the interrupt flag. Bounds both the time until a cancelled copy ends and the
 /// memory that a copy takes.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -60,8 +62,8 @@ pub fn is_unsupported(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the trial fails for another reason than that reflinks are not possible, such as a full disk.
-pub fn try_reflink(source: &File, target_dir: &Path) -> io::Result<Option<Duration>> {
-    let target = tempfile::tempfile_in(target_dir)?;
+pub fn try_reflink(source: &File, target_dir: &Beneath) -> io::Result<Option<Duration>> {
+    let target = target_dir.nameless()?;
     let start = Instant::now();
     match reflink(source, &target) {
         Ok(()) => Ok(Some(start.elapsed())),

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use support::filesystems::{Kind, Mount};
 
+use super::beneath::Beneath;
 use super::copy::{self, Copied};
 use super::{seal, space, tree};
 
@@ -17,6 +18,10 @@ fn never() -> bool {
 }
 
 fn quiet(_: u64) {}
+
+fn held(directory: &Path) -> Beneath {
+    Beneath::open(directory).unwrap()
+}
 
 /// A file of 32 MiB with 5 MiB of data in its middle.
 fn disk(path: &Path) -> File {
@@ -67,7 +72,9 @@ fn a_reflink_shares_its_blocks_and_goes_its_own_way() {
         };
         let source = disk(&mount.path().join("disk"));
         assert!(
-            copy::try_reflink(&source, &mount.path()).unwrap().is_some(),
+            copy::try_reflink(&source, &held(&mount.path()))
+                .unwrap()
+                .is_some(),
             "{kind:?}"
         );
         let free = space::free_bytes(&mount.path()).unwrap();
@@ -103,7 +110,9 @@ fn a_tree_on_a_reflink_file_system_copies_no_data() {
         fs::create_dir_all(source.join("sub")).unwrap();
         disk(&source.join("overlay.raw"));
         disk(&source.join("sub/volume.raw"));
-        let totals = tree::copy(&source, &target, &|_| false, &never, &quiet).unwrap();
+        fs::create_dir(&target).unwrap();
+        let (from, into) = (held(&source), held(&target));
+        let totals = tree::copy(&from, &into, &|_| false, &never, &quiet).unwrap();
         assert_eq!(totals.reflinked_files, 2, "{kind:?}");
         assert_eq!(totals.data_bytes, 0, "{kind:?}");
         seal::seal(&target).unwrap();
@@ -125,7 +134,9 @@ fn a_copy_from_one_file_system_to_another_stays_sparse() {
             continue;
         };
         assert!(
-            copy::try_reflink(&here, &mount.path()).unwrap().is_none(),
+            copy::try_reflink(&here, &held(&mount.path()))
+                .unwrap()
+                .is_none(),
             "{kind:?}"
         );
         let there = new_file(&mount.path().join("there"));
@@ -202,7 +213,7 @@ fn a_block_device_becomes_a_sparse_file_of_its_size() {
     let path = directory.path().join("copy");
     let target = new_file(&path);
     assert!(
-        copy::try_reflink(&source, directory.path())
+        copy::try_reflink(&source, &held(directory.path()))
             .unwrap()
             .is_none()
     );

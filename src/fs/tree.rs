@@ -12,9 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::beneath::Beneath;
 use super::copy::{self, Copied};
 
 /// How deep directories may be nested. Each level holds two open files.
@@ -53,7 +54,7 @@ pub struct Totals {
     pub data_bytes: u64,
 }
 
-/// Copies what is in `source` into `target`, which is created 0700 if it is missing.
+/// Copies what is in `source` into `target`.
 ///
 /// Regular files become files of mode 0600, executable for the owner if they were; directories 0700; symlinks are
 /// copied as they are; sockets and FIFOs are left out, and so is whatever `skip` says, asked with the path relative to
@@ -63,26 +64,20 @@ pub struct Totals {
 /// When something can't be copied, such as a device or what stands in `target` already; with
 /// [`TreeError::is_cancelled`] when `is_cancelled` says so. What was copied by then stays.
 pub fn copy(
-    source: &Path,
-    target: &Path,
+    source: &Beneath,
+    target: &Beneath,
     skip: &dyn Fn(&Path) -> bool,
     is_cancelled: &dyn Fn() -> bool,
     progress: &dyn Fn(u64),
 ) -> Result<Totals, TreeError> {
     let mut tree = Tree {
-        root: source,
+        root: source.path(),
         skip,
         is_cancelled,
         progress,
         totals: Totals::default(),
     };
-    let from = open_dir(CWD, source).map_err(|error| tree.error(Path::new(""), error))?;
-    let into = make_dir(CWD, target).map_err(|error| TreeError {
-        action: "create",
-        path: target.to_owned(),
-        source: error.into(),
-    })?;
-    tree.directory(from.as_fd(), into.as_fd(), Path::new(""), 0)?;
+    tree.directory(source.as_fd(), target.as_fd(), Path::new(""), 0)?;
     Ok(tree.totals)
 }
 

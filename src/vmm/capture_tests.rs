@@ -10,6 +10,7 @@ use serde_json::json;
 use support::fake_vmm::{Dialect, FakeDisk, FakeVmm, Fault, Guest, Request};
 use tempfile::TempDir;
 
+use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 use crate::vmm::{self, Deadline, SavePlan, Timeouts, Vmm, VmmError, VmmState};
 
@@ -59,7 +60,7 @@ impl Scene {
 
     fn plan(&self) -> SavePlan {
         SavePlan {
-            state_dir: self.state_dir(),
+            state_dir: Beneath::open(&self.state_dir()).unwrap(),
             disks: Vec::new(),
         }
     }

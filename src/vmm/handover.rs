@@ -14,6 +14,7 @@ use log::debug;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
+use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::interrupt;
 use crate::vmm::VmmError;
@@ -53,11 +54,11 @@ impl Handover {
     pub fn open(
         peer: Option<&Peer>,
         socket: &Path,
-        state_dir: &Path,
+        state_dir: &Beneath,
         needed_bytes: u64,
     ) -> Result<Self, VmmError> {
-        let state_dir = std::path::absolute(state_dir)
-            .map_err(file_error("can't tell the full path of", state_dir))?;
+        let state_dir = std::path::absolute(state_dir.path())
+            .map_err(file_error("can't tell the full path of", state_dir.path()))?;
         let place = match peer {
             Some(peer) => meeting_place(peer, socket)?.map(|place| (place, peer.owner)),
             None => None,

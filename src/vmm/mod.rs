@@ -18,11 +18,14 @@ mod peer;
 pub mod qemu;
 mod standstill;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 pub use peer::start_ticks;
 
@@ -58,12 +61,14 @@ pub struct Disk {
 }
 
 /// A disk that the VMM shall copy by itself, at the instant of the pause.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DiskCopy {
     /// What to copy.
     pub disk: Disk,
-    /// The file to create, 0600; it does not exist yet.
-    pub target: PathBuf,
+    /// The file to copy to: new, empty, 0600, open for reading and writing.
+    pub target: Arc<File>,
+    /// Its path, for messages.
+    pub target_path: PathBuf,
 }
 
 /// From when on the disks of a guest that stands still are those that its saved state counts on, until the resume.
@@ -77,10 +82,10 @@ pub enum DisksSettle {
 }
 
 /// What a capture wants from the VMM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SavePlan {
-    /// The directory for memory and device state; exists, empty, 0700.
-    pub state_dir: PathBuf,
+    /// The directory for memory and device state: empty, 0700.
+    pub state_dir: Beneath,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
 }

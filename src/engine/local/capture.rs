@@ -15,7 +15,7 @@ use crate::engine::local::ownership;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError, describe};
-use crate::fs::{durable, space};
+use crate::fs::space;
 use crate::interrupt;
 use crate::progress::{Progress, Step};
 use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
@@ -72,8 +72,8 @@ pub(super) fn running(
     }
     let version = vmm.version()?;
     let disks = vmm.disks()?;
-    let guest = staging.guest();
-    let plan = DiskPlan::make(disks, guest_dir, &guest, vmm.copies_disks())?;
+    let guest = staging.dir();
+    let plan = DiskPlan::make(disks, guest_dir, guest, vmm.copies_disks())?;
     check_space(
         staging.path(),
         &plan,
@@ -81,11 +81,11 @@ pub(super) fn running(
     )?;
     let name = &metadata.name;
     let step = around.progress.begin(name, "copying files", None);
-    guest_files::copy_beside_disks(guest_dir, &guest, &plan, &step)?;
+    guest_files::copy_beside_disks(guest_dir, guest, &plan, &step)?;
     drop(step);
-    let state_dir = guest.join(STATE_DIR);
-    durable::create_dir(&state_dir).map_err(|error| {
-        EngineError::caused(format!("can't create {}", state_dir.display()), error)
+    let state_dir = guest.create_dir(STATE_DIR).map_err(|error| {
+        let path = guest.path().join(STATE_DIR);
+        EngineError::caused(format!("can't create {}", path.display()), error)
     })?;
 
     let entry = Entry {
@@ -116,7 +116,7 @@ pub(super) fn running(
     session.close()?;
 
     guest_files::complete_state(guest_dir, &state_dir)?;
-    Manifest::of_running(&version, &plan, STATE_DIR, saved.pause).write(&guest)?;
+    Manifest::of_running(&version, &plan, STATE_DIR, saved.pause).write(guest)?;
     Ok(Captured {
         pause: Some(saved.pause),
         warnings: warnings(&plan, saved),

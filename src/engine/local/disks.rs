@@ -1,20 +1,19 @@
 //! The disks of a running guest: where each copy goes and how it is made as of the instant of the pause.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::engine::local::manifest::DiskEntry;
+use crate::engine::local::places::{Place, Places};
+use crate::fs::beneath::Beneath;
 use crate::fs::copy;
 use crate::interrupt;
 use crate::progress::Step;
 use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
 
-/// The directory in the snapshot's `guest/` for disks that live outside the guest directory.
-const OUTSIDE: &str = "disks";
 /// The longest that a reflink may take inside the pause where the VMM can copy by itself. A disk in very many pieces
 /// takes longer, and the start of the VMM's copy does not.
 const REFLINK_MAX: Duration = Duration::from_millis(100);
@@ -25,7 +24,7 @@ enum Method {
     /// The file system shares the blocks: milliseconds inside the pause, more for a disk in very many pieces.
     Reflink { source: File, target: File },
     /// The VMM copies by itself while the guest goes on.
-    ByVmm,
+    ByVmm(DiskCopy),
     /// This process copies inside the pause: as long as the disk is large.
     InPause { source: File, target: File },
 }
@@ -34,9 +33,8 @@ enum Method {
 #[derive(Debug)]
 pub(super) struct PlannedDisk {
     pub(super) disk: Disk,
-    /// The copy, relative to the snapshot's `guest/`.
-    pub(super) file: PathBuf,
-    target: PathBuf,
+    /// Where the copy goes.
+    pub(super) place: Place,
     method: Method,
 }
 
@@ -47,24 +45,21 @@ pub(super) struct DiskPlan {
 }
 
 impl DiskPlan {
-    /// Decides for each writable disk, by trial, how it will be copied, and creates the copies' files (but those that
-    /// the VMM creates).
+    /// Decides for each writable disk, by trial, how it will be copied, and creates the copies' files in `staged`.
     pub(super) fn make(
         disks: Vec<Disk>,
         guest_dir: &Path,
-        staged_guest: &Path,
+        staged: &Beneath,
         vmm_copies: bool,
     ) -> Result<Self, EngineError> {
-        let mut planned: Vec<PlannedDisk> = Vec::new();
+        let mut places = Places::new(&canonical(guest_dir)?);
+        let mut planned = Vec::new();
         for disk in disks.into_iter().filter(|disk| !disk.is_read_only) {
-            let is_taken = |file: &Path| planned.iter().any(|other| other.file == file);
-            let file = place(&disk.path, disk.name.as_ref(), guest_dir, is_taken)?;
-            let target = staged_guest.join(&file);
-            let method = choose(&disk, &target, vmm_copies)?;
+            let place = places.place(&canonical(&disk.path)?, &disk.name);
+            let method = choose(&disk, staged, &place, vmm_copies)?;
             planned.push(PlannedDisk {
                 disk,
-                file,
-                target,
+                place,
                 method,
             });
         }
@@ -75,10 +70,9 @@ impl DiskPlan {
     pub(super) fn by_vmm(&self) -> Vec<DiskCopy> {
         self.disks
             .iter()
-            .filter(|planned| matches!(planned.method, Method::ByVmm))
-            .map(|planned| DiskCopy {
-                disk: planned.disk.clone(),
-                target: planned.target.clone(),
+            .filter_map(|planned| match &planned.method {
+                Method::ByVmm(copy) => Some(copy.clone()),
+                Method::Reflink { .. } | Method::InPause { .. } => None,
             })
             .collect()
     }
@@ -90,11 +84,11 @@ impl DiskPlan {
             .map(|planned| DiskEntry {
                 name: Some(planned.disk.name.clone()),
                 source: planned.disk.path.clone(),
-                file: planned.file.clone(),
+                file: planned.place.file.clone(),
                 format: Some(planned.disk.format.clone()),
                 // What the VMM copies stands alone.
                 backing: match planned.method {
-                    Method::ByVmm => None,
+                    Method::ByVmm(_) => None,
                     Method::Reflink { .. } | Method::InPause { .. } => planned.disk.backing.clone(),
                 },
             })
@@ -137,7 +131,7 @@ impl DiskPlan {
         let is_cancelled = || interrupt::requested() || deadline.has_passed();
         for planned in &self.disks {
             let copied = match &planned.method {
-                Method::ByVmm => Ok(()),
+                Method::ByVmm(_) => Ok(()),
                 Method::Reflink { source, target } => copy::reflink(source, target),
                 Method::InPause { source, target } => {
                     let progress = |bytes| step.advance(bytes);
@@ -164,59 +158,61 @@ impl DiskPlan {
     }
 }
 
-/// Where a disk's copy goes, relative to the snapshot's `guest/`: at its own place if it lives in the guest directory,
-/// else under `disks/`, by its file name, or by `name` where it has none.
-pub(super) fn place(
-    disk: &Path,
-    name: &OsStr,
-    guest_dir: &Path,
-    is_taken: impl Fn(&Path) -> bool,
-) -> Result<PathBuf, EngineError> {
-    let canonical = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| EngineError::caused(format!("can't find {}", path.display()), error))
-    };
-    let path = canonical(disk)?;
-    if let Ok(inside) = path.strip_prefix(canonical(guest_dir)?) {
-        return Ok(inside.to_owned());
-    }
-    let file_name = path.file_name().unwrap_or(name);
-    let mut file = Path::new(OUTSIDE).join(file_name);
-    let mut number = 1;
-    while is_taken(&file) {
-        let mut numbered = OsString::from(format!("{number}-"));
-        numbered.push(file_name);
-        file = Path::new(OUTSIDE).join(numbered);
-        number += 1;
-    }
-    Ok(file)
+/// `path` without symlinks.
+pub(super) fn canonical(path: &Path) -> Result<PathBuf, EngineError> {
+    path.canonicalize()
+        .map_err(|error| EngineError::caused(format!("can't find {}", path.display()), error))
 }
 
-fn choose(disk: &Disk, target: &Path, vmm_copies: bool) -> Result<Method, EngineError> {
+fn choose(
+    disk: &Disk,
+    staged: &Beneath,
+    place: &Place,
+    vmm_copies: bool,
+) -> Result<Method, EngineError> {
     let failed = |what: &str, path: &Path| format!("can't {what} {}", path.display());
-    let directory = target.parent().unwrap_or(target);
-    crate::fs::durable::create_dir(directory)
-        .map_err(|error| EngineError::caused(failed("create", directory), error))?;
+    let directory = make_parent(staged, &place.file)?;
+    let target = make_target(staged, &place.file)?;
+    let by_vmm = |target| {
+        Method::ByVmm(DiskCopy {
+            disk: disk.clone(),
+            target: Arc::new(target),
+            target_path: staged.path().join(&place.file),
+        })
+    };
     // A copy that leans on a backing file would be lost with it; the VMM can make one that stands alone.
     if disk.backing.is_some() && vmm_copies {
-        return Ok(Method::ByVmm);
+        return Ok(by_vmm(target));
     }
     let source = File::open(&disk.path)
         .map_err(|error| EngineError::caused(failed("open the disk", &disk.path), error))?;
-    let reflink_takes = copy::try_reflink(&source, directory)
-        .map_err(|error| EngineError::caused(failed("try a reflink into", directory), error))?;
+    let reflink_takes = copy::try_reflink(&source, &directory).map_err(|error| {
+        EngineError::caused(failed("try a reflink into", directory.path()), error)
+    })?;
     if vmm_copies && reflink_takes.is_none_or(|took| took > REFLINK_MAX) {
-        return Ok(Method::ByVmm);
+        return Ok(by_vmm(target));
     }
-    let target = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(target)
-        .map_err(|error| EngineError::caused(failed("create", target), error))?;
     Ok(if reflink_takes.is_some() {
         Method::Reflink { source, target }
     } else {
         Method::InPause { source, target }
+    })
+}
+
+/// Creates the directory for the copy `file` in `staged`.
+fn make_parent(staged: &Beneath, file: &Path) -> Result<Beneath, EngineError> {
+    let directory = file.parent().unwrap_or(Path::new(""));
+    staged.create_dir(directory).map_err(|error| {
+        let path = staged.path().join(directory);
+        EngineError::caused(format!("can't create {}", path.display()), error)
+    })
+}
+
+/// Creates the copy `file` in `staged`, empty, with its directory.
+pub(super) fn make_target(staged: &Beneath, file: &Path) -> Result<File, EngineError> {
+    make_parent(staged, file)?;
+    staged.create_file(file).map_err(|error| {
+        let path = staged.path().join(file);
+        EngineError::caused(format!("can't create {}", path.display()), error)
     })
 }

@@ -1,13 +1,13 @@
 //! `guest/hypeman-snap.json`: what a person or a script needs to start a VM from a snapshot without hypeman.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::DiskPlan;
-use crate::fs::durable;
+use crate::fs::beneath::Beneath;
 
 /// The manifest's file name in the snapshot's `guest/`.
 pub(super) const FILE_NAME: &str = "hypeman-snap.json";
@@ -77,11 +77,13 @@ impl Manifest {
     }
 
     /// Writes the manifest into the snapshot's `guest/`.
-    pub(super) fn write(&self, guest: &Path) -> Result<(), EngineError> {
-        let path = guest.join(FILE_NAME);
+    pub(super) fn write(&self, guest: &Beneath) -> Result<(), EngineError> {
         serde_json::to_vec_pretty(self)
             .map_err(Into::into)
-            .and_then(|bytes| durable::write(&path, &bytes, 0o600))
-            .map_err(|error| EngineError::caused(format!("can't write {}", path.display()), error))
+            .and_then(|bytes| guest.write_new(FILE_NAME, &bytes))
+            .map_err(|error| {
+                let path = guest.path().join(FILE_NAME);
+                EngineError::caused(format!("can't write {}", path.display()), error)
+            })
     }
 }

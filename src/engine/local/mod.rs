@@ -10,6 +10,7 @@ mod json;
 mod manifest;
 pub mod metadata;
 mod ownership;
+mod places;
 pub mod record;
 pub mod registration;
 mod rest;
@@ -209,7 +210,7 @@ impl Engine for Local {
         let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
         let captured = self.capture(&metadata, &data, &staging, request)?;
         let stored_metadata = metadata.for_snapshot(instance.state, request.now);
-        guest_files::write_metadata(&staging.guest(), &stored_metadata)?;
+        guest_files::write_metadata(staging.dir(), &stored_metadata)?;
         let snapshot = Snapshot {
             id: staging.id().clone(),
             name: request.name.to_owned(),

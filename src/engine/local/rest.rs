@@ -8,6 +8,7 @@ use crate::engine::local::guest_files;
 use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::staging::Staging;
+use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::progress::Progress;
 
@@ -18,29 +19,30 @@ pub(super) fn at_rest(
     staging: &Staging,
     progress: &Progress,
 ) -> Result<Captured, EngineError> {
-    let guest = staging.guest();
+    let guest = staging.dir();
     let mut total_bytes = None;
-    if !can_share_blocks(guest_dir, &guest) {
+    if !can_share_blocks(guest_dir, guest) {
         let needed = space::disk_usage(guest_dir).map_err(|error| {
             EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
         })?;
-        require_space(&guest, needed)?;
+        require_space(guest.path(), needed)?;
         total_bytes = Some(needed);
     }
+    let disks = guest_files::registered_disks(metadata, guest_dir)?;
     let step = progress.begin(&metadata.name, "copying files", total_bytes);
-    guest_files::copy_at_rest(guest_dir, &guest, &step)?;
+    guest_files::copy_at_rest(guest_dir, guest, &disks, &step)?;
     drop(step);
     let step = progress.begin(&metadata.name, "copying disks", None);
-    let disks = guest_files::copy_outside_disks(metadata, guest_dir, &guest, &step)?;
+    let disks = guest_files::copy_outside_disks(disks, guest, &step)?;
     drop(step);
     if !disks.is_empty() {
-        Manifest::at_rest(disks).write(&guest)?;
+        Manifest::at_rest(disks).write(guest)?;
     }
     Ok(Captured::default())
 }
 
 /// Whether copies from the guest directory take no space, as tried with its metadata.
-fn can_share_blocks(guest_dir: &Path, staged: &Path) -> bool {
+fn can_share_blocks(guest_dir: &Path, staged: &Beneath) -> bool {
     std::fs::File::open(guest_dir.join("metadata.json"))
         .and_then(|file| copy::try_reflink(&file, staged))
         .is_ok_and(|took| took.is_some())

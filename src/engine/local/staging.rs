@@ -12,6 +12,7 @@ use super::record;
 use super::store::SnapshotStore;
 use super::sweep::{claim, create_private, empty};
 use crate::engine::EngineError;
+use crate::fs::beneath::Beneath;
 use crate::fs::{durable, remove, seal, space};
 use crate::snapshot::{Snapshot, SnapshotId};
 
@@ -24,6 +25,8 @@ pub struct Staging {
     store: SnapshotStore,
     id: SnapshotId,
     path: PathBuf,
+    /// `guest/`.
+    guest: Beneath,
     /// The lock that keeps sweeps away.
     _lock: File,
     is_done: bool,
@@ -52,15 +55,21 @@ impl Staging {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
             };
-            let staging = Self {
+            let guest = match make_guest(&path) {
+                Ok(guest) => guest,
+                Err(error) => {
+                    let _ = empty(&path);
+                    return Err(failed(error));
+                }
+            };
+            return Ok(Self {
                 store: store.clone(),
                 id: id.clone(),
-                path: path.clone(),
+                path,
+                guest,
                 _lock: lock,
                 is_done: false,
-            };
-            create_private(&staging.guest()).map_err(failed)?;
-            return Ok(staging);
+            });
         }
         Err(EngineError::instance(format!(
             "can't create {}: something removes it at once, {ATTEMPTS} times in a row",
@@ -79,8 +88,13 @@ impl Staging {
     }
 
     /// The directory to fill.
-    pub fn guest(&self) -> PathBuf {
-        self.path.join("guest")
+    pub fn dir(&self) -> &Beneath {
+        &self.guest
+    }
+
+    /// Its path.
+    pub fn guest(&self) -> &Path {
+        self.guest.path()
     }
 
     /// Makes everything private and durable, writes the record last, and gives the directory its final name. Returns
@@ -103,10 +117,10 @@ impl Staging {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         };
         let guest = self.guest();
-        seal::seal(&guest).map_err(|error| {
+        seal::seal(guest).map_err(|error| {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         })?;
-        let size_bytes = space::apparent_size(&guest).map_err(failed)?;
+        let size_bytes = space::apparent_size(guest).map_err(failed)?;
         let bytes = record::render(
             &Snapshot {
                 size_bytes,
@@ -143,6 +157,10 @@ impl Drop for Staging {
             );
         }
     }
+}
+
+fn make_guest(staging: &Path) -> io::Result<Beneath> {
+    Beneath::open(staging)?.create_dir("guest")
 }
 
 /// Waits for the sweep that holds the lock of `path` to be done with it.

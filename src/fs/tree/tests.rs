@@ -6,10 +6,32 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-use rustix::fs::mknodat;
+use rustix::fs::{CWD, mknodat};
 
 fn copy_all(source: &Path, target: &Path) -> Result<Totals, TreeError> {
-    copy(source, target, &|_| false, &|| false, &|_| {})
+    copy_but(source, target, &|_| false, &|| false)
+}
+
+/// As [`copy`], by path, into a directory that may be missing.
+fn copy_but(
+    source: &Path,
+    target: &Path,
+    skip: &dyn Fn(&Path) -> bool,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<Totals, TreeError> {
+    let failed = |error| TreeError {
+        action: "open",
+        path: source.to_owned(),
+        source: error,
+    };
+    let source = Beneath::open(source).map_err(failed)?;
+    if !target.exists() {
+        std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700)
+            .create(target)
+            .unwrap();
+    }
+    let target = Beneath::open(target).unwrap();
+    copy(&source, &target, skip, is_cancelled, &|_| {})
 }
 
 fn mode(path: &Path) -> u32 {
@@ -121,13 +143,9 @@ fn what_is_to_be_skipped_is_asked_by_its_relative_path() {
     fs::create_dir_all(source.join("keep/logs")).unwrap();
     fs::write(source.join("logs/app.log"), "x").unwrap();
     fs::write(source.join("keep/logs/app.log"), "x").unwrap();
-    copy(
-        &source,
-        &target,
-        &|path| path == Path::new("logs"),
-        &|| false,
-        &|_| {},
-    )
+    copy_but(&source, &target, &|path| path == Path::new("logs"), &|| {
+        false
+    })
     .unwrap();
     assert!(!target.join("logs").exists());
     assert!(target.join("keep/logs/app.log").exists());
@@ -139,7 +157,7 @@ fn a_cancelled_copy_says_so() {
     let (source, target) = (root.path().join("source"), root.path().join("target"));
     fs::create_dir(&source).unwrap();
     fs::write(source.join("disk"), "x").unwrap();
-    let error = copy(&source, &target, &|_| false, &|| true, &|_| {}).unwrap_err();
+    let error = copy_but(&source, &target, &|_| false, &|| true).unwrap_err();
     assert!(error.is_cancelled(), "{error:?}");
     assert!(
         !copy_all(&root.path().join("missing"), &target)
@@ -166,7 +184,7 @@ fn what_vanishes_while_it_is_copied_is_left_out() {
         false
     };
     assert_eq!(
-        copy(&source, &target, &vanish, &|| false, &|_| {}).unwrap(),
+        copy_but(&source, &target, &vanish, &|| false).unwrap(),
         Totals::default()
     );
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
@@ -182,7 +200,7 @@ fn a_target_that_vanishes_is_an_error() {
         fs::remove_dir(&target).unwrap();
         false
     };
-    assert!(copy(&source, &target, &vanish, &|| false, &|_| {}).is_err());
+    assert!(copy_but(&source, &target, &vanish, &|| false).is_err());
 }
 
 #[test]

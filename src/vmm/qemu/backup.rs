@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -56,14 +57,14 @@ pub(super) struct Backup {
     target: String,
     /// What to copy; without one, all.
     map: Option<Map>,
-    file: File,
+    file: Arc<File>,
 }
 
 impl Backup {
-    /// Creates the target and hands it to QEMU. The guest runs.
+    /// Reserves the target's room and hands it to QEMU. The guest runs.
     ///
     /// # Errors
-    /// [`VmmError::File`] when the target can't be made or has no room; else what QEMU refuses.
+    /// [`VmmError::File`] when there is no room; else what QEMU refuses.
     pub fn prepare(
         qmp: &mut Qmp,
         index: usize,
@@ -80,7 +81,6 @@ impl Backup {
             what: format!("can't open disk {}", copy.disk.path.display()),
             source,
         })?;
-        let file = files::create(&copy.target)?;
         let mut backup = Self {
             job: format!("{PREFIX}-copy{index}"),
             disk: copy.disk.name.clone(),
@@ -88,7 +88,7 @@ impl Backup {
             map: None,
             source,
             origin,
-            file,
+            file: Arc::clone(&copy.target),
         };
         if backup.source.format == "raw" {
             backup.reserve_extents(qmp, index, copy)?;
@@ -234,7 +234,7 @@ fn no_room(copy: &DiskCopy, source: io::Error) -> VmmError {
         what: format!(
             "can't reserve the room for the copy of disk {} in {}",
             copy.disk.name,
-            copy.target.display()
+            copy.target_path.display()
         ),
         source,
     }

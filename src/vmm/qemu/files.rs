@@ -1,31 +1,10 @@
-//! The files of a capture: created for their owner alone, with room reserved before anybody depends on it.
+//! The room of a capture's files, which is reserved before anybody depends on it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
-
-use super::super::VmmError;
-
-/// A new file that only its owner may read.
-///
-/// # Errors
-/// [`VmmError::File`] with the path.
-pub(super) fn create(path: &Path) -> Result<File, VmmError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| VmmError::File {
-            what: format!("can't create {}", path.display()),
-            source,
-        })
-}
 
 /// Reserves room without changing the file's length. Where the file system can't, the caller's own look at the free
 /// space must do.
@@ -50,14 +29,13 @@ pub(super) fn release(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
 
     #[test]
     fn what_was_reserved_and_not_used_is_given_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = create(&directory.path().join("target")).unwrap();
+        let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[1; 4096], 0).unwrap();
         reserve(&file, 0, 32 << 20).unwrap();
         assert!(file.metadata().unwrap().blocks() * 512 >= 32 << 20);
@@ -65,15 +43,5 @@ mod tests {
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.len(), 4096);
         assert!(metadata.blocks() * 512 <= 1 << 20);
-    }
-
-    #[test]
-    fn a_target_is_its_owners_alone_and_never_replaces_a_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("target");
-        let file = create(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let error = create(&path).unwrap_err().to_string();
-        assert!(error.contains("target"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::super::{Process, VmmError};
 use super::qmp::Qmp;
 use super::{MEMORY_FD, files, migration};
+use crate::fs::beneath::Beneath;
 
 /// The file's name in the state directory, as hypeman has it (contract, section 4).
 const NAME: &str = "memory";
@@ -46,11 +47,16 @@ impl Memory {
     /// [`VmmError::File`] when there is no room; else what QEMU refuses.
     pub fn prepare(
         qmp: &mut Qmp,
-        directory: &Path,
+        directory: &Beneath,
         process: Option<&Process>,
     ) -> Result<Self, VmmError> {
-        let path = directory.join(NAME);
-        let file = files::create(&path)?;
+        let path = directory.path().join(NAME);
+        let file = directory
+            .create_file(NAME)
+            .map_err(|source| VmmError::File {
+                what: format!("can't create {}", path.display()),
+                source,
+            })?;
         let claim = if migration::fails_cleanly(qmp.version()) {
             None
         } else {

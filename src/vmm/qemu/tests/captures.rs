@@ -25,7 +25,7 @@ fn a_captured_guest_goes_on_where_it_was_and_nothing_is_left_in_the_vmm() {
     let pauses = vm.pauses_ms();
     assert_eq!(pauses.len(), 1, "{pauses:?}");
     assert!((saved.pause.as_secs_f64() * 1e3 - pauses[0]).abs() < 0.01);
-    for file in [directory.join("memory"), plan.disks[0].target.clone()] {
+    for file in [directory.join("memory"), plan.disks[0].target_path.clone()] {
         let metadata = fs::metadata(&file).unwrap();
         assert_eq!(
             metadata.permissions().mode() & 0o777,
@@ -75,7 +75,7 @@ fn a_copy_stays_as_sparse_as_its_disk() {
     let directory = state_dir(scratch.path(), "snapshot");
     let plan = plan(&mut qemu, &directory);
     capture(&mut qemu, &plan).unwrap();
-    let metadata = fs::metadata(&plan.disks[0].target).unwrap();
+    let metadata = fs::metadata(&plan.disks[0].target_path).unwrap();
     assert_eq!(metadata.len(), 1 << 30);
     let used = metadata.blocks() * 512;
     assert!(used < 64 << 20, "{used}");
@@ -141,8 +141,12 @@ fn a_disk_with_a_backing_file_is_copied_into_one_file() {
         socket: None,
         ..vm.options().clone()
     };
-    let disks: Vec<PathBuf> = plan.disks.iter().map(|copy| copy.target.clone()).collect();
-    let again = TestVm::restore(&options, &plan.state_dir.join("memory"), &disks);
+    let disks: Vec<PathBuf> = plan
+        .disks
+        .iter()
+        .map(|copy| copy.target_path.clone())
+        .collect();
+    let again = TestVm::restore(&options, &plan.state_dir.path().join("memory"), &disks);
     let first = again.wait_next_tick();
     assert!(first >= tick);
     again.wait_ticks_beyond(first + 40);

@@ -29,7 +29,7 @@ fn memory_that_finds_no_room_fails_and_the_guest_goes_on() {
     let scratch = scratch();
     let (vm, before, mut qemu) = boot(&scratch);
     let mut plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    plan.state_dir = state_dir(&mount.path(), "state");
+    plan.state_dir = Beneath::open(&state_dir(&mount.path(), "state")).unwrap();
     let error = capture(&mut qemu, &plan).unwrap_err();
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();
@@ -57,7 +57,7 @@ fn a_copy_that_will_find_no_room_fails_before_the_pause() {
         (used * 512 > 8 << 20).then_some(())
     });
     let mut plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    plan.disks[0].target = mount.path().join("disk");
+    plan.disks[0] = copy_into(&mount.path(), Path::new("disk"), plan.disks[0].disk.clone());
     let error = qemu.prepare(&plan).unwrap_err();
     let VmmError::File { what, source } = &error else {
         panic!("{error}");
@@ -77,7 +77,7 @@ fn a_copy_that_runs_out_of_room_does_not_stop_the_guest_for_good() {
     let scratch = scratch();
     let (vm, before, mut qemu) = boot(&scratch);
     let mut plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    plan.disks[0].target = mount.path().join("disk");
+    plan.disks[0] = copy_into(&mount.path(), Path::new("disk"), plan.disks[0].disk.clone());
     qemu.prepare(&plan).unwrap();
     // From here on somebody else takes the room, and the guest writes what nothing was reserved for.
     let filler = fs::File::create(mount.path().join("filler")).unwrap();

@@ -10,12 +10,14 @@ mod sparse;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use support::qemu::{TestVm, Traces, VmOptions};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fs::beneath::Beneath;
 use crate::vmm::DiskCopy;
 
 /// Generous: software emulation on a busy machine can be twenty times slower than alone.
@@ -48,15 +50,25 @@ fn state_dir(parent: &Path, name: &str) -> PathBuf {
 fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     let disks = qemu.disks().unwrap();
     SavePlan {
-        state_dir: directory.to_owned(),
+        state_dir: Beneath::open(directory).unwrap(),
         disks: disks
             .into_iter()
             .filter(|disk| !disk.is_read_only)
-            .map(|disk| DiskCopy {
-                target: directory.join(disk.path.file_name().unwrap()),
-                disk,
+            .map(|disk| {
+                let name = disk.path.file_name().unwrap();
+                copy_into(directory, Path::new(name), disk.clone())
             })
             .collect(),
+    }
+}
+
+/// A copy of `disk` in the new file `name` of `directory`.
+fn copy_into(directory: &Path, name: &Path, disk: Disk) -> DiskCopy {
+    let file = Beneath::open(directory).unwrap().create_file(name);
+    DiskCopy {
+        disk,
+        target: Arc::new(file.unwrap()),
+        target_path: directory.join(name),
     }
 }
 
@@ -87,12 +99,16 @@ fn assert_untouched(vm: &TestVm, before: &Traces) {
 
 /// The options of a VM like `vm` in which the snapshot in `directory` is restored, and that snapshot's disks.
 fn restored(vm: &TestVm, plan: &SavePlan) -> TestVm {
-    let disks: Vec<PathBuf> = plan.disks.iter().map(|copy| copy.target.clone()).collect();
+    let disks: Vec<PathBuf> = plan
+        .disks
+        .iter()
+        .map(|copy| copy.target_path.clone())
+        .collect();
     let options = VmOptions {
         socket: None,
         ..vm.options().clone()
     };
-    TestVm::restore(&options, &plan.state_dir.join("memory"), &disks)
+    TestVm::restore(&options, &plan.state_dir.path().join("memory"), &disks)
 }
 
 /// The guest in the snapshot goes on from `at_least` or later, and finds RAM and disks at the same instant.

@@ -56,7 +56,7 @@ fn all_data_of_a_thin_disk_is_in_its_copy_and_none_of_its_holes() {
         start.elapsed()
     );
     assert_untouched(&vm, &before);
-    let copy = File::open(&plan.disks[0].target).unwrap();
+    let copy = File::open(&plan.disks[0].target_path).unwrap();
     for (at, length) in places {
         let mut found = vec![0; length];
         copy.read_exact_at(&mut found, at).unwrap();
@@ -89,8 +89,8 @@ fn what_the_guest_writes_between_preparation_and_pause_is_in_the_copy() {
     qemu.resume().unwrap();
     qemu.finish().unwrap();
     // The guest checks only its newest slot by itself; its history is in the whole of the disk.
-    let copy = File::open(&plan.disks[0].target).unwrap();
-    let counter = support::disk::DiskFormat::Raw.counter(&plan.disks[0].target);
+    let copy = File::open(&plan.disks[0].target_path).unwrap();
+    let counter = support::disk::DiskFormat::Raw.counter(&plan.disks[0].target_path);
     assert!(counter >= tick);
     for slot in 1..counter.min(4096) {
         let mut word = [0; 4];
@@ -152,7 +152,7 @@ fn a_block_device_becomes_a_sparse_file() {
     let tick = vm.wait_next_tick();
     capture(&mut qemu, &plan).unwrap();
     assert_untouched(&vm, &before);
-    let metadata = fs::metadata(&plan.disks[0].target).unwrap();
+    let metadata = fs::metadata(&plan.disks[0].target_path).unwrap();
     assert_eq!(metadata.len(), 64 << 20);
     assert!(metadata.blocks() * 512 < 48 << 20, "{}", metadata.blocks());
     assert_goes_on(&vm, &plan, tick);
