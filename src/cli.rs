@@ -289,6 +289,13 @@ pub struct RunDueArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub pause_timeout: Option<Duration>,
 
+    /// How long the local engine may work on one instance [default: 5m, and 1m for each GiB to save]
+    ///
+    /// When that is over, what is under way is given up, and the guest runs. What has to be put right in its VMM may take
+    /// up to a minute more. The time begins anew for what an earlier run left behind.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub instance_timeout: Option<Duration>,
+
     /// How long an instance must be gone before its schedule is retired [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub missing_grace: Option<Duration>,

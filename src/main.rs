@@ -115,6 +115,7 @@ fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engin
                 state_dir: settings.state_dir.clone(),
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
+                instance_timeout: settings.limits.instance_timeout,
             },
             hypeman::ServerPresence::new(
                 hypeman::Addresses::of_this_host(settings.base_url.clone()),

@@ -82,6 +82,8 @@ pub struct Limits {
     pub pause_timeout: Duration,
     /// How long one answer of a VMM may take that does no long work; above zero.
     pub vmm_timeout: Duration,
+    /// How long the local engine may work on one instance; above zero, `None` for what its size accounts for.
+    pub instance_timeout: Option<Duration>,
     /// How long a server may take to create a snapshot; above zero.
     pub create_timeout: Duration,
     /// How long an instance must be gone before its schedule is retired.
@@ -97,6 +99,7 @@ impl Default for Limits {
             jobs: processors.min(MAX_DEFAULT_JOBS),
             pause_timeout: Duration::from_secs(30),
             vmm_timeout: Duration::from_secs(10),
+            instance_timeout: None,
             create_timeout: Duration::from_secs(10 * 60),
             missing_grace: Duration::from_secs(24 * 60 * 60),
             request_timeout: None,
@@ -236,6 +239,7 @@ fn limits(args: &RunDueArgs) -> Result<Limits, InvalidSettings> {
         pause_timeout: above_zero("--pause-timeout", args.pause_timeout)?
             .unwrap_or(default.pause_timeout),
         vmm_timeout: default.vmm_timeout,
+        instance_timeout: above_zero("--instance-timeout", args.instance_timeout)?,
         create_timeout: above_zero("--create-timeout", args.create_timeout)?
             .unwrap_or(default.create_timeout),
         missing_grace: args.missing_grace.unwrap_or(default.missing_grace),

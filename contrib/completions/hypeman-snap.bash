@@ -737,7 +737,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__run__subcmd__due)
-            opts="-o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --instance-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -752,6 +752,10 @@ _hypeman__snap() {
                     return 0
                     ;;
                 --pause-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --instance-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

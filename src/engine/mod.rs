@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef};
+use crate::interrupt::Over;
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 
@@ -52,10 +53,18 @@ pub enum EngineError {
 
 impl From<VmmError> for EngineError {
     fn from(error: VmmError) -> Self {
-        if matches!(error, VmmError::Interrupted) {
-            Self::Interrupted
-        } else {
-            Self::caused("the VMM's part of the snapshot failed", error)
+        if let VmmError::Over(over) = error {
+            return over.into();
+        }
+        Self::caused("the VMM's part of the snapshot failed", error)
+    }
+}
+
+impl From<Over> for EngineError {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Signal => Self::Interrupted,
+            Over::Time { .. } => Self::caused("the snapshot was given up", over),
         }
     }
 }

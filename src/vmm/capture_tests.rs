@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
+use crate::interrupt::Watch;
 use crate::vmm::{self, Deadline, SavePlan, Timeouts, Vmm, VmmError, VmmState};
 
 const DIALECTS: [Dialect; 2] = [Dialect::CloudHypervisor, Dialect::Firecracker];
@@ -51,7 +52,14 @@ impl Scene {
             Dialect::CloudHypervisor => Hypervisor::CloudHypervisor,
             Dialect::Firecracker => Hypervisor::Firecracker,
         };
-        vmm::open(hypervisor, &self.dir.path().join("s"), Timeouts { request })
+        vmm::open(
+            hypervisor,
+            &self.dir.path().join("s"),
+            Timeouts {
+                request,
+                watch: Watch::unlimited(),
+            },
+        )
     }
 
     fn state_dir(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
+use crate::interrupt::Watch;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
 use crate::vmm::standstill::Standstill;
@@ -162,6 +163,10 @@ impl CloudHypervisor {
 }
 
 impl Vmm for CloudHypervisor {
+    fn set_watch(&mut self, watch: Watch) {
+        self.http.set_watch(watch);
+    }
+
     fn state(&mut self) -> Result<VmmState, VmmError> {
         let answer: GuestState = self.http.get(INFO)?;
         Ok(match answer.state.as_str() {

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::interrupt::Watch;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
 use crate::vmm::standstill::Standstill;
@@ -102,6 +103,10 @@ impl Firecracker {
 }
 
 impl Vmm for Firecracker {
+    fn set_watch(&mut self, watch: Watch) {
+        self.http.set_watch(watch);
+    }
+
     fn state(&mut self) -> Result<VmmState, VmmError> {
         let info: Info = self.http.get("/")?;
         Ok(match info.state.as_str() {

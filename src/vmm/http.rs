@@ -12,6 +12,7 @@ use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::interrupt::Watch;
 use crate::vmm::peer::{Address, Peer};
 use crate::vmm::{Timeouts, VmmError};
 
@@ -33,6 +34,7 @@ pub struct HttpSocket {
     _address: Address,
     client: Client,
     limit: Duration,
+    watch: Watch,
     peer: Option<Peer>,
 }
 
@@ -55,8 +57,14 @@ impl HttpSocket {
             _address: address,
             client,
             limit: timeouts.request,
+            watch: timeouts.watch,
             peer,
         })
+    }
+
+    /// From now on this is what ends every wait.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.watch = watch;
     }
 
     /// The path of the socket.
@@ -112,6 +120,7 @@ impl HttpSocket {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Vec<u8>, VmmError> {
+        self.watch.check_cleanup()?;
         let request = format!("{method} {path}");
         let start = Instant::now();
         let mut builder = self

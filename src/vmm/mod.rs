@@ -21,12 +21,14 @@ mod standstill;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
+pub use crate::interrupt::Deadline;
+use crate::interrupt::{Over, Watch};
 pub use peer::start_ticks;
 
 /// What a VMM says of its guest.
@@ -177,41 +179,9 @@ pub enum VmmError {
         #[source]
         source: std::io::Error,
     },
-    /// The process was asked to stop.
-    #[error("interrupted by a signal")]
-    Interrupted,
-}
-
-/// A moment after which waiting ends.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline {
-    limit: Duration,
-    at: Instant,
-}
-
-impl Deadline {
-    /// A deadline `limit` from now.
-    pub fn after(limit: Duration) -> Self {
-        Self {
-            limit,
-            at: Instant::now() + limit,
-        }
-    }
-
-    /// The whole time that was granted.
-    pub const fn limit(&self) -> Duration {
-        self.limit
-    }
-
-    /// What is left of it; zero when it has passed.
-    pub fn remaining(&self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
-    }
-
-    /// Whether it has passed.
-    pub fn has_passed(&self) -> bool {
-        self.remaining().is_zero()
-    }
+    /// The process was asked to stop, or the instance's time is over.
+    #[error(transparent)]
+    Over(#[from] Over),
 }
 
 /// How long a driver waits.
@@ -219,10 +189,15 @@ impl Deadline {
 pub struct Timeouts {
     /// For a connect and for the answer to an ordinary request.
     pub request: Duration,
+    /// What ends every wait.
+    pub watch: Watch,
 }
 
 /// A connection to one VMM.
 pub trait Vmm: Send {
+    /// From now on this is what ends every wait: `Vmm::resume` and `Vmm::discard` some time later than all others.
+    fn set_watch(&mut self, watch: Watch);
+
     /// What the guest does now.
     ///
     /// # Errors
@@ -282,7 +257,7 @@ pub trait Vmm: Send {
 
     /// Lets the guest go on, and returns when it does. A guest that runs already is no error, and neither is one that,
     /// as this driver knows, stands still because of somebody else: after [`VmmError::PausedByOthers`], or after an
-    /// earlier `resume` that succeeded. Signals don't end it.
+    /// earlier `resume` that succeeded. A signal does not end it at once ([`Watch::check_cleanup`]).
     ///
     /// # Errors
     /// When the guest may still stand still.
@@ -299,7 +274,7 @@ pub trait Vmm: Send {
     /// resume the guest, except one that stopped at a write because our copy of its disk failed. A save that is under
     /// way in the VMM is cancelled only if `save_may_have_begun`: otherwise it is somebody else's migration. Where a
     /// VMM can't cancel a save without harm to the guest (QEMU before 8.1), it is waited for, as long as it moves.
-    /// Signals don't end it.
+    /// A signal does not end it at once.
     ///
     /// # Errors
     /// When something may still be left.

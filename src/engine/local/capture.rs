@@ -16,7 +16,7 @@ use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError, describe};
 use crate::fs::space;
-use crate::interrupt;
+use crate::interrupt::Watch;
 use crate::progress::{Progress, Step};
 use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
 
@@ -74,11 +74,12 @@ pub(super) fn running(
     let disks = vmm.disks()?;
     let guest = staging.dir();
     let plan = DiskPlan::make(disks, guest_dir, guest, vmm.copies_disks())?;
-    check_space(
+    let needed_bytes = check_space(
         staging.path(),
         &plan,
         vmm.process().map(|process| process.pid),
     )?;
+    let watch = around.timeouts.watch.sized(needed_bytes);
     let name = &metadata.name;
     let step = around.progress.begin(name, "copying files", None);
     guest_files::copy_beside_disks(guest_dir, guest, &plan, &step)?;
@@ -104,11 +105,19 @@ pub(super) fn running(
         .progress
         .begin(name, "saving memory and disks", total_bytes);
     let mut session = Session::begin(vmm, around.journal, entry, around.timeouts)?;
+    session.set_watch(watch);
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match save(&mut session, &save_plan, &plan, around.pause_timeout, &step) {
+    let saved = match save(
+        &mut session,
+        &save_plan,
+        &plan,
+        watch,
+        around.pause_timeout,
+        &step,
+    ) {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, error)),
     };
@@ -128,15 +137,14 @@ fn save(
     session: &mut Session<'_>,
     save_plan: &SavePlan,
     disks: &DiskPlan,
+    watch: Watch,
     pause_timeout: Duration,
     step: &Step,
 ) -> Result<Saved, EngineError> {
     session.vmm().prepare(save_plan)?;
     disks.write_out()?;
-    if interrupt::requested() {
-        return Err(EngineError::Interrupted);
-    }
-    while_paused(session, disks, pause_timeout, step)?;
+    watch.check()?;
+    while_paused(session, disks, watch, pause_timeout, step)?;
     Ok(session.vmm().finish()?)
 }
 
@@ -144,6 +152,7 @@ fn save(
 fn while_paused(
     session: &mut Session<'_>,
     disks: &DiskPlan,
+    watch: Watch,
     pause_timeout: Duration,
     step: &Step,
 ) -> Result<(), EngineError> {
@@ -151,12 +160,12 @@ fn while_paused(
     session.pause()?;
     match session.vmm().disks_settle() {
         DisksSettle::ByPause => {
-            disks.copy(deadline, step)?;
+            disks.copy(deadline, watch, step)?;
             session.vmm().save(deadline)?;
         }
         DisksSettle::BySave => {
             session.vmm().save(deadline)?;
-            disks.copy(deadline, step)?;
+            disks.copy(deadline, watch, step)?;
         }
     }
     session.resume()
@@ -185,10 +194,16 @@ fn warnings(plan: &DiskPlan, saved: Saved) -> Vec<String> {
 /// Refuses, before anything is paused, a snapshot that the file system can't hold.
 ///
 /// Memory needs at most what the VMM process has resident or swapped out (`/proc/PID/status`): pages that the guest
-/// never touched are not saved.
-fn check_space(directory: &Path, plan: &DiskPlan, vmm_pid: Option<i32>) -> Result<(), EngineError> {
+/// never touched are not saved. Returns how much it may be, in bytes.
+fn check_space(
+    directory: &Path,
+    plan: &DiskPlan,
+    vmm_pid: Option<i32>,
+) -> Result<u64, EngineError> {
     let memory = vmm_pid.and_then(resident_bytes).unwrap_or(0);
-    require_space(directory, memory.saturating_add(plan.needed_bytes()))
+    let needed = memory.saturating_add(plan.needed_bytes());
+    require_space(directory, needed)?;
+    Ok(needed)
 }
 
 /// Refuses when fewer than `needed` bytes, and a reserve, are free in `directory`.

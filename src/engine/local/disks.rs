@@ -10,7 +10,7 @@ use crate::engine::local::manifest::DiskEntry;
 use crate::engine::local::places::{Place, Places};
 use crate::fs::beneath::Beneath;
 use crate::fs::copy;
-use crate::interrupt;
+use crate::interrupt::Watch;
 use crate::progress::Step;
 use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
 
@@ -127,8 +127,13 @@ impl DiskPlan {
     }
 
     /// Copies the disks of a guest that stands still, those of the VMM excepted.
-    pub(super) fn copy(&self, deadline: Deadline, step: &Step) -> Result<(), EngineError> {
-        let is_cancelled = || interrupt::requested() || deadline.has_passed();
+    pub(super) fn copy(
+        &self,
+        deadline: Deadline,
+        watch: Watch,
+        step: &Step,
+    ) -> Result<(), EngineError> {
+        let is_cancelled = || watch.is_over() || deadline.has_passed();
         for planned in &self.disks {
             let copied = match &planned.method {
                 Method::ByVmm(_) => Ok(()),
@@ -139,8 +144,8 @@ impl DiskPlan {
                 }
             };
             copied.map_err(|error| {
-                if interrupt::requested() {
-                    EngineError::Interrupted
+                if let Err(over) = watch.check() {
+                    over.into()
                 } else if deadline.has_passed() {
                     VmmError::PauseTooLong {
                         limit: deadline.limit(),

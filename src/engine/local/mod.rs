@@ -27,6 +27,7 @@ use crate::engine::hypeman::ServerPresence;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::interrupt::Watch;
 use crate::progress::Progress;
 use crate::snapshot::{Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub pause_timeout: Duration,
     /// How long a VMM may take to answer a request.
     pub vmm_timeout: Duration,
+    /// How long all of one instance may take; `None` for what its size accounts for.
+    pub instance_timeout: Option<Duration>,
 }
 
 /// The local engine.
@@ -60,6 +63,7 @@ pub struct Local {
     pause_timeout: Duration,
     timeouts: Timeouts,
     server: ServerPresence,
+    instance_timeout: Option<Duration>,
     progress: Progress,
 }
 
@@ -73,8 +77,10 @@ impl Local {
             pause_timeout: settings.pause_timeout,
             timeouts: Timeouts {
                 request: settings.vmm_timeout,
+                watch: Watch::unlimited(),
             },
             server,
+            instance_timeout: settings.instance_timeout,
             progress,
         }
     }
@@ -93,6 +99,14 @@ impl Local {
         ))
     }
 
+    /// The time-outs for work on one instance that begins now.
+    fn timeouts_from_now(&self) -> Timeouts {
+        Timeouts {
+            watch: Watch::begin(self.instance_timeout),
+            ..self.timeouts
+        }
+    }
+
     fn open(&self) -> Result<DataDir, EngineError> {
         DataDir::open(&self.data_dir)
     }
@@ -103,6 +117,7 @@ impl Local {
         data: &DataDir,
         staging: &Staging,
         request: &CreateRequest<'_>,
+        timeouts: Timeouts,
     ) -> Result<Captured, EngineError> {
         let id = &request.instance.id;
         let guest_dir = data.guest_dir(id);
@@ -110,7 +125,7 @@ impl Local {
             State::Running => {
                 let around = Surroundings {
                     journal: &self.journal,
-                    timeouts: self.timeouts,
+                    timeouts,
                     pause_timeout: self.pause_timeout,
                     progress: &self.progress,
                 };
@@ -180,7 +195,7 @@ impl Engine for Local {
             return Ok(Vec::new());
         };
         let snapshot_id = entry.snapshot_id.clone();
-        let mut lines = session::recover(&self.journal, entry, self.timeouts)?;
+        let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;
         // The VMM came first: what is left of the staging only takes space.
         match self
             .open()
@@ -193,6 +208,7 @@ impl Engine for Local {
     }
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
+        let timeouts = self.timeouts_from_now();
         let data = self.open()?;
         let instance = request.instance;
         let metadata = data
@@ -208,7 +224,7 @@ impl Engine for Local {
         }
         let store = SnapshotStore::of(&data);
         let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
-        let captured = self.capture(&metadata, &data, &staging, request)?;
+        let captured = self.capture(&metadata, &data, &staging, request, timeouts)?;
         let stored_metadata = metadata.for_snapshot(instance.state, request.now);
         guest_files::write_metadata(staging.dir(), &stored_metadata)?;
         let snapshot = Snapshot {

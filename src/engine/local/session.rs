@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::interrupt::Watch;
 use crate::vmm::{self, Timeouts, Vmm, VmmError, VmmState};
 
 /// How often an unwilling VMM is asked to resume its guest before that is left to the next run.
@@ -65,6 +66,12 @@ impl<'a> Session<'a> {
     /// The VMM.
     pub(super) fn vmm(&mut self) -> &mut dyn Vmm {
         self.vmm.as_mut()
+    }
+
+    /// From now on this is what ends every wait.
+    pub(super) fn set_watch(&mut self, watch: Watch) {
+        self.timeouts.watch = watch;
+        self.vmm.set_watch(watch);
     }
 
     /// Stops the guest, with the journal on disk before.
@@ -132,7 +139,7 @@ impl<'a> Session<'a> {
                 Err(error) => error,
             };
             log::warn!(instance = self.entry.instance_id.as_str(); "could not resume the guest (try {tries}): {error}");
-            if tries == RESUME_TRIES {
+            if tries == RESUME_TRIES || self.timeouts.watch.check_cleanup().is_err() {
                 return Err(EngineError::caused(
                     "the guest may still stand still; the next run resumes it, or the VMM's own resume command",
                     error,

@@ -45,9 +45,9 @@ pub(super) fn remove_all(
     let mut first = None;
     let mut attempt = |result: Result<(), VmmError>| match result {
         Ok(()) => Ok(()),
-        Err(
-            error @ (VmmError::TimedOut { .. } | VmmError::Closed { .. } | VmmError::Interrupted),
-        ) => Err(error),
+        Err(error @ (VmmError::TimedOut { .. } | VmmError::Closed { .. } | VmmError::Over(_))) => {
+            Err(error)
+        }
         Err(error) => {
             first.get_or_insert(error);
             Ok(())

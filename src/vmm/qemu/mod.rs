@@ -35,6 +35,7 @@ use super::peer::Peer;
 use super::{
     Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
 };
+use crate::interrupt::Watch;
 
 /// What the names of everything begin with that is made in QEMU: nodes, jobs, fd sets, descriptors.
 const PREFIX: &str = "hypeman-snap";
@@ -80,7 +81,7 @@ impl Qemu {
     /// # Errors
     /// [`VmmError::Unreachable`] when nobody listens, [`VmmError::TimedOut`] when nobody greets.
     pub fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, VmmError> {
-        Ok(Self::new(Qmp::connect(socket, timeouts.request)?))
+        Ok(Self::new(Qmp::connect(socket, timeouts)?))
     }
 
     fn new(qmp: Qmp) -> Self {
@@ -138,6 +139,10 @@ impl Qemu {
 }
 
 impl Vmm for Qemu {
+    fn set_watch(&mut self, watch: Watch) {
+        self.qmp.set_watch(watch);
+    }
+
     fn state(&mut self) -> Result<VmmState, VmmError> {
         Ok(state(status(&mut self.qmp)?))
     }

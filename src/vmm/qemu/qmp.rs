@@ -1,6 +1,6 @@
 //! A QMP connection: greeting, requests with ids, file descriptors passed along, events with QEMU's own time stamps.
 //!
-//! Every wait has a deadline and looks at the interrupt flag, except while a guest is being put right
+//! Every wait has a deadline and looks at the watch, which is more patient while a guest is being put right
 //! ([`Qmp::ignore_interrupts`]). It knows the protocol, not what the commands mean.
 
 use std::io::{ErrorKind, Read};
@@ -13,13 +13,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use super::super::{Deadline, VmmError};
+use super::super::{Deadline, Timeouts, VmmError};
 use super::inbox::Inbox;
 use super::wire::{RunChange, Version};
 use super::{socket, wire};
-use crate::interrupt;
+use crate::interrupt::{Over, Watch};
 
-/// Longest wait between two looks at the interrupt flag: a signal that comes just before the wait does not end it.
+/// Longest wait between two looks at the watch: a signal that comes just before the wait does not end it.
 const SLICE: Duration = Duration::from_millis(50);
 /// How many changes of the run state are remembered; beyond, the oldest are forgotten.
 const MAX_CHANGES: usize = 1000;
@@ -35,27 +35,19 @@ pub(super) struct Qmp {
     version: Version,
     next_id: u64,
     heeds_interrupts: bool,
-    is_interrupted: fn() -> bool,
+    watch: Watch,
     /// Set when a request was cut off in the middle: what follows it would be read as part of it.
     is_cut_off: bool,
 }
 
 impl Qmp {
-    /// Connects to the monitor behind `socket` and negotiates. `limit` bounds the connect and each answer.
+    /// Connects to the monitor behind `socket` and negotiates. `timeouts` bound the connect and each answer.
     ///
     /// # Errors
     /// [`VmmError::Unreachable`], [`VmmError::TimedOut`] with a hint when nobody greets, [`VmmError::Protocol`] when
     /// whoever listens there is no QMP monitor.
-    pub fn connect(socket: &Path, limit: Duration) -> Result<Self, VmmError> {
-        Self::connect_with(socket, limit, interrupt::requested)
-    }
-
-    /// As [`Qmp::connect`], with another source of interrupts than the process's signals.
-    pub fn connect_with(
-        socket: &Path,
-        limit: Duration,
-        is_interrupted: fn() -> bool,
-    ) -> Result<Self, VmmError> {
+    pub fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, VmmError> {
+        let limit = timeouts.request;
         let deadline = Deadline::after(limit);
         let mut qmp = Self {
             stream: socket::open(socket, deadline)?,
@@ -67,7 +59,7 @@ impl Qmp {
             next_id: 0,
             // A guest may have to be resumed over this very connection.
             heeds_interrupts: false,
-            is_interrupted,
+            watch: timeouts.watch,
             is_cut_off: false,
         };
         let greeting = match qmp.receive("the greeting", deadline) {
@@ -95,12 +87,18 @@ impl Qmp {
         self.limit
     }
 
-    /// From now on a signal no longer ends a wait: what must be done to put the guest right is done.
+    /// From now on this is what ends every wait.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
+    /// From now on a signal, or the end of the instance's time, ends a wait only after a while: what must be done to put
+    /// the guest right is done.
     pub fn ignore_interrupts(&mut self) {
         self.heeds_interrupts = false;
     }
 
-    /// From now on a signal ends a wait again.
+    /// From now on a signal ends a wait at once again.
     pub fn heed_interrupts(&mut self) {
         self.heeds_interrupts = true;
     }
@@ -198,9 +196,7 @@ impl Qmp {
         fd: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<Value, VmmError> {
-        if self.heeds_interrupts && (self.is_interrupted)() {
-            return Err(VmmError::Interrupted);
-        }
+        self.check()?;
         let deadline = Deadline::after(limit);
         self.next_id += 1;
         let id = json!(self.next_id);
@@ -209,9 +205,13 @@ impl Qmp {
         line.push('\n');
         self.send(command, line.as_bytes(), fd, deadline)?;
         loop {
-            let mut message = self
-                .receive(command, deadline)?
-                .ok_or_else(|| self.timed_out(command, limit))?;
+            // Events that keep coming must not keep the deadline from being looked at.
+            let received = if deadline.has_passed() {
+                self.buffered(command)?
+            } else {
+                self.receive(command, deadline)?
+            };
+            let mut message = received.ok_or_else(|| self.timed_out(command, limit))?;
             match message.get("id") {
                 Some(answered) if *answered == id => {}
                 // The late answer to a request that was given up.
@@ -282,12 +282,19 @@ impl Qmp {
         Ok(())
     }
 
-    /// The next message; `None` when none came in time.
+    /// The next message; `None` when none was whole in time, even if bytes keep coming.
     fn receive(&mut self, request: &str, deadline: Deadline) -> Result<Option<Value>, VmmError> {
+        let mut is_last = false;
         loop {
             if let Some(message) = self.buffered(request)? {
                 return Ok(Some(message));
             }
+            if is_last {
+                return Ok(None);
+            }
+            self.check()?;
+            // What is there already is taken even when there is no time to wait.
+            is_last = deadline.has_passed();
             match self.inbox.fill(|buffer| (&self.stream).read(buffer)) {
                 Ok(0) => return Err(self.closed(request)),
                 Ok(_) => {}
@@ -320,9 +327,7 @@ impl Qmp {
     /// Waits until the socket is ready; `false` when `deadline` passed first.
     fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<bool, VmmError> {
         loop {
-            if self.heeds_interrupts && (self.is_interrupted)() {
-                return Err(VmmError::Interrupted);
-            }
+            self.check()?;
             let slice = deadline.remaining().min(SLICE);
             let timeout = Timespec {
                 tv_sec: 0,
@@ -335,6 +340,14 @@ impl Qmp {
                 // An error of the socket shows in the read or write that follows.
                 Ok(_) | Err(_) => return Ok(true),
             }
+        }
+    }
+
+    fn check(&self) -> Result<(), Over> {
+        if self.heeds_interrupts {
+            self.watch.check()
+        } else {
+            self.watch.check_cleanup()
         }
     }
 

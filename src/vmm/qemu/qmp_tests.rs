@@ -16,6 +16,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(100);
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}"#;
 
+fn within(request: Duration) -> Timeouts {
+    Timeouts {
+        request,
+        watch: Watch::unlimited(),
+    }
+}
+
 /// The monitor's side of a connection, in the hands of a script.
 struct Side {
     stream: UnixStream,
@@ -86,7 +93,7 @@ fn answers_are_told_from_events_and_from_late_answers() {
         side.say(&json!({"return": second["arguments"], "id": second["id"]}).to_string());
         side.say(r#"{"timestamp": {"seconds": -1, "microseconds": -1}, "event": "RESUME"}"#);
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     assert_eq!(
         *qmp.version(),
         Version {
@@ -121,7 +128,7 @@ fn a_refusal_carries_the_vmms_own_words() {
         side.hear();
         side.say(r#"{"error": {"class": "GenericError", "desc": "Invalid JSON syntax"}}"#);
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     let refused = qmp.execute("transaction", &json!({})).unwrap_err();
     let text = "the VMM refused transaction: Node 'x' is busy";
     assert_eq!(refused.to_string(), text);
@@ -158,7 +165,7 @@ fn a_descriptor_arrives_with_its_command() {
         assert_eq!(fds.len(), 1);
         side.say(&json!({"return": {}, "id": request["id"]}).to_string());
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     let file = tempfile::tempfile().unwrap();
     qmp.execute_with_fd("getfd", &json!({"fdname": "x"}), file.as_fd())
         .unwrap();
@@ -171,7 +178,7 @@ fn silence_is_over_at_the_limit() {
         side.hear();
         side.wait_for_the_end();
     });
-    let mut qmp = Qmp::connect(&path, SHORT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(SHORT)).unwrap();
     let start = Instant::now();
     let error = qmp.execute("query-status", &json!({})).unwrap_err();
     assert!(matches!(error, VmmError::TimedOut { hint: None, .. }));
@@ -188,14 +195,19 @@ fn a_signal_is_heeded_within_a_wait_unless_it_is_to_be_ignored() {
         side.answer(&json!("answered"));
         side.wait_for_the_end();
     });
-    let mut qmp = Qmp::connect_with(&path, LIMIT, || SIGNAL.load(Ordering::SeqCst)).unwrap();
+    let signal = || SIGNAL.load(Ordering::SeqCst).then(Instant::now);
+    let timeouts = Timeouts {
+        watch: Watch::unlimited().with_signal(signal),
+        ..within(LIMIT)
+    };
+    let mut qmp = Qmp::connect(&path, timeouts).unwrap();
     let error = qmp.execute("never", &json!({})).unwrap_err();
-    assert!(matches!(error, VmmError::Interrupted), "{error}");
+    assert!(matches!(error, VmmError::Over(_)), "{error}");
     qmp.ignore_interrupts();
     assert_eq!(qmp.execute("cont", &json!({})).unwrap(), "answered");
     qmp.heed_interrupts();
     let error = qmp.execute("never", &json!({})).unwrap_err();
-    assert!(matches!(error, VmmError::Interrupted), "{error}");
+    assert!(matches!(error, VmmError::Over(_)), "{error}");
 }
 
 #[test]
@@ -203,7 +215,7 @@ fn a_monitor_that_goes_away_is_closed() {
     let (_directory, path, thread) = negotiated(|side| {
         side.hear();
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     for _ in 0..2 {
         let error = qmp.execute("stop", &json!({})).unwrap_err();
         assert!(matches!(error, VmmError::Closed { .. }), "{error}");
@@ -220,7 +232,7 @@ fn half_an_answer_is_no_answer() {
             .write_all(&answer.as_bytes()[..answer.len() - 1])
             .unwrap();
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     let error = qmp.execute("stop", &json!({})).unwrap_err();
     assert!(matches!(error, VmmError::Closed { .. }), "{error}");
 }
@@ -237,7 +249,7 @@ fn what_greets_otherwise_is_no_qmp_monitor() {
             side.say(greeting);
             side.wait_for_the_end();
         });
-        let error = Qmp::connect(&path, LIMIT).unwrap_err();
+        let error = Qmp::connect(&path, within(LIMIT)).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, VmmError::Protocol { .. }), "{text}");
         assert!(text.contains("no QMP monitor"), "{text}");
@@ -248,10 +260,10 @@ fn what_greets_otherwise_is_no_qmp_monitor() {
 fn nobody_behind_the_socket_is_unreachable() {
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     let path = directory.path().join("qmp");
-    let missing = Qmp::connect(&path, LIMIT).unwrap_err();
+    let missing = Qmp::connect(&path, within(LIMIT)).unwrap_err();
     drop(UnixListener::bind(&path).unwrap());
-    let stale = Qmp::connect(&path, LIMIT).unwrap_err();
-    let long = Qmp::connect(&directory.path().join("x".repeat(200)), LIMIT).unwrap_err();
+    let stale = Qmp::connect(&path, within(LIMIT)).unwrap_err();
+    let long = Qmp::connect(&directory.path().join("x".repeat(200)), within(LIMIT)).unwrap_err();
     for error in [missing, stale, long] {
         assert!(matches!(error, VmmError::Unreachable { .. }), "{error}");
     }
@@ -269,7 +281,7 @@ fn a_flood_of_stops_and_resumes_takes_bounded_memory() {
         }
         side.say(&json!({"return": {}, "id": request["id"]}).to_string());
     });
-    let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
+    let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     qmp.execute("query-status", &json!({})).unwrap();
     assert_eq!(qmp.changes().len(), MAX_CHANGES);
     let newest = qmp.changes().last().and_then(|change| change.at);
@@ -277,4 +289,37 @@ fn a_flood_of_stops_and_resumes_takes_bounded_memory() {
         newest,
         Some(Duration::from_secs(3 * MAX_CHANGES as u64 - 1))
     );
+}
+
+#[test]
+fn an_answer_that_drips_is_over_at_the_limit_all_the_same() {
+    let (_directory, path, _thread) = negotiated(|side| {
+        side.hear();
+        // A byte well within each wait, and never the end of a line.
+        while side.stream.write_all(b" ").is_ok() {
+            std::thread::sleep(SHORT / 10);
+        }
+    });
+    let mut qmp = Qmp::connect(&path, within(SHORT)).unwrap();
+    let start = Instant::now();
+    let error = qmp.execute("query-status", &json!({})).unwrap_err();
+    assert!(matches!(error, VmmError::TimedOut { .. }), "{error}");
+    assert!(start.elapsed() < LIMIT);
+}
+
+#[test]
+fn events_without_end_are_no_answer() {
+    let (_directory, path, _thread) = negotiated(|side| {
+        side.hear();
+        while side
+            .stream
+            .write_all(b"{\"event\": \"NIC_RX_FILTER_CHANGED\"}\r\n")
+            .is_ok()
+        {}
+    });
+    let mut qmp = Qmp::connect(&path, within(SHORT)).unwrap();
+    let start = Instant::now();
+    let error = qmp.execute("query-status", &json!({})).unwrap_err();
+    assert!(matches!(error, VmmError::TimedOut { .. }), "{error}");
+    assert!(start.elapsed() < LIMIT);
 }

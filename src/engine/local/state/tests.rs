@@ -142,6 +142,7 @@ fn a_socket_that_nobody_listens_on_is_unknown_and_says_what_to_do() {
     drop(UnixListener::bind(guest.socket()).unwrap());
     let timeouts = Timeouts {
         request: Duration::from_secs(5),
+        watch: crate::interrupt::Watch::unlimited(),
     };
     let derived = derive(&guest.metadata(), guest.root.path(), timeouts);
     is_unknown(&derived, "nobody listens there");
@@ -158,6 +159,7 @@ fn a_hypervisor_without_a_driver_is_unknown() {
         fs::write(guest.socket(), "").unwrap();
         let timeouts = Timeouts {
             request: Duration::from_secs(5),
+            watch: crate::interrupt::Watch::unlimited(),
         };
         is_unknown(
             &derive(&guest.metadata(), guest.root.path(), timeouts),

@@ -99,21 +99,29 @@ fn a_copy_that_runs_out_of_room_does_not_stop_the_guest_for_good() {
     assert_untouched(&vm, &before);
 }
 
+/// The usual time-outs, with another source of signals.
+fn signalled(signal: fn() -> Option<Instant>) -> Timeouts {
+    Timeouts {
+        watch: Watch::unlimited().with_signal(signal),
+        ..TIMEOUTS
+    }
+}
+
 #[test]
 fn a_signal_ends_the_waiting_but_not_the_putting_right() {
     static SIGNAL: AtomicBool = AtomicBool::new(false);
     let scratch = scratch();
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let before = vm.traces();
-    let is_interrupted = || SIGNAL.load(Ordering::SeqCst);
-    let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+    let is_interrupted = || SIGNAL.load(Ordering::SeqCst).then(Instant::now);
+    let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
     let mut qemu = Qemu::new(qmp);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
     qemu.prepare(&plan).unwrap();
     qemu.pause().unwrap();
     SIGNAL.store(true, Ordering::SeqCst);
     let error = qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap_err();
-    assert!(matches!(error, VmmError::Interrupted), "{error}");
+    assert!(matches!(error, VmmError::Over(_)), "{error}");
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();
     assert_untouched(&vm, &before);
@@ -127,7 +135,7 @@ fn a_signal_at_any_moment_of_the_preparation_leaves_nothing() {
         let left = LOOKS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
             left.checked_sub(1)
         });
-        left.is_err()
+        left.is_err().then(Instant::now)
     };
     let scratch = scratch();
     let vm = TestVm::boot(&VmOptions {
@@ -138,7 +146,7 @@ fn a_signal_at_any_moment_of_the_preparation_leaves_nothing() {
     let mut looks = 0;
     loop {
         LOOKS.store(usize::MAX, Ordering::SeqCst);
-        let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+        let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
         let mut qemu = Qemu::new(qmp);
         let directory = state_dir(scratch.path(), &format!("snapshot{looks}"));
         let plan = plan(&mut qemu, &directory);
@@ -148,7 +156,7 @@ fn a_signal_at_any_moment_of_the_preparation_leaves_nothing() {
         assert_eq!(vm.traces(), before, "after {looks} looks");
         match prepared {
             Ok(()) => break,
-            Err(VmmError::Interrupted) => looks += 1,
+            Err(VmmError::Over(_)) => looks += 1,
             Err(error) => panic!("after {looks} looks: {error}"),
         }
     }
@@ -164,8 +172,8 @@ fn a_signal_ends_the_wait_for_what_goes_on_behind_the_guest() {
     let scratch = scratch();
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let before = vm.traces();
-    let is_interrupted = || SIGNAL.load(Ordering::SeqCst);
-    let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+    let is_interrupted = || SIGNAL.load(Ordering::SeqCst).then(Instant::now);
+    let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
     let mut qemu = Qemu::new(qmp);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
     qemu.prepare(&plan).unwrap();
@@ -174,10 +182,10 @@ fn a_signal_ends_the_wait_for_what_goes_on_behind_the_guest() {
     qemu.resume().unwrap();
     SIGNAL.store(true, Ordering::SeqCst);
     let error = qemu.finish().unwrap_err();
-    assert!(matches!(error, VmmError::Interrupted), "{error}");
+    assert!(matches!(error, VmmError::Over(_)), "{error}");
     // A new connection comes about nevertheless.
     drop(qemu);
-    let qmp = Qmp::connect_with(vm.socket(), TIMEOUTS.request, is_interrupted).unwrap();
+    let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
     Qemu::new(qmp).discard(true).unwrap();
     assert_untouched(&vm, &before);
 }
@@ -221,7 +229,7 @@ fn a_vmm_that_hangs_costs_its_time_limit_and_goes_on_when_it_wakes() {
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let before = vm.traces();
     let limit = Duration::from_millis(300);
-    let mut qemu = Qemu::connect(vm.socket(), Timeouts { request: limit }).unwrap();
+    let mut qemu = Qemu::connect(vm.socket(), within(limit)).unwrap();
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
     qemu.prepare(&plan).unwrap();
     qemu.pause().unwrap();

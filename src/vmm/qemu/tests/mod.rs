@@ -23,6 +23,7 @@ use crate::vmm::DiskCopy;
 /// Generous: software emulation on a busy machine can be twenty times slower than alone.
 const TIMEOUTS: Timeouts = Timeouts {
     request: Duration::from_secs(30),
+    watch: Watch::unlimited(),
 };
 /// As much as a pause may take where nothing goes wrong.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +34,14 @@ fn scratch() -> TempDir {
         .prefix("snap-")
         .tempdir_in("/tmp")
         .unwrap()
+}
+
+/// The usual time-outs, with another one for a request.
+fn within(request: Duration) -> Timeouts {
+    Timeouts {
+        request,
+        ..TIMEOUTS
+    }
 }
 
 fn connect(vm: &TestVm) -> Qemu {

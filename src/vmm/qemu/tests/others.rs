@@ -96,7 +96,7 @@ fn a_monitor_that_another_client_holds_is_named_as_such() {
     let limit = Duration::from_millis(300);
     // A client that gave up keeps its place in the socket's queue: in the end even the connect is not taken.
     for _ in 0..4 {
-        let error = Qemu::connect(vm.socket(), Timeouts { request: limit }).unwrap_err();
+        let error = Qemu::connect(vm.socket(), within(limit)).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, VmmError::TimedOut { .. }), "{text}");
         assert!(text.contains("another client"), "{text}");
