@@ -32,6 +32,8 @@ pub fn start(verbose: u8, is_quiet: bool, writer: Option<impl Write + Send + 'st
     builder
         .filter_level(level.min(LevelFilter::Warn))
         .filter_module(env!("CARGO_CRATE_NAME"), level)
+        // What it has to say comes back as an error as well, which is told with its remedy.
+        .filter_module("rustls_platform_verifier", LevelFilter::Off)
         .format(move |out, record| writeln!(out, "{}", line(record, for_journal)))
         .init();
 }

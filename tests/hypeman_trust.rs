@@ -242,3 +242,15 @@ fn a_run_that_is_asked_to_stop_waits_for_the_snapshot_that_it_asked_for() {
     assert_eq!(host.schedule(ID)["last_snapshot_id"], "snap001");
     assert_eq!(server.world().lines("POST ").len(), 1);
 }
+
+#[test]
+fn a_server_that_is_not_trusted_is_told_once() {
+    let host = host();
+    let (config, _) = fake_tls::server("127.0.0.1");
+    let server = FakeHypeman::start_tls(config);
+    let said = host
+        .run(&["--base-url", &server.url(), "snapshots"])
+        .exits(1)
+        .complains(&["--ca-file"]);
+    assert_eq!(said.stderr.lines().count(), 1, "{}", said.stderr);
+}
