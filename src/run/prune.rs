@@ -76,8 +76,10 @@ fn prune_under_lock(
     let Some(mut schedule) = context.store.load(id).map_err(|error| describe(&error))? else {
         return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
     };
-    // Not being listed may mean unreadable; only the engine's positive word means gone.
+    // Not being listed may mean unreadable; only the engine's positive word means gone. With nothing to judge it makes
+    // no difference, and a server need not be asked about every instance that is gone for good.
     let exists = is_known
+        || !has_scheduled(context, id)
         || context
             .engine
             .find(id)
@@ -88,4 +90,14 @@ fn prune_under_lock(
     retain::record(context, &mut schedule, &retained, &mut result);
     result.pruned = retained.removed;
     Ok(result)
+}
+
+/// Whether a schedule of the instance has made a snapshot that is there.
+fn has_scheduled(context: &Context<'_>, id: &InstanceId) -> bool {
+    context.listing().is_ok_and(|listing| {
+        listing
+            .snapshots
+            .iter()
+            .any(|snapshot| snapshot.is_scheduled_for(id))
+    })
 }
