@@ -176,6 +176,64 @@ fn a_lost_answer_makes_exactly_one_snapshot() {
 }
 
 #[test]
+fn an_answer_of_somebody_in_between_makes_exactly_one_snapshot() {
+    for answer in [
+        Answer::text(408, "text/plain", "request timeout"),
+        Answer::text(201, "text/html", "<html>your session has ended</html>"),
+        Answer::text(201, "text/plain", "created"),
+        Answer::text(502, "text/html", "<html>bad gateway</html>"),
+        Answer::text(504, "", ""),
+    ] {
+        let api = Api::new();
+        api.due(ID, 5);
+        let name = |body: &str| {
+            let body: Value = serde_json::from_str(body).unwrap();
+            body["name"].as_str().unwrap().to_owned()
+        };
+        // The server carries it out under the name that it was asked for.
+        let make = move |world: &mut World| {
+            let name = name(&world.requests.last().unwrap().body);
+            world.make_snapshot(ID, "Standby", &name, &scheduled_tags(ID));
+        };
+        let post = format!("POST /instances/{ID}/snapshots");
+        api.server.world().fail(&post, Fault::after(make, answer));
+        api.run(&["run-due"])
+            .exits(0)
+            .complains(&["was made, although"]);
+        assert_eq!(api.host.schedule(ID)["last_snapshot_id"], "snap001");
+        api.run(&["run-due"]).exits(0).is_content();
+        assert_eq!(api.names(ID).len(), 1);
+        assert_eq!(api.requests(&post), 1);
+    }
+}
+
+#[test]
+fn prune_asks_only_for_instances_that_are_not_listed_and_have_snapshots() {
+    let api = Api::new();
+    let tags = scheduled_tags;
+    for n in 0..30 {
+        let listed = format!("listed{n}");
+        api.server.world().set_state(&listed, "Running");
+        api.due(&listed, 1);
+        for _ in 0..2 {
+            let mut world = api.server.world();
+            world.make_snapshot(&listed, "Standby", &format!("s{n}"), &tags(&listed));
+        }
+        api.due(&format!("empty{n}"), 1);
+    }
+    api.due("gone", 1);
+    for n in 0..3 {
+        let mut world = api.server.world();
+        world.make_snapshot("gone", "Standby", &format!("s{n}"), &tags("gone"));
+    }
+    api.run(&["prune"]).exits(0).is_content();
+    let world = api.server.world();
+    assert_eq!(world.lines("GET /instances/"), ["GET /instances/gone"]);
+    assert_eq!(world.lines("GET ").len(), 3, "and one list of each");
+    assert_eq!(world.lines("DELETE ").len(), 32);
+}
+
+#[test]
 fn a_snapshot_that_a_killed_run_had_asked_for_is_not_made_twice() {
     let api = Api::new();
     api.due(ID, 5);

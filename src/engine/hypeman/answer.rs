@@ -10,6 +10,7 @@ use chrono::DateTime;
 use reqwest::Url;
 use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use rustix::io::Errno;
 use rustls::CertificateError;
 use serde::Deserialize;
 
@@ -34,16 +35,24 @@ pub(super) fn transport_fault(error: &reqwest::Error, limit: Duration) -> Fault 
         if let Some(cause) = tls_cause(error) {
             return Fault::Untrusted(cause);
         }
-        if error.is_timeout() {
-            return Fault::Unreachable("no connection in time".to_owned());
-        }
-        return Fault::Unreachable(root_cause(error));
+        let cause = if error.is_timeout() {
+            "no connection in time".to_owned()
+        } else {
+            root_cause(error)
+        };
+        return Fault::Unreachable {
+            cause,
+            is_forbidden: is_forbidden(error),
+        };
     }
     if error.is_timeout() {
         return Fault::TimedOut(limit);
     }
     if error.is_builder() {
-        return Fault::Unreachable(root_cause(error));
+        return Fault::Unreachable {
+            cause: root_cause(error),
+            is_forbidden: false,
+        };
     }
     Fault::Lost(root_cause(error))
 }
@@ -58,6 +67,25 @@ pub(super) fn body_fault(error: &io::Error, limit: Duration) -> Fault {
         Some(inner) => Fault::Lost(root_cause(inner)),
         None => Fault::Lost(error.to_string()),
     }
+}
+
+/// Whether the kernel refused the connection in the name of this host's own rules, such as a unit's IPAddressDeny=.
+fn is_forbidden(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let errno = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+            .map(Errno::from_raw_os_error);
+        if matches!(
+            errno,
+            Some(Errno::PERM | Errno::ACCESS | Errno::AFNOSUPPORT)
+        ) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Why the TLS handshake failed, if that is why there is no connection.
@@ -173,6 +201,14 @@ mod tests {
         let key = Secret::new("sekrit-token").unwrap();
         let cleaned = clean("bad\x1b[2J token\r\n\0 sekrit-token \u{9b}31m", Some(&key));
         assert_eq!(cleaned, "bad [2J token [redacted] 31m");
+    }
+
+    #[test]
+    fn what_this_hosts_own_rules_forbid_is_told_apart() {
+        let of = |errno: Errno| is_forbidden(&io::Error::from(errno));
+        assert!(of(Errno::PERM) && of(Errno::ACCESS) && of(Errno::AFNOSUPPORT));
+        assert!(!of(Errno::CONNREFUSED) && !of(Errno::HOSTUNREACH));
+        assert!(!is_forbidden(&io::Error::other("closed")));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(super) struct Pace {
     pub(super) look_at_least_every: Duration,
     /// How long an instance must look untouched before such a snapshot counts as not made.
     pub(super) calm: Duration,
+    /// How long looks may fail, one after the other, before such a snapshot's fate counts as unclear.
+    pub(super) blind: Duration,
     /// How long the server may take to wake an instance; its own limit is 60 s (contract, section 3).
     pub(super) wake_timeout: Duration,
 }
@@ -58,6 +60,7 @@ impl Default for Pace {
             look_after: Duration::from_millis(500),
             look_at_least_every: Duration::from_secs(10),
             calm: Duration::from_secs(30),
+            blind: Duration::from_secs(60),
             wake_timeout: Duration::from_secs(90),
         }
     }

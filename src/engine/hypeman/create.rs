@@ -207,7 +207,8 @@ impl<'a> Creation<'a> {
     ///
     /// While the server works on a running guest, that guest is not in its old state; so it counts as not made when
     /// the instance looks untouched for a while. In any other state it may still copy, for as long as a creation may
-    /// take.
+    /// take. Looks that all fail are given up sooner: the caller holds the instance's lock, and the next attempt looks
+    /// again.
     fn look(&self, is_final: bool) -> Outlook {
         let pace = &self.engine.pace;
         let calm_end = Instant::now() + pace.calm;
@@ -218,6 +219,7 @@ impl<'a> Creation<'a> {
         };
         let mut delay = pace.look_after;
         let mut calm_since = None;
+        let mut blind_since = None;
         loop {
             let now = Instant::now();
             let found = self.find_by_name();
@@ -226,6 +228,7 @@ impl<'a> Creation<'a> {
                 (Ok(Some(snapshot)), _) => return Outlook::Made(Box::new(snapshot)),
                 (Ok(None), Ok(None)) => return Outlook::NotMade,
                 (Ok(None), Ok(Some(state))) => {
+                    blind_since = None;
                     if is_final {
                         return Outlook::NotMade;
                     }
@@ -240,7 +243,11 @@ impl<'a> Creation<'a> {
                 }
                 (Err(fault), _) | (_, Err(fault)) => {
                     calm_since = None;
-                    Some(self.detail(&fault))
+                    let trouble = self.detail(&fault);
+                    if now.duration_since(*blind_since.get_or_insert(now)) >= pace.blind {
+                        return Outlook::Unclear(trouble);
+                    }
+                    Some(trouble)
                 }
             };
             let left = deadline.saturating_duration_since(Instant::now());

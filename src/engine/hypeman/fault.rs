@@ -15,8 +15,13 @@ const KEY_PLACES: &str = "HYPEMAN_API_KEY_FILE, HYPEMAN_API_KEY, the systemd cre
 /// Why a request has no usable answer.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// There was no connection, so nothing was sent; the text is the cause.
-    Unreachable(String),
+    /// There was no connection, so nothing was sent.
+    Unreachable {
+        /// Why.
+        cause: String,
+        /// Whether it is this process that may not connect, so that it says nothing about the server.
+        is_forbidden: bool,
+    },
     /// The TLS handshake failed, so nothing was sent; the text is the cause, with its remedy.
     Untrusted(String),
     /// The server was silent a moment ago and was not asked again; the text is how it was silent then.
@@ -105,7 +110,7 @@ impl Fault {
     /// Whether asking again soon may help. Only for requests that are safe to repeat.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Lost(_) => true,
+            Self::Unreachable { .. } | Self::Lost(_) => true,
             Self::Refused(refusal) => {
                 refusal.status == StatusCode::TOO_MANY_REQUESTS
                     || (refusal.status.is_server_error()
@@ -124,15 +129,18 @@ impl Fault {
     /// Whether a request that changes something may have been carried out nevertheless.
     pub(super) fn leaves_outcome_open(&self) -> bool {
         match self {
-            Self::TimedOut(_) | Self::Lost(_) | Self::Garbled(_) => true,
-            Self::Refused(refusal) => {
-                refusal.status.is_server_error() && refusal.status != StatusCode::NOT_IMPLEMENTED
-            }
-            Self::Unreachable(_)
+            // A page with a status of success hides what became of the request as well as any other nonsense.
+            Self::TimedOut(_) | Self::Lost(_) | Self::Garbled(_) | Self::Page(_) => true,
+            Self::Refused(refusal) => match refusal.status {
+                // A proxy that lost its patience says nothing about the server behind it.
+                StatusCode::REQUEST_TIMEOUT => true,
+                StatusCode::NOT_IMPLEMENTED => false,
+                status => status.is_server_error(),
+            },
+            Self::Unreachable { .. }
             | Self::Untrusted(_)
             | Self::Silent(_)
             | Self::Redirected { .. }
-            | Self::Page(_)
             | Self::Interrupted => false,
         }
     }
@@ -141,7 +149,7 @@ impl Fault {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
-            Self::Unreachable(_)
+            Self::Unreachable { .. }
             | Self::Untrusted(_)
             | Self::Silent(_)
             | Self::TimedOut(_)
@@ -160,13 +168,21 @@ impl Fault {
 
     /// How the server was silent, if it was: what later requests need not wait for again.
     pub(super) fn silence(&self, base: &str) -> Option<String> {
-        matches!(self, Self::Unreachable(_) | Self::TimedOut(_)).then(|| self.detail(base, true))
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut(_))
+            .then(|| self.detail(base, true))
     }
 
     /// What happened, and what to do about it.
     pub(super) fn detail(&self, base: &str, has_key: bool) -> String {
         match self {
-            Self::Unreachable(cause) => format!(
+            Self::Unreachable {
+                cause,
+                is_forbidden: true,
+            } => format!(
+                "this process may not connect to the hypeman server at {base}: {cause}: does a firewall or its systemd \
+                 unit (IPAddressDeny=, RestrictAddressFamilies=) forbid it?"
+            ),
+            Self::Unreachable { cause, .. } => format!(
                 "the hypeman server at {base} can't be reached: {cause}: is it running, and is the base URL right?"
             ),
             Self::Untrusted(cause) => {

@@ -123,13 +123,16 @@ impl ServerPresence {
         };
         let detail = fault.detail(&address, false);
         match fault {
-            // Somebody is there, and who it is can't be told.
-            Fault::Untrusted(_) => Err(EngineError::unavailable(detail)),
+            // Somebody is there, or may be, and who it is can't be told.
+            Fault::Untrusted(_)
+            | Fault::Unreachable {
+                is_forbidden: true, ..
+            } => Err(EngineError::unavailable(detail)),
             Fault::TimedOut(_) => {
                 warn!("taken for no hypeman server, because it is silent: {detail}");
                 Ok(None)
             }
-            Fault::Unreachable(_)
+            Fault::Unreachable { .. }
             | Fault::Silent(_)
             | Fault::Lost(_)
             | Fault::Redirected { .. }

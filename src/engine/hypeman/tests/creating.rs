@@ -84,6 +84,37 @@ fn an_answer_that_makes_no_sense_is_checked_by_the_name() {
 }
 
 #[test]
+fn an_answer_that_is_not_the_servers_own_is_checked_by_the_name() {
+    for answer in [
+        Answer::text(201, "text/html", "<html>your session has ended</html>"),
+        Answer::text(200, "text/plain", "OK"),
+        Answer::text(408, "text/plain", "request timeout"),
+        Answer::text(502, "text/html", "<html>bad gateway</html>"),
+        Answer::text(504, "", ""),
+    ] {
+        let shown = format!("{answer:?}");
+        let server = server();
+        server
+            .world()
+            .fail(POST, Fault::after(make, answer.clone()));
+        let created = create(&engine(&server), State::Running)
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        assert_eq!(created.snapshot.name, "nightly-1", "{shown}");
+        assert_created(&server, 1);
+
+        // And where it was not made, that is not certain: the next attempt has to look for it.
+        let server = self::server();
+        server.world().fail(POST, answer);
+        let error = create(&engine(&server), State::Running).unwrap_err();
+        assert!(
+            matches!(error, EngineError::Unclear { .. }),
+            "{shown}: {error}"
+        );
+        assert_created(&server, 0);
+    }
+}
+
+#[test]
 fn a_creation_that_takes_too_long_is_looked_for() {
     let server = server();
     server.world().fail(POST, Fault::after(make, Fault::Hang));
@@ -324,6 +355,29 @@ fn a_server_that_is_gone_altogether_leaves_the_end_open() {
         message.contains("may or may not") && message.contains("if it is in Standby, wake it with"),
         "{message}"
     );
+}
+
+#[test]
+fn looks_that_keep_failing_are_given_up_long_before_the_creations_own_limit() {
+    let server = server();
+    let failing = |world: &mut World| {
+        for _ in 0..1000 {
+            // One record that can't be read spoils the server's whole list.
+            world.fail("GET /snapshots", internal_error());
+        }
+    };
+    server
+        .world()
+        .fail(POST, Fault::after(failing, Fault::Drop));
+    let engine = engine_with(Settings {
+        create_timeout: Duration::from_secs(600),
+        ..settings(&server.url())
+    });
+    let began = Instant::now();
+    let error = create(&engine, State::Running).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(matches!(error, EngineError::Unclear { .. }), "{error:?}");
+    assert!(error.to_string().contains("may or may not"), "{error}");
 }
 
 #[test]

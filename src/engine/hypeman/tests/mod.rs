@@ -29,6 +29,7 @@ fn pace() -> Pace {
         look_after: Duration::from_millis(10),
         look_at_least_every: Duration::from_millis(20),
         calm: Duration::from_millis(200),
+        blind: Duration::from_millis(400),
         wake_timeout: Duration::from_secs(5),
     }
 }
