@@ -187,16 +187,6 @@ hint() {
   esac
 }
 
-# cargo-deb is no Debian package. This one builds with the lowest Rust that the tool needs.
-# shellcheck disable=SC2034 # Used by package.sh.
-CARGO_DEB_VERSION=3.8.0
-
-# Makes `cargo deb` work where cargo-deb is on the path or was installed below target/tools.
-find_cargo_deb() {
-  export PATH="$PATH:$TOP/target/tools/bin"
-  there cargo-deb
-}
-
 # Where `cargo build --release` leaves the tool.
 release_binary() {
   (cd "$TOP" && cargo metadata --format-version 1 --no-deps --locked) |
