@@ -19,7 +19,7 @@ build | a C compiler    | there_compiler             | gcc libc6-dev
 build | CA certificates | there_certificates         | ca-certificates
 build | cargo           | there_cargo                | cargo,cargo-web
 vm    | a C compiler    | there_compiler             | gcc libc6-dev
-vm    | QEMU            | there qemu-system-x86_64   | qemu-system-x86
+vm    | QEMU            | there_qemu                 | qemu-system-x86
 test  | ext4            | there mkfs.ext4            | e2fsprogs
 test  | qemu-img        | there qemu-img             | qemu-utils
 test  | XFS             | there mkfs.xfs             | xfsprogs
@@ -60,6 +60,8 @@ there_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt ]]; }
 there_compiler() { printf 'int main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }
 
 there_cargo() { [[ -n $(version_of cargo) ]] && at_least "$(version_of rustc)" "$(msrv)"; }
+
+there_qemu() { find_qemu; qemu-system-x86_64 --version >/dev/null 2>&1; }
 
 there_prometheus_parser() { there promtool || /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null; }
 
@@ -124,20 +126,61 @@ apt_install() {
 
 status() { dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null; }
 
-# install_packages PACKAGE…. What is installed already may be in the way: a qemu-utils of another release (backports)
-# goes back to the version that belongs to Debian's qemu-system-x86, and Debian 12's own cargo makes room for cargo-web.
+# install_packages PACKAGE…. Nothing that is installed is ever replaced by an older version. Debian 12's own cargo makes
+# room for cargo-web.
 install_packages() {
-  local utils more=() removed
+  local removed package rest=()
   apt_install --no-remove "$@" 2>/dev/null && return
-  utils=$(candidate qemu-system-x86)
-  if [[ " $* " == *" qemu-system-x86 "* && $(status qemu-utils) == installed &&
-    $(apt-cache madison qemu-utils) == *" $utils "* ]]; then
-    say "qemu-utils of another release is in the way: taking Debian's, $utils"
-    more=(--allow-downgrades "qemu-utils=$utils")
+  if [[ " $* " == *" $QEMU_PACKAGE "* ]] && unpack_qemu; then
+    for package in "$@"; do
+      [[ $package == "$QEMU_PACKAGE" ]] || rest+=("$package")
+    done
+    [[ ${#rest[@]} -gt 0 ]] || return 0
+    set -- "${rest[@]}"
   fi
-  removed=$(apt-get install --simulate --no-install-recommends "$@" "${more[@]}" 2>/dev/null | awk '$1 == "Remv" { print $2 }' | paste -sd' ')
+  removed=$(apt-get install --simulate --no-install-recommends "$@" 2>/dev/null | awk '$1 == "Remv" { print $2 }' | paste -sd' ')
   [[ -z $removed ]] || say "removing what is in the way: $removed"
-  apt_install "$@" "${more[@]}"
+  apt_install "$@"
+}
+
+readonly QEMU_PACKAGE=qemu-system-x86
+
+# A QEMU of our own, for hosts where a qemu-utils of another release (backports) keeps apt from installing Debian's
+# qemu-system-x86 beside it. QEMU finds its firmware relative to its program; its libraries it has to be told.
+unpack_qemu() {
+  local to=$TOP/target/qemu utils packages work result=0
+  utils=$(candidate "$QEMU_PACKAGE")
+  [[ $(status qemu-utils) == installed && $(apt-cache madison qemu-utils) == *" $utils "* ]] || return 1
+  # What apt would put in place of it, if it were asked to. It is not.
+  packages=$(apt-get install --simulate --no-install-recommends --allow-downgrades "qemu-utils=$utils" "$QEMU_PACKAGE" 2>/dev/null |
+    sed -n '/^Inst qemu-utils /d; s/^Inst \([^ ]*\) [^(]*(\([^ ]*\) .*/\1=\2/p')
+  [[ -n $packages ]] || return 1
+  say "qemu-utils $(dpkg-query --show --showformat='${Version}' qemu-utils) keeps apt from installing $QEMU_PACKAGE $utils." \
+    "It stays as it is: QEMU is unpacked into ${to#"$TOP"/}, for these scripts alone."
+  say "(To have it installed instead: apt-get install --allow-downgrades qemu-utils=$utils $QEMU_PACKAGE)"
+  work=$(mktemp -d) && mkdir -p "$to"
+  # apt's own user writes there.
+  chmod 755 "$work"
+  # shellcheck disable=SC2086 # words
+  (cd "$work" && apt-get download --quiet=2 $packages 2>/dev/null && for deb in *.deb; do dpkg-deb --extract "$deb" "$to" || exit 1; done) || result=1
+  rm -rf "$work"
+  [[ $result == 0 ]] || return 1
+  mkdir -p "$to/bin"
+  cat >"$to/bin/qemu-system-x86_64" <<'WRAPPER'
+#!/bin/sh
+here=$(dirname "$(dirname "$(readlink -f "$0")")")
+for lib in "$here"/usr/lib/*-linux-gnu "$here"/lib/*-linux-gnu; do
+  LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+done
+export LD_LIBRARY_PATH
+exec "$here/usr/bin/qemu-system-x86_64" "$@"
+WRAPPER
+  chmod 755 "$to/bin/qemu-system-x86_64"
+}
+
+# Makes that QEMU the one that runs, unless the host has one.
+find_qemu() {
+  there qemu-system-x86_64 || [[ ! -x $TOP/target/qemu/bin/qemu-system-x86_64 ]] || export PATH="$PATH:$TOP/target/qemu/bin"
 }
 
 # missing GROUP…: a line `what|packages` for each row of these groups that is not there.
@@ -176,6 +219,7 @@ ensure() {
   install_packages "${all[@]}" || die "apt-get could not install ${all[*]}"
   hash -r
   find_cargo
+  find_qemu
   lacking=$(missing "$@")
   [[ -z $lacking ]] || die "installed, but still not working: $(cut -d'|' -f1 <<<"$lacking" | paste -sd,)"
 }
