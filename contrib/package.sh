@@ -60,6 +60,7 @@ put 644 contrib/debian/README.Debian $doc/
 put 644 contrib/debian/changelog $doc/changelog.Debian
 put 644 contrib/CHANGELOG.md $doc/changelog
 put 644 contrib/cron.d/hypeman-snap $doc/examples/hypeman-snap.cron
+put 644 contrib/prometheus/hypeman-snap.rules.yml $doc/examples/
 for page in man/*.[1-9]; do
   put 644 "$page" "usr/share/man/man${page##*.}/"
 done

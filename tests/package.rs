@@ -80,6 +80,7 @@ fn package_holds_what_a_host_needs() {
         "usr/share/doc/hypeman-snap/changelog.Debian.gz",
         "usr/share/doc/hypeman-snap/copyright",
         "usr/share/doc/hypeman-snap/examples/hypeman-snap.cron",
+        "usr/share/doc/hypeman-snap/examples/hypeman-snap.rules.yml",
     ] {
         let path = format!("./{expected}");
         assert!(files.contains(&path.as_str()), "{expected}: {listing}");

@@ -143,28 +143,39 @@ install_packages() {
   apt_install "$@"
 }
 
+# unpack DIRECTORY PACKAGE…: what is in Debian packages, without installing them. No root is needed.
+unpack() {
+  local to=$1 work result=0
+  shift
+  work=$(mktemp -d) && mkdir -p "$to"
+  # apt's own user writes there.
+  chmod 755 "$work"
+  (
+    cd "$work" && apt-get download --quiet=2 "$@" 2>/dev/null || exit 1
+    for deb in *.deb; do dpkg-deb --extract "$deb" "$to" || exit 1; done
+  ) || result=1
+  rm -rf "$work"
+  return "$result"
+}
+
 readonly QEMU_PACKAGE=qemu-system-x86
 
 # A QEMU of our own, for hosts where a qemu-utils of another release (backports) keeps apt from installing Debian's
 # qemu-system-x86 beside it. QEMU finds its firmware relative to its program; its libraries it has to be told.
 unpack_qemu() {
-  local to=$TOP/target/qemu utils packages work result=0
+  local to=$TOP/target/qemu utils installed packages
   utils=$(candidate "$QEMU_PACKAGE")
-  [[ $(status qemu-utils) == installed && $(apt-cache madison qemu-utils) == *" $utils "* ]] || return 1
+  installed=$(dpkg-query --show --showformat='${Version}' qemu-utils 2>/dev/null) || return 1
+  [[ $(status qemu-utils) == installed && $installed != "$utils" && $(apt-cache madison qemu-utils) == *" $utils "* ]] || return 1
   # What apt would put in place of it, if it were asked to. It is not.
   packages=$(apt-get install --simulate --no-install-recommends --allow-downgrades "qemu-utils=$utils" "$QEMU_PACKAGE" 2>/dev/null |
     sed -n '/^Inst qemu-utils /d; s/^Inst \([^ ]*\) [^(]*(\([^ ]*\) .*/\1=\2/p')
   [[ -n $packages ]] || return 1
-  say "qemu-utils $(dpkg-query --show --showformat='${Version}' qemu-utils) keeps apt from installing $QEMU_PACKAGE $utils." \
+  say "qemu-utils $installed keeps apt from installing $QEMU_PACKAGE $utils." \
     "It stays as it is: QEMU is unpacked into ${to#"$TOP"/}, for these scripts alone."
   say "(To have it installed instead: apt-get install --allow-downgrades qemu-utils=$utils $QEMU_PACKAGE)"
-  work=$(mktemp -d) && mkdir -p "$to"
-  # apt's own user writes there.
-  chmod 755 "$work"
   # shellcheck disable=SC2086 # words
-  (cd "$work" && apt-get download --quiet=2 $packages 2>/dev/null && for deb in *.deb; do dpkg-deb --extract "$deb" "$to" || exit 1; done) || result=1
-  rm -rf "$work"
-  [[ $result == 0 ]] || return 1
+  unpack "$to" $packages || return 1
   mkdir -p "$to/bin"
   cat >"$to/bin/qemu-system-x86_64" <<'WRAPPER'
 #!/bin/sh
@@ -235,6 +246,15 @@ hint() {
 release_binary() {
   (cd "$TOP" && cargo metadata --format-version 1 --no-deps --locked) |
     sed 's|.*"target_directory":"\([^"]*\)".*|\1/release/hypeman-snap|'
+}
+
+# Programs for the tests whose packages would start a server on this machine: unpacked below the build directory.
+ensure_unpacked() {
+  local to=$TOP/target/unpacked
+  export PATH="$PATH:$to/usr/bin"
+  there promtool && return
+  say "unpacking promtool into ${to#"$TOP"/}"
+  unpack "$to" prometheus
 }
 
 # Ansible for the tests of contrib/ansible, below the build directory: Debian 12's own is too old for ansible-lint.
