@@ -41,7 +41,7 @@ cargo_check() {
 
 # Called by name only, which some versions of shellcheck take for dead code (SC2317, SC2329).
 shell_scripts() {
-  grep --recursive --null --files-with-matches '^#!.*bash\|^# shellcheck shell=' contrib .ci tests |
+  grep --recursive --null --files-with-matches --exclude='*.rs' '^#!.*bash\|^#!/bin/sh$\|^# shellcheck shell=' contrib .ci tests |
     xargs --null shellcheck --external-sources --exclude=SC2317,SC2329
 }
 

@@ -2,10 +2,12 @@
 
 #![cfg(test)]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use fs2::FileExt;
 use serde_json::{Value, json};
 use support::cli::{Host, Said, now, said};
 use support::skip::skipped;
@@ -158,6 +160,20 @@ fn alerts_tell_what_is_wrong() {
             ("HypemanSnapInstanceMissing", "warning", WEB_A_GONE),
         ],
     );
+}
+
+#[test]
+fn alert_tells_of_retention_that_fails() {
+    let scraped = Scraped::new();
+    let host = &scraped.host;
+    // Somebody reads the snapshot that is to go.
+    host.add_snapshot("old", (ID, "web-a"), Duration::from_secs(7200), true);
+    let held = File::open(host.data_dir().join("snapshots/old")).unwrap();
+    FileExt::try_lock_exclusive(&held).unwrap();
+    scraped.run_due(&["--force"]).exits(0);
+    scraped.fires(14, &[]);
+    scraped.run_due(&["--force"]).exits(1);
+    scraped.fires(14, &[("HypemanSnapRetentionFailing", "warning", WEB_A)]);
 }
 
 #[test]
