@@ -202,8 +202,8 @@ pub struct SetArgs {
     ///
     /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs
     /// it: write sh -c '…' for one. It runs as the user of run-due, in /, and finds in its environment HYPEMAN_SNAP_HOOK
-    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted
-    /// or failed), ERROR and PAUSE_MS, as far as they are known.
+    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted,
+    /// failed or interrupted), ERROR and PAUSE_MS, as far as they are known.
     #[arg(
         long,
         value_name = "COMMAND",

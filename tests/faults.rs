@@ -78,6 +78,11 @@ fn sigterm_at_any_word_to_the_vmm_leaves_the_guest_running_and_nothing_behind() 
             Some(0) => {}
             Some(1) => {
                 assert!(stderr(&output).contains("interrupted by a signal"), "{at}");
+                let schedule = host.read_schedule();
+                assert!(schedule["attempt"].is_object(), "{at}: {schedule}");
+                for absent in ["last_error", "retry_at", "consecutive_failures"] {
+                    assert!(schedule[absent].is_null(), "{at}: {schedule}");
+                }
                 interrupted += 1;
             }
             _ => panic!("{at}"),

@@ -275,17 +275,74 @@ fn tool_that_is_asked_to_stop_ends_the_pre_hook_and_lets_the_post_hook_undo() {
         "--pre-hook",
         "sh -c 'echo $$ > DIR/pid; echo frozen >> LOG; exec sleep 3600'",
         "--post-hook",
-        "sh -c 'sleep 0.3; echo thawed >> LOG'",
+        "sh -c 'sleep 0.3; echo thawed $HYPEMAN_SNAP_OUTCOME: $HYPEMAN_SNAP_ERROR >> LOG'",
+        "--failure-hook",
+        "sh -c 'echo failure >> LOG'",
     ]);
     let mut tool = scene.start_until("frozen");
     kill_process(Pid::from_child(&tool), Signal::TERM).unwrap();
     assert_eq!(tool.wait().unwrap().code(), Some(1));
-    assert_eq!(scene.logged(), ["frozen", "thawed"]);
+    let thawed = "thawed interrupted: interrupted by a signal";
+    assert_eq!(scene.logged(), ["frozen", thawed]);
     let hook = fs::read_to_string(scene.host.dir().join("pid")).unwrap();
     assert!(is_dead(hook.trim().parse().unwrap()));
     assert_eq!(scene.host.snapshots(), Vec::<String>::new());
-    let error = scene.schedule()["last_error"].to_string();
-    assert!(error.contains("interrupted by a signal"), "{error}");
+}
+
+#[test]
+fn run_that_a_signal_ends_has_not_failed_and_is_taken_up_by_the_next_run() {
+    let scene = Scene::new(&[
+        "--pre-hook",
+        "sh -c 'echo pre >> LOG; [ -e DIR/go ] || exec sleep 3600'",
+        "--post-hook",
+        "sh -c 'echo post $HYPEMAN_SNAP_OUTCOME >> LOG'",
+        "--failure-hook",
+        "sh -c 'echo failure >> LOG'",
+    ]);
+    let next_run_at = scene.schedule()["next_run_at"].clone();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        fs::write(scene.log(), "").unwrap();
+        let mut command = scene.host.std_command();
+        let tool = command
+            .args(["-o", "json", "run-due", "--force"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("pre", || scene.logged() == ["pre"]);
+        kill_process(Pid::from_child(&tool), signal).unwrap();
+        let output = tool.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains(&format!(
+                "interrupted by a signal: {ID} left to the next run"
+            )),
+            "{said}"
+        );
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let result = &report["results"][0];
+        assert_eq!(result["outcome"], "interrupted");
+        assert!(result["error"].is_null(), "{result}");
+        assert_eq!(scene.logged(), ["pre", "post interrupted"]);
+        let schedule = scene.schedule();
+        assert_eq!(schedule["next_run_at"], next_run_at);
+        for absent in [
+            "last_error",
+            "retry_at",
+            "consecutive_failures",
+            "total_failures",
+        ] {
+            assert!(schedule[absent].is_null(), "{absent}: {schedule}");
+        }
+    }
+    let attempt = scene.schedule()["attempt"]["snapshot_name"].clone();
+    fs::write(scene.host.dir().join("go"), "").unwrap();
+    let said = scene.host.run(&["-o", "json", "run-due"]).exits(0);
+    let result = &said.json()["results"][0];
+    assert_eq!(result["outcome"], "snapshotted");
+    assert_eq!(result["snapshot_name"], attempt, "the attempt is the same");
+    assert!(scene.schedule()["attempt"].is_null());
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub fn tell(
 fn has_changed(report: &Report) -> bool {
     report.results.iter().any(|result| match result.outcome {
         Outcome::Snapshotted | Outcome::Pruned | Outcome::Retired => true,
-        Outcome::Skipped | Outcome::Failed => !result.pruned.is_empty(),
+        Outcome::Skipped | Outcome::Failed | Outcome::Interrupted => !result.pruned.is_empty(),
     })
 }
 

@@ -55,6 +55,9 @@ impl Answer {
 
 /// A run that failed only because others held its locks says so: it can be tried again as it is.
 fn run_exit(report: &Report) -> Exit {
+    if !report.interrupted().is_empty() {
+        return Exit::Failed;
+    }
     if !report.has_failures() {
         return Exit::Done;
     }

@@ -20,7 +20,9 @@ use crate::{clock, interrupt};
 pub fn run(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Answer> {
     let started_at = clock::now();
     let done = carry_out(context, args);
-    if !args.dry_run && !args.recover_only {
+    // A run that a signal ended has nothing to tell yet, and no time for it.
+    let is_told = !args.dry_run && !args.recover_only && !interrupt::requested();
+    if is_told {
         monitoring::tell(context, started_at, done.as_ref());
     }
     done.map(Answer::Run)
@@ -69,7 +71,8 @@ pub fn log(report: &Report) {
         for note in &result.notes {
             // That another run has it is no news, and what a dry run foresees is its answer.
             let is_foreseen = report.is_dry_run && result.outcome == Outcome::Skipped;
-            if result.is_locked || is_foreseen {
+            // Which instances a signal left undone is said below, in one line.
+            if result.is_locked || is_foreseen || result.outcome == Outcome::Interrupted {
                 log::info!(instance; "{note}");
             } else {
                 log::warn!(instance; "{note}");
@@ -78,6 +81,13 @@ pub fn log(report: &Report) {
         if let Some(error) = &result.error {
             log::error!(instance; "{error}");
         }
+    }
+    if let [first, others @ ..] = report.interrupted().as_slice() {
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        log::error!("interrupted by a signal: {first}{more} left to the next run");
     }
     for warning in &report.warnings {
         log::warn!("{warning}");

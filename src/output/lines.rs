@@ -270,7 +270,7 @@ fn happened(result: &InstanceResult, view: &View) -> Option<String> {
             view,
         )),
         // What failed is said on stderr.
-        Outcome::Pruned | Outcome::Skipped | Outcome::Failed => None,
+        Outcome::Pruned | Outcome::Skipped | Outcome::Failed | Outcome::Interrupted => None,
     };
     joined(main.into_iter().chain(pruned))
 }
@@ -294,7 +294,7 @@ fn foreseen(result: &InstanceResult, view: &View) -> Option<String> {
             view,
         )),
         Outcome::Skipped => (!result.notes.is_empty()).then(|| visible(&result.notes.join("; "))),
-        Outcome::Pruned | Outcome::Failed => None,
+        Outcome::Pruned | Outcome::Failed | Outcome::Interrupted => None,
     };
     let hooks = result.hooks.iter().map(|hook| {
         let when = match hook.stage {

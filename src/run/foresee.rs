@@ -2,7 +2,8 @@
 //! anything.
 
 use super::outcome::add_error;
-use super::steps::{heal, is_due, is_name_taken, kind_for, load, retire_if_done};
+use super::record::retire_if_done;
+use super::steps::{heal, is_due, is_name_taken, kind_for, load};
 use super::{Context, hooks, outcome, retain};
 use crate::clock;
 use crate::engine::describe;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{Created, EngineError, describe};
 use crate::instance::InstanceId;
 use crate::interrupt;
+use crate::run::outcome;
 use crate::run::report::{HookRun, Outcome};
 use crate::schedule::hooks::{Hooks as Declared, Stage};
 use crate::schedule::{Attempt, Schedule};
@@ -72,16 +73,28 @@ impl Hooks {
     /// may have to undo what the pre-hook did.
     ///
     /// # Errors
-    /// That of `create`, which is not called when the pre-hook fails, or that of the pre-hook.
+    /// That of `create`, which is not called when the pre-hook fails, or that of the pre-hook; interrupted when the
+    /// process was asked to stop meanwhile, whatever came of that.
     pub(super) fn around(
         &mut self,
         create: impl FnOnce() -> Result<Created, EngineError>,
     ) -> Result<Created, EngineError> {
+        if interrupt::requested() {
+            return Err(EngineError::Interrupted);
+        }
         let created = match self.run(Stage::Pre) {
+            Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted)),
             Ok(()) => catch_unwind(AssertUnwindSafe(create)),
             Err(error) => Ok(Err(EngineError::instance(error))),
         };
         match created {
+            Ok(Err(error)) if outcome::is_interruption(&error) => {
+                log::debug!(instance = self.id.as_str(); "{}", describe(&error));
+                self.facts.outcome = Some(Outcome::Interrupted);
+                self.facts.error = Some(EngineError::Interrupted.to_string());
+                self.post();
+                Err(EngineError::Interrupted)
+            }
             Ok(Ok(created)) => {
                 self.facts.pause = created.pause;
                 self.taken(&created.snapshot);
@@ -229,7 +242,7 @@ pub(super) fn foreseen(schedule: &Schedule, outcome: Outcome) -> Vec<HookRun> {
         .filter(|stage| match outcome {
             Outcome::Snapshotted => true,
             Outcome::Failed => *stage == Stage::Failure,
-            Outcome::Pruned | Outcome::Skipped | Outcome::Retired => false,
+            Outcome::Pruned | Outcome::Skipped | Outcome::Retired | Outcome::Interrupted => false,
         })
         .map(|stage| HookRun {
             stage,

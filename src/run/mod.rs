@@ -8,6 +8,7 @@ mod outcome;
 mod parallel;
 mod pick;
 mod prune;
+mod record;
 pub mod report;
 mod retain;
 mod steps;

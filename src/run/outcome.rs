@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::engine::EngineError;
 use crate::instance::InstanceId;
+use crate::interrupt;
 use crate::run::report::{InstanceResult, Outcome};
 
 /// A result of which only the outcome is known.
@@ -18,6 +20,7 @@ pub(super) fn plain(id: &InstanceId, outcome: Outcome) -> InstanceResult {
         duration: Duration::ZERO,
         error: None,
         is_locked: false,
+        is_interrupted: false,
         notes: Vec::new(),
         hooks: Vec::new(),
     }
@@ -29,6 +32,21 @@ pub(super) fn failed(id: &InstanceId, error: String) -> InstanceResult {
         error: Some(error),
         ..plain(id, Outcome::Failed)
     }
+}
+
+/// A signal ended it before it was done, and what becomes of it.
+pub(super) fn interrupted(id: &InstanceId, note: &str) -> InstanceResult {
+    InstanceResult {
+        notes: vec![note.to_owned()],
+        is_interrupted: true,
+        ..plain(id, Outcome::Interrupted)
+    }
+}
+
+/// Whether an error is no failure but the end of this process: what was cut short may have become another error on its
+/// way here.
+pub(super) fn is_interruption(error: &EngineError) -> bool {
+    matches!(error, EngineError::Interrupted) || interrupt::requested()
 }
 
 /// Nothing was done, and why.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::clock;
 use crate::engine::{Engine, EngineError, describe};
 use crate::instance::InstanceId;
+use crate::interrupt;
 use crate::run::report::{InstanceResult, Outcome, Report};
 use crate::run::{Context, Options, outcome, parallel, retain};
 use crate::store::{LockError, Store};
@@ -37,7 +38,7 @@ pub fn prune(
         outcome::panicked,
     );
     let mut problems: Vec<String> = strays.iter().map(ToString::to_string).collect();
-    if options.only.is_none() && !options.dry_run {
+    if options.only.is_none() && !options.dry_run && !interrupt::requested() {
         match engine.sweep() {
             Ok(lines) => context.warn(lines),
             Err(error) => problems.push(describe(&error)),
@@ -47,9 +48,16 @@ pub fn prune(
 }
 
 fn prune_one(context: &Context<'_>, id: &InstanceId, is_known: bool) -> InstanceResult {
+    if interrupt::requested() {
+        return outcome::interrupted(id, "not begun: interrupted by a signal");
+    }
     let began = Instant::now();
-    let mut result =
-        prune_under_lock(context, id, is_known).unwrap_or_else(|error| outcome::failed(id, error));
+    let mut result = prune_under_lock(context, id, is_known).unwrap_or_else(|error| {
+        if interrupt::requested() {
+            return outcome::interrupted(id, "interrupted by a signal");
+        }
+        outcome::failed(id, error)
+    });
     result.duration = began.elapsed();
     result
 }

@@ -21,6 +21,8 @@ pub enum Outcome {
     Failed,
     /// The instance is gone for good and its schedule was removed.
     Retired,
+    /// A signal ended the run before it was done or begun; the next run takes it up.
+    Interrupted,
 }
 
 impl Outcome {
@@ -32,6 +34,7 @@ impl Outcome {
             Self::Skipped => "skipped",
             Self::Failed => "failed",
             Self::Retired => "retired",
+            Self::Interrupted => "interrupted",
         }
     }
 }
@@ -59,6 +62,8 @@ pub struct InstanceResult {
     pub error: Option<String>,
     /// Whether it failed only because another process held the instance's lock for too long.
     pub is_locked: bool,
+    /// Whether a signal kept it from being done: from being begun, or from what comes after the snapshot.
+    pub is_interrupted: bool,
     /// What the user should know although it did not fail: a healed clock, a recovered guest, a long pause, why it
     /// was skipped.
     pub notes: Vec<String>,
@@ -97,6 +102,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// The instances that a signal kept from being done.
+    pub fn interrupted(&self) -> Vec<&InstanceId> {
+        self.results
+            .iter()
+            .filter(|result| result.is_interrupted)
+            .map(|result| &result.instance_id)
+            .collect()
+    }
+
     /// Whether the exit code has to say that something failed.
     pub fn has_failures(&self) -> bool {
         !self.problems.is_empty()

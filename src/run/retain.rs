@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::engine::describe;
+use crate::interrupt;
 use crate::retention::{self, Policy};
 use crate::run::report::InstanceResult;
 use crate::run::{Context, outcome};
@@ -18,6 +19,15 @@ pub(super) struct Retained {
     pub(super) left: usize,
     /// What could not be judged or removed.
     pub(super) error: Option<String>,
+    /// Whether a signal ended it before all was removed that goes.
+    pub(super) is_interrupted: bool,
+}
+
+impl Retained {
+    /// Whether all is as the schedule's retention says.
+    pub(super) fn is_done(&self) -> bool {
+        self.error.is_none() && !self.is_interrupted
+    }
 }
 
 /// Applies the schedule's retention to the instance's scheduled snapshots, `taken` included.
@@ -61,6 +71,11 @@ pub(super) fn apply(
     };
     let mut failures = Vec::new();
     for snapshot in retention::removals(&verdicts) {
+        // Removing large files takes its time.
+        if interrupt::requested() {
+            retained.is_interrupted = true;
+            break;
+        }
         let removed = if context.options.dry_run {
             Ok(())
         } else {
@@ -89,6 +104,14 @@ pub(super) fn record(
     result: &mut InstanceResult,
 ) {
     outcome::add_error(result, retained.error.clone());
+    if retained.is_interrupted {
+        // Neither done nor failed: what was known of it stays.
+        result.is_interrupted = true;
+        result.notes.push(
+            "retention was interrupted by a signal; the next run, or `prune`, goes on".to_owned(),
+        );
+        return;
+    }
     let is_changed = schedule.note_retention(retained.error.as_deref());
     if is_changed && !context.options.dry_run {
         if let Err(error) = context.store.save(schedule) {

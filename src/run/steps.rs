@@ -1,32 +1,35 @@
 //! The steps of a run for one instance, under its lock (design, section 5).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use log::debug;
 
 use crate::clock;
-use crate::engine::{CreateRequest, Created, EngineError, describe};
+use crate::engine::{CreateRequest, EngineError, describe};
 use crate::instance::{Instance, InstanceId, State};
 use crate::interrupt;
 use crate::run::Context;
 use crate::run::hooks::Hooks;
 use crate::run::outcome::{self, add_error};
 use crate::run::pick::Job;
+use crate::run::record::{End, record};
 use crate::run::report::{InstanceResult, Outcome};
-use crate::run::retain::{self, Retained};
 use crate::schedule::cadence::{self, Due};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule, progress};
-use crate::snapshot::{self, Kind, Snapshot};
+use crate::snapshot::{self, Kind};
 use crate::store::Lock;
 
 /// Takes one instance through its run.
 pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
+    if interrupt::requested() {
+        return outcome::interrupted(&job.id, "not begun: interrupted by a signal");
+    }
     with_lock(context, &job.id, |lock| {
         let notes = match context.engine.recover(&job.id) {
             Ok(notes) => notes,
-            Err(error) => return outcome::failed(&job.id, not_recovered(&describe(&error))),
+            Err(error) => return unrecovered(&job.id, &error),
         };
         let mut result = if job.is_due {
             due_under_lock(context, &job.id, lock)
@@ -49,12 +52,22 @@ pub(super) fn recover(context: &Context<'_>, id: &InstanceId) -> InstanceResult 
             notes,
             ..outcome::plain(id, Outcome::Skipped)
         },
-        Err(error) => outcome::failed(id, not_recovered(&describe(&error))),
+        Err(error) => unrecovered(id, &error),
     })
 }
 
-fn not_recovered(error: &str) -> String {
-    format!("could not put right what an earlier run left behind: {error}")
+fn unrecovered(id: &InstanceId, error: &EngineError) -> InstanceResult {
+    if outcome::is_interruption(error) {
+        return outcome::interrupted(
+            id,
+            "interrupted by a signal; the next run puts right what an earlier one left behind",
+        );
+    }
+    let error = describe(error);
+    outcome::failed(
+        id,
+        format!("could not put right what an earlier run left behind: {error}"),
+    )
 }
 
 /// Runs `work` under the instance's lock and times it; skips the instance if another process holds the lock.
@@ -82,9 +95,6 @@ fn due_under_lock(
     id: &InstanceId,
     _lock: &Lock,
 ) -> Result<InstanceResult, String> {
-    if interrupt::requested() {
-        return Ok(outcome::skipped(id, "not begun: interrupted by a signal"));
-    }
     let Some(mut schedule) = load(context, id)? else {
         return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
     };
@@ -126,8 +136,10 @@ fn due_under_lock(
     if let Some(error) = &result.error {
         hooks.know_error(error);
     }
-    // What it hears of is on disk by now.
-    hooks.failure();
+    if result.outcome != Outcome::Interrupted {
+        // What it hears of is on disk by now.
+        hooks.failure();
+    }
     result.hooks = hooks.ran();
     add_hook_errors(&mut result);
     result.notes.splice(0..0, notes);
@@ -144,23 +156,6 @@ fn add_hook_errors(result: &mut InstanceResult) {
             (Stage::Pre, _) => {}
         }
     }
-}
-
-/// How the taking of a snapshot ended.
-enum End {
-    Taken(Kind, Created),
-    /// An earlier run had finished the snapshot and died before it could record it.
-    Found(Snapshot),
-    Gone,
-    Failed {
-        /// The kind that was tried; `None` if it did not come to that.
-        kind: Option<Kind>,
-        /// Whether the instance was found.
-        is_found: bool,
-        /// Whether the snapshot may still turn up under the attempt's name.
-        is_open: bool,
-        error: String,
-    },
 }
 
 /// Goes on where a run died: its snapshot may be there already.
@@ -208,6 +203,10 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         is_open,
         error,
     };
+    if interrupt::requested() {
+        // Its VMM may not have been waited for, so that its state says nothing.
+        return End::Interrupted { kind: None };
+    }
     hooks.know(&instance.name, Kind::for_state(instance.state));
     let kind = match kind_for(&instance) {
         Ok(kind) => kind,
@@ -229,6 +228,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
     };
     match hooks.around(|| context.engine.create(&request)) {
         Ok(created) => End::Taken(kind, created),
+        Err(EngineError::Interrupted) => End::Interrupted { kind: Some(kind) },
         Err(error) => {
             let is_open = matches!(error, EngineError::Unclear { .. });
             failed(Some(kind), describe(&error), is_open)
@@ -238,117 +238,15 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
 
 /// The engine could not even tell whether the instance is there.
 fn not_found_out(error: &EngineError) -> End {
+    if outcome::is_interruption(error) {
+        return End::Interrupted { kind: None };
+    }
     End::Failed {
         kind: None,
         is_found: false,
         is_open: false,
         error: describe(error),
     }
-}
-
-/// Records how the run ended, applies retention, and makes the result.
-fn record(
-    context: &Context<'_>,
-    schedule: &mut Schedule,
-    attempt: &Attempt,
-    end: End,
-    took: Duration,
-) -> InstanceResult {
-    let id = schedule.instance_id.clone();
-    let now = clock::now();
-    let named = InstanceResult {
-        snapshot_name: Some(attempt.snapshot_name.clone()),
-        ..outcome::plain(&id, Outcome::Snapshotted)
-    };
-    schedule.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-    let (mut result, taken, exists) = match end {
-        End::Taken(kind, created) => {
-            let snapshot = &created.snapshot;
-            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
-            context.warn(created.warnings);
-            let result = InstanceResult {
-                kind: Some(kind),
-                snapshot_id: Some(created.snapshot.id.clone()),
-                pause: created.pause,
-                ..named
-            };
-            (result, Some(created.snapshot), true)
-        }
-        End::Found(snapshot) => {
-            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.last_pause_ms = None;
-            let result = InstanceResult {
-                kind: Some(snapshot.kind),
-                snapshot_id: Some(snapshot.id.clone()),
-                ..named
-            };
-            (result, Some(snapshot), true)
-        }
-        End::Gone => {
-            schedule.note_missing(now);
-            let result = InstanceResult {
-                notes: vec!["the instance is gone; only retention was applied".to_owned()],
-                ..outcome::plain(&id, Outcome::Pruned)
-            };
-            (result, None, false)
-        }
-        End::Failed {
-            kind,
-            is_found,
-            is_open,
-            error,
-        } => {
-            schedule.fail(&error, now);
-            if is_open {
-                // As if this run had died: the next one looks for this very snapshot first.
-                schedule.attempt = Some(attempt.clone());
-            }
-            if is_found {
-                schedule.missing_since = None;
-            }
-            let result = InstanceResult {
-                kind,
-                outcome: Outcome::Failed,
-                error: Some(error),
-                ..named
-            };
-            (result, None, true)
-        }
-    };
-    // Before retention, which may take long: whatever becomes of it, the snapshot is known.
-    let recorded = save(context, schedule);
-    let retained = retain::apply(context, schedule, taken.as_ref(), exists, now);
-    retain::record(context, schedule, &retained, &mut result);
-    if !exists && retained.error.is_none() {
-        let retired = retire_if_done(context, schedule, &retained, now, &mut result);
-        add_error(&mut result, retired.err());
-    }
-    add_error(&mut result, recorded.err());
-    result.pruned = retained.removed;
-    result
-}
-
-/// Removes the schedule of an instance that is gone for good.
-pub(super) fn retire_if_done(
-    context: &Context<'_>,
-    schedule: &Schedule,
-    retained: &Retained,
-    now: DateTime<Utc>,
-    result: &mut InstanceResult,
-) -> Result<(), String> {
-    if !schedule.can_retire(retained.left, context.options.missing_grace, now) {
-        return Ok(());
-    }
-    if !context.options.dry_run {
-        context
-            .store
-            .remove(&schedule.instance_id)
-            .map_err(|error| describe(&error))?;
-    }
-    result.outcome = Outcome::Retired;
-    result.notes = vec!["the instance is gone for good; its schedule was removed".to_owned()];
-    Ok(())
 }
 
 /// The kind of snapshot that an instance's state allows (contract, section 3).
@@ -409,7 +307,7 @@ pub(super) fn load(context: &Context<'_>, id: &InstanceId) -> Result<Option<Sche
         .map_err(|error| describe(&error))
 }
 
-fn save(context: &Context<'_>, schedule: &Schedule) -> Result<(), String> {
+pub(super) fn save(context: &Context<'_>, schedule: &Schedule) -> Result<(), String> {
     context
         .store
         .save(schedule)

@@ -28,6 +28,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 enum Behaviour {
     Works(State),
     CreateFails,
+    CreateInterrupted,
     CreateUnclear,
     CreatePanics,
     Unreachable,
@@ -78,9 +79,10 @@ impl Engine for &Fake {
         let state = match self.behaviour(id) {
             Behaviour::Gone => return Ok(None),
             Behaviour::Unreachable => return Err(EngineError::unavailable("nobody home")),
-            Behaviour::CreateFails | Behaviour::CreateUnclear | Behaviour::CreatePanics => {
-                State::Running
-            }
+            Behaviour::CreateFails
+            | Behaviour::CreateInterrupted
+            | Behaviour::CreateUnclear
+            | Behaviour::CreatePanics => State::Running,
             Behaviour::Works(state) => state,
         };
         Ok(Some(Instance {
@@ -101,6 +103,7 @@ impl Engine for &Fake {
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
         match self.behaviour(&request.instance.id) {
+            Behaviour::CreateInterrupted => return Err(EngineError::Interrupted),
             Behaviour::CreateFails => return Err(EngineError::instance("the disk is full")),
             Behaviour::CreateUnclear => {
                 return Err(EngineError::Unclear {
@@ -343,6 +346,30 @@ fn a_failed_run_keeps_the_cadence_retries_sooner_and_still_prunes() {
         (None, 0)
     );
     assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
+}
+
+#[test]
+fn an_interrupted_run_is_no_failure_removes_nothing_and_is_taken_up() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::CreateInterrupted, keep(1));
+    host.change(&id, |schedule| schedule.consecutive_failures = 2);
+    host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
+    host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
+
+    let report = host.run();
+
+    assert!(!report.has_failures());
+    assert_eq!(report.interrupted(), [&id]);
+    assert_eq!(report.results[0].outcome, Outcome::Interrupted);
+    assert_eq!(host.fake.names(), ["old1", "old2"]);
+    let schedule = host.schedule(&id);
+    assert_eq!((schedule.retry_at, schedule.last_error), (None, None));
+    assert_eq!(schedule.consecutive_failures, 2, "neither more nor less");
+    let name = schedule.attempt.unwrap().snapshot_name;
+
+    host.behave(&id, Behaviour::Works(State::Running));
+    assert_eq!(host.run().results[0].outcome, Outcome::Snapshotted);
+    assert_eq!(host.fake.names(), ["old1", "old2", name.as_str()][2..]);
 }
 
 #[test]

@@ -83,6 +83,16 @@ impl Schedule {
         self.end_attempt(now);
     }
 
+    /// Records that a signal ended the run. That is no failure: nothing is put off, and the attempt stays, so that the
+    /// next run takes it up.
+    pub fn interrupt(&mut self, now: DateTime<Utc>) {
+        if let Some(attempt) = &mut self.attempt {
+            // Tries are counted to put off runs that die again and again.
+            attempt.tries = attempt.tries.saturating_sub(1);
+        }
+        self.updated_at = now;
+    }
+
     /// Records that the instance is gone, and since when that is known.
     pub fn note_missing(&mut self, now: DateTime<Utc>) {
         self.missing_since = Some(self.missing_since.map_or(now, |since| since.min(now)));
@@ -196,6 +206,24 @@ mod tests {
         assert_eq!(second.snapshot_name, first.snapshot_name);
         assert_eq!((second.run_at, second.tries), (first.run_at, 2));
         assert_eq!(second.started_at, at(70));
+    }
+
+    #[test]
+    fn interrupted_runs_are_taken_up_at_once_however_many_there_were() {
+        let mut schedule = hourly(None);
+        let first = schedule.begin(at(10), |_| false);
+        for n in 0..5 {
+            schedule.interrupt(at(11 + n));
+            assert_eq!(
+                (schedule.consecutive_failures, schedule.total_failures),
+                (0, 0)
+            );
+            assert_eq!((schedule.retry_at, &schedule.last_error), (None, &None));
+            let due = cadence::due(&schedule.times(), &schedule.instance_id, at(11 + n));
+            assert_eq!(due, cadence::Due::Now(cadence::Why::Interrupted), "{n}");
+            let again = schedule.begin(at(11 + n), |_| false);
+            assert_eq!(again.snapshot_name, first.snapshot_name);
+        }
     }
 
     #[test]
