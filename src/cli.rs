@@ -278,6 +278,8 @@ pub struct RunDueArgs {
     pub dry_run: bool,
 
     /// Run now, due or not; the schedule's times stay as they are
+    ///
+    /// An instance on which another run is at work is waited for, up to --lock-timeout.
     #[arg(long)]
     pub force: bool,
 

@@ -20,7 +20,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "instance" | "snapshot" | "schedule" | "retention" | "health" | "cli" => PURE.to_vec(),
         "clock" | "exit" | "http" | "interrupt" | "progress" | "finding" => vec![],
         "fs" => vec!["interrupt"],
-        "store" => vec!["instance", "schedule", "fs"],
+        "store" => vec!["instance", "schedule", "fs", "interrupt"],
         "vmm" => vec!["instance", "fs", "interrupt"],
         "host" => vec!["fs", "finding"],
         "engine" => vec![

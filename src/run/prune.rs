@@ -8,8 +8,8 @@ use crate::engine::{Engine, EngineError, describe};
 use crate::instance::InstanceId;
 use crate::interrupt;
 use crate::run::report::{InstanceResult, Outcome, Report};
-use crate::run::{Context, Options, outcome, parallel, retain};
-use crate::store::{LockError, Store};
+use crate::run::{Context, Options, outcome, parallel, retain, steps};
+use crate::store::Store;
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.
 ///
@@ -72,13 +72,7 @@ fn prune_under_lock(
     } else {
         match context.store.lock(id, context.options.lock_timeout) {
             Ok(lock) => Some(lock),
-            Err(error @ LockError::Held { .. }) => {
-                return Ok(InstanceResult {
-                    is_locked: true,
-                    ..outcome::failed(id, describe(&error))
-                });
-            }
-            Err(error) => return Err(describe(&error)),
+            Err(error) => return Ok(steps::without_lock(id, &error)),
         }
     };
     let Some(mut schedule) = context.store.load(id).map_err(|error| describe(&error))? else {

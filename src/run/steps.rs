@@ -9,17 +9,17 @@ use crate::clock;
 use crate::engine::{CreateRequest, EngineError, describe};
 use crate::instance::{Instance, InstanceId, State};
 use crate::interrupt;
-use crate::run::Context;
 use crate::run::hooks::Hooks;
 use crate::run::outcome::{self, add_error};
 use crate::run::pick::Job;
 use crate::run::record::{End, record};
 use crate::run::report::{InstanceResult, Outcome};
+use crate::run::{Context, Options};
 use crate::schedule::cadence::{self, Due};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule, progress};
 use crate::snapshot::{self, Kind};
-use crate::store::Lock;
+use crate::store::{Lock, LockError};
 
 /// Takes one instance through its run.
 pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
@@ -70,23 +70,46 @@ fn unrecovered(id: &InstanceId, error: &EngineError) -> InstanceResult {
     )
 }
 
-/// Runs `work` under the instance's lock and times it; skips the instance if another process holds the lock.
+/// Runs `work` under the instance's lock and times it. Skips the instance if another process holds the lock; with
+/// `--force`, which somebody waits for, that is a failure once `--lock-timeout` has passed.
 fn with_lock(
     context: &Context<'_>,
     id: &InstanceId,
     work: impl FnOnce(&Lock) -> InstanceResult,
 ) -> InstanceResult {
     let began = Instant::now();
-    let mut result = match context.store.try_lock(id) {
+    let Options {
+        force,
+        lock_timeout,
+        ..
+    } = *context.options;
+    let lock = if force {
+        context.store.lock(id, lock_timeout).map(Some)
+    } else {
+        context.store.try_lock(id)
+    };
+    let mut result = match lock {
         Ok(Some(lock)) => work(&lock),
         Ok(None) => InstanceResult {
             is_locked: true,
             ..outcome::skipped(id, "busy: another run is working on it")
         },
-        Err(error) => outcome::failed(id, describe(&error)),
+        Err(error) => without_lock(id, &error),
     };
     result.duration = began.elapsed();
     result
+}
+
+/// What it means that a lock was waited for and not had.
+pub(super) fn without_lock(id: &InstanceId, error: &LockError) -> InstanceResult {
+    match error {
+        LockError::Held { .. } => InstanceResult {
+            is_locked: true,
+            ..outcome::failed(id, describe(error))
+        },
+        LockError::Interrupted => outcome::interrupted(id, "not begun: interrupted by a signal"),
+        LockError::Io { .. } => outcome::failed(id, describe(error)),
+    }
 }
 
 /// The run of an instance that was due when it was picked.

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Store;
 use crate::fs::durable;
 use crate::instance::InstanceId;
+use crate::interrupt;
 use crate::schedule::duration::format_human;
 
 /// How often a held lock is tried again; `flock` itself knows no time-out.
@@ -32,6 +33,9 @@ pub enum LockError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// This process was asked to stop while it waited.
+    #[error("interrupted by a signal")]
+    Interrupted,
     /// The system refused.
     #[error("can't lock {}", path.display())]
     Io {
@@ -62,7 +66,8 @@ impl Store {
     /// Takes `id`'s lock, waiting up to `timeout` for whoever holds it.
     ///
     /// # Errors
-    /// [`LockError::Held`] when it was not released in time, [`LockError::Io`] when it can't be taken at all.
+    /// [`LockError::Held`] when it was not released in time, [`LockError::Interrupted`] when this process was asked to
+    /// stop first, [`LockError::Io`] when it can't be taken at all.
     pub fn lock(&self, id: &InstanceId, timeout: Duration) -> Result<Lock, LockError> {
         let begin = Instant::now();
         let path = self.lock_path(id);
@@ -80,6 +85,9 @@ impl Store {
                     timeout,
                 });
             }
+            if interrupt::requested() {
+                return Err(LockError::Interrupted);
+            }
             thread::sleep(left.min(POLL));
         }
         Ok(Lock { file })
@@ -93,7 +101,7 @@ impl Store {
         match self.lock(id, Duration::ZERO) {
             Ok(lock) => Ok(Some(lock)),
             Err(LockError::Held { .. }) => Ok(None),
-            Err(error @ LockError::Io { .. }) => Err(error),
+            Err(error @ (LockError::Interrupted | LockError::Io { .. })) => Err(error),
         }
     }
 
