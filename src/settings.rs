@@ -1,6 +1,8 @@
 //! What flags, environment and default directories amount to: one validated value that commands are given.
 //!
-//! Looks at no file and starts nothing. A flag wins over its environment variable; an empty variable counts as unset.
+//! Reads no file and starts nothing; it only looks whether two directories are one. A flag wins over its environment variable; an empty variable counts as unset.
+
+mod place;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -128,6 +130,16 @@ pub enum InvalidSettings {
         /// What it must be.
         rule: &'static str,
     },
+    /// State and data are kept in one place, where schedules would be hypeman's own as well.
+    #[error("{origin} {}: must not be the data directory, {}: hypeman keeps schedules of its own there, and both would carry them out; name another place with --state-dir", state_dir.display(), data_dir.display())]
+    OneDirectory {
+        /// Where the state directory comes from.
+        origin: &'static str,
+        /// The state directory.
+        state_dir: PathBuf,
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// There is no default directory for a user without a home directory.
     #[error("there is no home directory to keep {what} in; give {flag} or {variable}")]
     NoHome {
@@ -173,6 +185,13 @@ pub fn resolve(
         |root| default_dir(root, ROOT_DATA_DIR, "hypeman", data_home),
         "snapshots",
     )?;
+    if place::is_same(&state_dir, &data_dir) {
+        return Err(InvalidSettings::OneDirectory {
+            origin: state_dir_origin,
+            state_dir,
+            data_dir,
+        });
+    }
     let (base_url, base_url_origin) = match &flags.base_url {
         Some(url) if url.is_empty() => return Err(empty("--base-url")),
         Some(url) => (Some(url.clone()), "--base-url"),

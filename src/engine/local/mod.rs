@@ -14,6 +14,7 @@ mod places;
 pub mod record;
 pub mod registration;
 mod rest;
+mod rival;
 mod session;
 pub mod staging;
 pub mod state;
@@ -270,6 +271,10 @@ impl Engine for Local {
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
         SnapshotStore::of(&self.open()?).sweep()
+    }
+
+    fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
+        rival::schedule(&self.data_dir, id)
     }
 
     fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
