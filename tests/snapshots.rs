@@ -105,6 +105,8 @@ fn json_has_the_contracts_fields_and_a_verdict() {
             "size_bytes": 6,
             "disk_bytes": snapshot["disk_bytes"],
             "scheduled": true,
+            "usable": true,
+            "unusable_reason": null,
             "verdict": {
                 "keep": true,
                 "reason": reason,
@@ -178,7 +180,58 @@ fn broken_entries_are_reported_and_the_rest_is_listed() {
         .run(&["snapshots"])
         .exits(0)
         .complains(&["no-record", "bad-record"]);
-    assert_eq!(said.stdout.lines().count(), 1 + 6, "{said:?}");
+    assert_eq!(said.stdout.lines().count(), 1 + 7, "{said:?}");
+    let row = said
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("bad-record"));
+    assert!(
+        row.is_some_and(|row| row.contains("unusable: its snapshot.json can't be parsed")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn snapshot_whose_disk_was_cut_or_lost_is_not_usable() {
+    let host = host();
+    host.run(&["set", ID, "--interval", "1h", "--max-count", "2"])
+        .exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    let id = host.snapshots().remove(0);
+    let guest = host.data_dir().join("snapshots").join(id).join("guest");
+    let disk = guest.join("overlay.raw");
+    let flaw = || {
+        let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
+        assert_eq!(json[0]["usable"], json[0]["unusable_reason"].is_null());
+        json[0]["unusable_reason"].clone()
+    };
+    assert_eq!(flaw(), Value::Null);
+    fs::write(&disk, "cut").unwrap();
+    assert_eq!(flaw(), "overlay.raw is cut: 3 of 6 bytes");
+    fs::remove_file(&disk).unwrap();
+    assert_eq!(flaw(), "overlay.raw is missing");
+    std::os::unix::fs::symlink("/etc/passwd", &disk).unwrap();
+    assert_eq!(flaw(), "overlay.raw is a symlink");
+    let said = host.run(&["snapshots"]).exits(0);
+    assert!(
+        said.stdout
+            .contains("; unusable: overlay.raw is a symlink\n"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn snapshot_that_an_older_version_or_hypeman_made_is_usable_while_its_files_are_there() {
+    let host = host_with_snapshots();
+    let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
+    let all = json.as_array().unwrap();
+    assert!(all.iter().all(|it| it["usable"] == true), "{json}");
+    fs::remove_file(host.data_dir().join("snapshots/s1/guest/overlay.raw")).unwrap();
+    let json = host
+        .run(&["snapshots", "web-a", "-o", "json"])
+        .exits(0)
+        .json();
+    assert_eq!(json[3]["unusable_reason"], "there is no disk in it");
 }
 
 #[test]

@@ -149,6 +149,8 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "size_bytes": snapshot.size_bytes,
         "disk_bytes": snapshot.disk_bytes,
         "scheduled": snapshot.is_scheduled(),
+        "usable": snapshot.is_usable(),
+        "unusable_reason": snapshot.unusable,
         "verdict": verdict(&row.fate),
     })
 }

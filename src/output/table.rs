@@ -91,9 +91,18 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
                     .disk_bytes
                     .map_or_else(|| "?".to_owned(), units::size),
                 made.to_owned(),
-                stays(&row.fate, view),
+                match &snapshot.unusable {
+                    None => stays(&row.fate, view),
+                    Some(flaw) => {
+                        format!("{}; unusable: {}", stays(&row.fate, view), visible(flaw))
+                    }
+                },
             ],
-            is_going(&row.fate).then_some(Tint::Notice),
+            if snapshot.is_usable() {
+                is_going(&row.fate).then_some(Tint::Notice)
+            } else {
+                Some(Tint::Failure)
+            },
         );
     }
     table.render(view)

@@ -25,9 +25,11 @@ const STATE_DIR: &str = "snapshots/snapshot-latest";
 /// Free space that must be left beside the snapshot, in bytes.
 const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// What a capture can tell of the guest's pause.
-#[derive(Debug, Default)]
+/// What a capture can tell.
+#[derive(Debug)]
 pub(super) struct Captured {
+    /// What it put into `guest/`, without the list of files.
+    pub(super) manifest: Manifest,
     /// How long the guest stood still; `None` where it did not run.
     pub(super) pause: Option<Duration>,
     /// What the user should know.
@@ -125,8 +127,8 @@ pub(super) fn running(
     session.close()?;
 
     guest_files::complete_state(guest_dir, &state_dir)?;
-    Manifest::of_running(&version, &plan, STATE_DIR, saved.pause).write(guest)?;
     Ok(Captured {
+        manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
         pause: Some(saved.pause),
         warnings: warnings(&plan, saved),
     })

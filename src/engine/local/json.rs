@@ -1,16 +1,17 @@
 //! Reads the small JSON files of the data directory, which other programs may be overwriting in place at that moment.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 
 /// Larger files are no metadata; reading them would only cost memory.
-const FILE_MAX_BYTES: u64 = 16 << 20;
+pub(super) const FILE_MAX_BYTES: u64 = 1 << 20;
 /// How often a file that can't be parsed is read again before that counts, and how long to wait before each.
 pub(super) const RETRIES: u32 = 4;
 /// See [`RETRIES`].
@@ -22,6 +23,9 @@ pub enum ReadError {
     /// It could not be read at all.
     #[error(transparent)]
     File(#[from] io::Error),
+    /// Whatever is in it, it is no metadata.
+    #[error("{0}")]
+    Unfit(&'static str),
     /// It is not what it should be; perhaps because somebody writes it at this moment.
     #[error("it can't be parsed: {0}")]
     Parse(#[from] serde_json::Error),
@@ -37,7 +41,7 @@ impl ReadError {
 /// Reads `path` once.
 ///
 /// # Errors
-/// When it is no regular file, can't be read, is longer than 16 MiB, or is not a `T`.
+/// When it is no regular file, can't be read, is longer than 1 MiB, or is not a `T`.
 pub fn read_once<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
     let not_blocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let file = OpenOptions::new()
@@ -45,13 +49,34 @@ pub fn read_once<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
         // A FIFO of that name must not hang the run.
         .custom_flags(not_blocking)
         .open(path)?;
+    read_open(file)
+}
+
+/// Reads the file `name` of an open directory once. A symlink of that name is not followed.
+///
+/// # Errors
+/// As [`read_once`].
+pub(super) fn read_at<T: DeserializeOwned>(
+    directory: impl AsFd,
+    name: &str,
+) -> Result<T, ReadError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => read_open(File::from(file)),
+        Err(rustix::io::Errno::LOOP) => Err(ReadError::Unfit("it is a symlink")),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+fn read_open<T: DeserializeOwned>(file: File) -> Result<T, ReadError> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file").into());
+        return Err(ReadError::Unfit("it is no regular file"));
     }
-    let mut bytes = Vec::new();
+    let length = usize::try_from(metadata.len().min(FILE_MAX_BYTES)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(length + 1);
     if file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX_BYTES {
-        return Err(io::Error::other("it is longer than 16 MiB").into());
+        return Err(ReadError::Unfit("it is longer than 1 MiB"));
     }
     Ok(serde_json::from_slice(&bytes)?)
 }
@@ -125,6 +150,6 @@ mod tests {
         let large = directory.path().join("large");
         fs::File::create(&large).unwrap().set_len(1 << 40).unwrap();
         let error = read::<Value>(&large).unwrap_err();
-        assert!(error.to_string().contains("16 MiB"), "{error}");
+        assert!(error.to_string().contains("1 MiB"), "{error}");
     }
 }

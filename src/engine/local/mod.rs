@@ -7,9 +7,11 @@ mod examine;
 mod guest_files;
 mod journal;
 mod json;
+mod look;
 mod manifest;
 pub mod metadata;
 mod ownership;
+mod payload;
 mod places;
 pub mod record;
 pub mod registration;
@@ -243,7 +245,7 @@ impl Engine for Local {
         };
         let _step = self.progress.begin(&metadata.name, "writing out", None);
         Ok(Created {
-            snapshot: staging.publish(snapshot, &stored_metadata)?,
+            snapshot: staging.publish(snapshot, &stored_metadata, captured.manifest)?,
             pause: captured.pause,
             warnings: captured.warnings,
         })

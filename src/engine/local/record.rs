@@ -10,10 +10,56 @@ use serde_json::{Map, Value};
 use super::metadata::local_time;
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 
+/// The record's file name.
+pub(super) const RECORD: &str = "snapshot.json";
+/// What it is called while the directory is no snapshot yet, or no more: hypeman lists every directory that holds a
+/// record, also one with a dot (contract, section 5).
+pub(super) const HIDDEN: &str = ".snapshot.json";
+
+/// The key that `register` writes into an instance's metadata.
+const REGISTERED: &str = "HypemanSnapRegistered";
+
 /// The part of a record that is read. Everything else in it, the instance's stored metadata among it, is passed over.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
     snapshot: Wire,
+    #[serde(default)]
+    stored_metadata: Option<Stored>,
+}
+
+/// What is read of the instance's metadata: the rest of it is never built.
+#[derive(Debug, Deserialize)]
+struct Stored {
+    #[serde(rename = "Id", default)]
+    id: Option<String>,
+    #[serde(rename = "HypemanSnapRegistered", default)]
+    is_registered: bool,
+}
+
+impl Record {
+    /// Whether `register` made the instance known.
+    pub(super) fn is_registered(&self) -> bool {
+        let stored = self.stored_metadata.as_ref();
+        stored.is_some_and(|stored| stored.is_registered)
+    }
+
+    /// Why the record can't be true of the snapshot in the directory `name`, if so.
+    pub(super) fn contradiction(&self, name: &str) -> Option<String> {
+        let wire = &self.snapshot;
+        if wire.id.as_str() != name {
+            return Some(format!(
+                "its snapshot.json is of another snapshot, {}",
+                wire.id
+            ));
+        }
+        let stored = self.stored_metadata.as_ref()?.id.as_deref()?;
+        (stored != wire.source_instance_id).then(|| {
+            format!(
+                "its snapshot.json names two instances, {:?} and {stored:?}",
+                wire.source_instance_id
+            )
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,6 +121,11 @@ struct WrittenSnapshot<'a> {
     created_at: String,
     size_bytes: u64,
     compression_state: &'static str,
+}
+
+/// Whether the instance of this metadata was made known by `register`.
+pub(super) fn is_registered(stored_metadata: &Map<String, Value>) -> bool {
+    stored_metadata.get(REGISTERED) == Some(&Value::Bool(true))
 }
 
 /// The bytes of `snapshot.json`.

@@ -35,10 +35,11 @@ pub(super) fn at_rest(
     let step = progress.begin(&metadata.name, "copying disks", None);
     let disks = guest_files::copy_outside_disks(disks, guest, &step)?;
     drop(step);
-    if !disks.is_empty() {
-        Manifest::at_rest(disks).write(guest)?;
-    }
-    Ok(Captured::default())
+    Ok(Captured {
+        manifest: Manifest::at_rest(disks),
+        pause: None,
+        warnings: Vec::new(),
+    })
 }
 
 /// Whether copies from the guest directory take no space, as tried with its metadata.

@@ -1,6 +1,6 @@
 //! A snapshot in the making: a directory with a dot, locked by whoever fills it, that becomes a snapshot in one rename.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,9 +8,11 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use super::record;
+use super::manifest::Manifest;
+use super::payload::{self, Claims};
+use super::record::{self, HIDDEN, RECORD};
 use super::store::SnapshotStore;
-use super::sweep::{claim, create_private, empty};
+use super::sweep::{claim, create_private, empty, hide};
 use crate::engine::EngineError;
 use crate::fs::beneath::Beneath;
 use crate::fs::{durable, remove, seal, space};
@@ -97,15 +99,16 @@ impl Staging {
         self.guest.path()
     }
 
-    /// Makes everything private and durable, writes the record last, and gives the directory its final name. Returns
-    /// `snapshot` with its sizes as they are on disk.
+    /// Lists the files in `manifest`, makes everything private and durable, and gives the directory its final name and,
+    /// last of all, its record. Returns `snapshot` with its sizes as they are on disk.
     ///
     /// # Errors
-    /// When any step fails; then there is no snapshot of this id.
-    pub fn publish(
+    /// When any step fails, or nothing could be restored from what is there; then there is no snapshot of this id.
+    pub(super) fn publish(
         mut self,
         mut snapshot: Snapshot,
         stored_metadata: &Map<String, Value>,
+        mut manifest: Manifest,
     ) -> Result<Snapshot, EngineError> {
         if snapshot.id != self.id {
             return Err(EngineError::instance(format!(
@@ -114,34 +117,60 @@ impl Staging {
             )));
         }
         let failed = |error: io::Error| {
-            EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
+            EngineError::caused(format!("can't finish snapshot {}", self.id), error)
         };
         let guest = self.guest();
+        manifest.files = payload::list(self.dir()).map_err(failed)?;
+        manifest.write(self.dir())?;
         seal::seal(guest).map_err(|error| {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         })?;
-        let size_bytes = space::apparent_size(guest).map_err(failed)?;
-        let bytes = record::render(
-            &Snapshot {
-                size_bytes,
-                ..snapshot.clone()
-            },
-            stored_metadata,
-        )
-        .map_err(|error| failed(error.into()))?;
-        durable::write(&self.path.join("snapshot.json"), &bytes, 0o600).map_err(failed)?;
-        let disk_bytes = space::disk_usage(&self.path).map_err(failed)?;
-        let published = self.store.snapshot_dir(&self.id);
-        rename_anew(&self.path, &published).map_err(failed)?;
-        if let Err(error) = durable::sync_dir(self.store.directory()) {
-            // A snapshot that the next power cut may take away is none: it becomes staging again, and goes.
-            std::fs::rename(&published, &self.path).map_err(failed)?;
-            return Err(failed(error));
-        }
+        require_usable(self.dir(), &snapshot, stored_metadata)?;
+        snapshot.size_bytes = space::apparent_size(guest).map_err(failed)?;
+        let bytes =
+            record::render(&snapshot, stored_metadata).map_err(|error| failed(error.into()))?;
+        durable::write(&self.path.join(HIDDEN), &bytes, 0o600).map_err(failed)?;
+        snapshot.disk_bytes = Some(space::disk_usage(&self.path).map_err(failed)?);
+        self.give_name().map_err(failed)?;
         self.is_done = true;
-        snapshot.size_bytes = size_bytes;
-        snapshot.disk_bytes = Some(disk_bytes);
         Ok(snapshot)
+    }
+
+    /// Makes a snapshot of the directory: its name, then its record, both durable.
+    fn give_name(&self) -> io::Result<()> {
+        let published = self.store.snapshot_dir(&self.id);
+        rename_anew(&self.path, &published)?;
+        let named = durable::sync_dir(self.store.directory())
+            .and_then(|()| fs::rename(published.join(HIDDEN), published.join(RECORD)))
+            .and_then(|()| durable::sync_dir(&published));
+        if named.is_err() {
+            // A snapshot that the next power cut may take away is none: it becomes staging again, and goes.
+            hide(&published)?;
+            fs::rename(&published, &self.path)?;
+        }
+        named
+    }
+}
+
+/// Refuses to make a snapshot that would be listed as unusable.
+fn require_usable(
+    guest: &Beneath,
+    snapshot: &Snapshot,
+    stored_metadata: &Map<String, Value>,
+) -> Result<(), EngineError> {
+    let claims = Claims {
+        kind: snapshot.kind,
+        hypervisor: &snapshot.source_hypervisor,
+        is_registered: record::is_registered(stored_metadata),
+    };
+    let flaw = payload::flaw(guest, &claims).map_err(|error| {
+        EngineError::caused(format!("can't look at {}", guest.path().display()), error)
+    })?;
+    match flaw {
+        None => Ok(()),
+        Some(flaw) => Err(EngineError::instance(format!(
+            "nothing could be restored from this snapshot, so it was not kept: {flaw}"
+        ))),
     }
 }
 
@@ -210,7 +239,7 @@ mod tests {
         Snapshot {
             id: id(),
             name: "nightly-1".to_owned(),
-            kind: Kind::Standby,
+            kind: Kind::Stopped,
             tags: BTreeMap::from([("hypeman.scheduled".to_owned(), "true".to_owned())]),
             source_instance_id: "vm1".to_owned(),
             source_instance_name: "web".to_owned(),
@@ -224,6 +253,17 @@ mod tests {
 
     fn stored() -> Map<String, Value> {
         Map::from_iter([("Id".to_owned(), json!("vm1"))])
+    }
+
+    /// The staging of a snapshot of one disk.
+    fn staged(store: &SnapshotStore, id: &SnapshotId) -> Staging {
+        let staging = Staging::create(store, id).unwrap();
+        fs::write(staging.guest().join("overlay.raw"), "x").unwrap();
+        staging
+    }
+
+    fn manifest() -> Manifest {
+        Manifest::at_rest(Vec::new())
     }
 
     fn mode(path: &Path) -> u32 {
@@ -248,8 +288,9 @@ mod tests {
             .unwrap();
         assert_eq!(ids(&store), Vec::<String>::new());
 
-        let published = staging.publish(snapshot(), &stored()).unwrap();
-        assert_eq!(published.size_bytes, (1 << 30) + (1 << 20));
+        let published = staging.publish(snapshot(), &stored(), manifest()).unwrap();
+        let manifest_bytes = published.size_bytes - (1 << 30) - (1 << 20);
+        assert!((1..4096).contains(&manifest_bytes), "{manifest_bytes}");
         let disk_bytes = published.disk_bytes.unwrap();
         assert!((1 << 20..2 << 20).contains(&disk_bytes), "{disk_bytes}");
         let directory = root.path().join("snapshots/s1");
@@ -263,6 +304,16 @@ mod tests {
             ..published
         };
         assert_eq!(listing.snapshots, [listed]);
+        let manifest = fs::read_to_string(directory.join("guest/hypeman-snap.json")).unwrap();
+        let manifest: Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["version"], 2);
+        assert_eq!(
+            manifest["files"],
+            json!([
+                {"path": "disk", "size_bytes": 1 << 30},
+                {"path": "memory", "size_bytes": 1 << 20},
+            ])
+        );
         assert_eq!(store.names().unwrap(), ["s1"]);
         // Nobody holds it any more.
         store.delete(&id()).unwrap();
@@ -294,13 +345,13 @@ mod tests {
     #[test]
     fn a_live_staging_is_not_swept_and_a_dead_one_is() {
         let (root, store) = store(&[]);
-        let staging = Staging::create(&store, &id()).unwrap();
+        let staging = staged(&store, &id());
         put(root.path(), ".staging-dead");
         let done = store.sweep().unwrap();
         assert_eq!(done.len(), 1, "{done:?}");
         assert!(done[0].contains(".staging-dead"), "{done:?}");
         assert!(staging.guest().is_dir());
-        staging.publish(snapshot(), &stored()).unwrap();
+        staging.publish(snapshot(), &stored(), manifest()).unwrap();
         assert_eq!(ids(&store), ["s1"]);
     }
 
@@ -310,7 +361,9 @@ mod tests {
         let staging = Staging::create(&store, &id()).unwrap();
         assert!(Staging::create(&store, &id()).is_err());
         fs::write(staging.guest().join("new"), "x").unwrap();
-        let error = staging.publish(snapshot(), &stored()).unwrap_err();
+        let error = staging
+            .publish(snapshot(), &stored(), manifest())
+            .unwrap_err();
         assert!(
             crate::engine::describe(&error).contains("exists"),
             "{error:?}"
@@ -328,7 +381,52 @@ mod tests {
             id: "s2".parse().unwrap(),
             ..snapshot()
         };
-        assert!(staging.publish(other, &stored()).is_err());
+        assert!(staging.publish(other, &stored(), manifest()).is_err());
+        assert!(store.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_nothing_could_be_restored_from_is_not_published() {
+        let (_root, store) = store(&[]);
+        let standby = Snapshot {
+            kind: Kind::Standby,
+            ..snapshot()
+        };
+        for (snapshot, says) in [(snapshot(), "no disk"), (standby, "memory is missing")] {
+            let staging = Staging::create(&store, &id()).unwrap();
+            fs::write(staging.guest().join("metadata.json"), "{}").unwrap();
+            let error = staging
+                .publish(snapshot, &stored(), manifest())
+                .unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(store.names().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_directory_is_named_before_it_has_a_record_and_counts_as_none_until_then() {
+        let (root, store) = store(&[]);
+        let staging = staged(&store, &id());
+        staging.publish(snapshot(), &stored(), manifest()).unwrap();
+        // As a kill between the two renames leaves it.
+        let directory = root.path().join("snapshots/s1");
+        fs::rename(
+            directory.join("snapshot.json"),
+            directory.join(".snapshot.json"),
+        )
+        .unwrap();
+        let listing = store.list().unwrap();
+        assert_eq!(listing.snapshots, []);
+        assert_eq!(listing.problems, Vec::<String>::new());
+        let held = claim(&directory).unwrap().unwrap();
+        assert_eq!(store.sweep().unwrap(), Vec::<String>::new());
+        drop(held);
+        let mut swept = Vec::new();
+        support::wait::wait_until("it is swept", || {
+            swept.extend(store.sweep().unwrap());
+            !swept.is_empty()
+        });
+        assert!(swept[0].contains("s1"), "{swept:?}");
         assert!(store.names().unwrap().is_empty());
     }
 
@@ -337,7 +435,7 @@ mod tests {
         let (_root, store) = store(&[]);
         let staging = Staging::create(&store, &id()).unwrap();
         fs::remove_dir(staging.guest()).unwrap();
-        assert!(staging.publish(snapshot(), &stored()).is_err());
+        assert!(staging.publish(snapshot(), &stored(), manifest()).is_err());
         assert!(store.names().unwrap().is_empty());
     }
 
@@ -357,10 +455,9 @@ mod tests {
                 .collect();
             for number in 0..30 {
                 let id: SnapshotId = format!("s{number}").parse().unwrap();
-                let staging = Staging::create(&store, &id).unwrap();
-                fs::write(staging.guest().join("disk"), "x").unwrap();
+                let staging = staged(&store, &id);
                 staging
-                    .publish(Snapshot { id, ..snapshot() }, &stored())
+                    .publish(Snapshot { id, ..snapshot() }, &stored(), manifest())
                     .unwrap();
             }
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);

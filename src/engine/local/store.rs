@@ -3,16 +3,16 @@
 //! What has its final name is whole. Names with a dot are work under way: `.staging-ID` becomes a snapshot, `.trash-ID`
 //! was one.
 
-use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
-use super::json::{self, ReadError};
-use super::record::Record;
+use super::json;
+use super::look::{self, Seen};
 use crate::engine::{EngineError, Listing};
 use crate::fs::space;
-use crate::snapshot::{Snapshot, SnapshotId};
+use crate::snapshot::SnapshotId;
 
 /// The prefix of directories that become snapshots.
 pub(super) const STAGING: &str = ".staging-";
@@ -52,8 +52,9 @@ impl SnapshotStore {
         self.directory.join(format!("{STAGING}{id}"))
     }
 
-    /// Every whole snapshot, without [`Snapshot::disk_bytes`], and what is in the store and is none. A store that does
-    /// not exist yet is empty. Costs one small read per snapshot.
+    /// Every snapshot, usable or not, without [`crate::snapshot::Snapshot::disk_bytes`], and what is in the store and is
+    /// none. A store that does not exist yet is empty. Costs two small reads per snapshot and a look at each of its
+    /// files.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] when the directory can't be read.
@@ -63,17 +64,19 @@ impl SnapshotStore {
 
     fn list_patiently(&self, mut wait: impl FnMut()) -> Result<Listing, EngineError> {
         let mut listing = Listing::default();
+        let Some(directory) = self.open()? else {
+            return Ok(listing);
+        };
         let mut unparsable = Vec::new();
         for name in self.names()? {
             if name.to_string_lossy().starts_with('.') || name == LOST_AND_FOUND {
                 continue;
             }
-            match self.look_at(&name) {
-                Ok(Some(snapshot)) => listing.snapshots.push(snapshot),
-                // Deleted since the directory was read.
-                Ok(None) => {}
-                Err(Problem::Unparsable(_)) => unparsable.push(name),
-                Err(Problem::Other(line)) => listing.problems.push(line),
+            let seen = look::at(&directory, &self.directory, &name);
+            if matches!(seen, Seen::Unparsable { .. }) {
+                unparsable.push(name);
+            } else {
+                add(&mut listing, seen);
             }
         }
         // hypeman overwrites records in place, so one may be half-written at this moment. All of them are waited for
@@ -84,16 +87,13 @@ impl SnapshotStore {
             }
             wait();
             let is_last = round == json::RETRIES;
-            unparsable.retain(|name| match self.look_at(name) {
-                Err(Problem::Unparsable(_)) if !is_last => true,
-                Err(Problem::Unparsable(line) | Problem::Other(line)) => {
-                    listing.problems.push(line);
-                    false
+            unparsable.retain(|name| {
+                let seen = look::at(&directory, &self.directory, name);
+                let is_waited_for = !is_last && matches!(seen, Seen::Unparsable { .. });
+                if !is_waited_for {
+                    add(&mut listing, seen);
                 }
-                Ok(found) => {
-                    listing.snapshots.extend(found);
-                    false
-                }
+                is_waited_for
             });
         }
         Ok(listing)
@@ -130,13 +130,7 @@ impl SnapshotStore {
 
     /// Every name in the store.
     pub(super) fn names(&self) -> Result<Vec<std::ffi::OsString>, EngineError> {
-        let failed = |error: io::Error| EngineError::Unavailable {
-            message: format!(
-                "can't read snapshot store {}; check its permissions",
-                self.directory.display()
-            ),
-            source: Some(error.into()),
-        };
+        let failed = |error: io::Error| self.unreadable(error);
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -147,69 +141,36 @@ impl SnapshotStore {
             .collect()
     }
 
-    /// The snapshot of that name; `None` when it has just gone, or is no directory and so none of the store's.
-    fn look_at(&self, name: &OsStr) -> Result<Option<Snapshot>, Problem> {
-        let path = self.directory.join(name);
-        let shown = path.display();
-        let other = |what: &str| Problem::Other(format!("{shown} {what}"));
-        match std::fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(other(&format!("can't be looked at: {error}"))),
+    /// Its directory, opened; `None` when there is none yet.
+    fn open(&self) -> Result<Option<File>, EngineError> {
+        match File::open(&self.directory) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.unreadable(error)),
         }
-        let record = match json::read_once::<Record>(&path.join("snapshot.json")) {
-            Ok(record) => record,
-            Err(error) if error.is_not_found() => {
-                return if path.symlink_metadata().is_ok() {
-                    Err(other(
-                        "has no snapshot.json: another program is still making it, or never finished",
-                    ))
-                } else {
-                    Ok(None)
-                };
-            }
-            Err(ReadError::Parse(error)) => {
-                return Err(Problem::Unparsable(format!(
-                    "{shown} has a snapshot.json that can't be parsed: {error}"
-                )));
-            }
-            Err(ReadError::File(error)) => {
-                return Err(other(&format!(
-                    "has a snapshot.json that can't be read: {error}"
-                )));
-            }
-        };
-        let snapshot = Snapshot::from(record);
-        if name != snapshot.id.as_str() {
-            return Err(other(&format!(
-                "has a snapshot.json of another snapshot, {}",
-                snapshot.id
-            )));
-        }
-        match std::fs::symlink_metadata(path.join("guest")) {
-            Ok(guest) if guest.is_dir() => Ok(Some(snapshot)),
-            Ok(_) => Err(other("has a guest that is not a directory")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if path.symlink_metadata().is_ok() {
-                    Err(other("has no guest directory: its files are lost"))
-                } else {
-                    Ok(None)
-                }
-            }
-            Err(error) => Err(other(&format!(
-                "has a guest that can't be looked at: {error}"
-            ))),
+    }
+
+    fn unreadable(&self, error: io::Error) -> EngineError {
+        EngineError::Unavailable {
+            message: format!(
+                "can't read snapshot store {}; check its permissions",
+                self.directory.display()
+            ),
+            source: Some(error.into()),
         }
     }
 }
 
-/// Why something in the store is no whole snapshot.
-enum Problem {
-    /// Its record may be half-written at this moment.
-    Unparsable(String),
-    /// Looking again does not help.
-    Other(String),
+fn add(listing: &mut Listing, seen: Seen) {
+    match seen {
+        Seen::Nothing => {}
+        Seen::Snapshot(snapshot) => listing.snapshots.push(*snapshot),
+        Seen::Problem(line) => listing.problems.push(line),
+        Seen::Unparsable { line, snapshot } | Seen::Broken { line, snapshot } => {
+            listing.problems.push(line);
+            listing.snapshots.extend(snapshot.map(|it| *it));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -281,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn whatever_is_no_whole_snapshot_is_one_problem_that_names_it() {
+    fn whatever_is_no_whole_snapshot_is_a_problem_or_not_usable() {
         let (root, store) = store(&["good"]);
         let snapshots = root.path().join("snapshots");
         fs::remove_file(put(root.path(), "no-record").join("snapshot.json")).unwrap();
@@ -301,22 +262,72 @@ pub(super) mod tests {
         let linked = put(root.path(), "linked-guest");
         fs::remove_dir_all(linked.join("guest")).unwrap();
         symlink("/etc", linked.join("guest")).unwrap();
+        let moved = snapshots.join("moved");
+        symlink(put(root.path(), ".elsewhere"), &moved).unwrap();
         let listing = store.list().unwrap();
-        assert_eq!(ids(&store), ["good"]);
-        assert_eq!(listing.problems.len(), 7, "{:#?}", listing.problems);
-        for name in [
-            "no-record",
-            "no-guest",
-            "broken",
-            "empty",
-            "liar",
-            "hostile",
-            "linked-guest",
-        ] {
+        for name in ["no-record", "broken", "empty", "liar", "hostile", "moved"] {
             let path = snapshots.join(name).display().to_string();
             let lines = listing.problems.iter().filter(|line| line.contains(&path));
             assert_eq!(lines.count(), 1, "{name}: {:#?}", listing.problems);
         }
+        assert_eq!(listing.problems.len(), 6, "{:#?}", listing.problems);
+        let mut unusable: Vec<(&str, &str)> = listing
+            .snapshots
+            .iter()
+            .filter_map(|it| Some((it.id.as_str(), it.unusable.as_deref()?)))
+            .collect();
+        unusable.sort_unstable();
+        for ((id, flaw), (name, says)) in unusable.iter().zip([
+            ("broken", "can't be parsed"),
+            ("empty", "can't be parsed"),
+            ("hostile", "can't be parsed"),
+            ("liar", "another snapshot, good"),
+            ("linked-guest", "guest is not a directory"),
+            ("no-guest", "its files are lost"),
+        ]) {
+            assert_eq!(*id, name);
+            assert!(flaw.contains(says), "{name}: {flaw}");
+        }
+        assert_eq!(listing.snapshots.len(), 7);
+        assert_eq!(unusable.len(), 6);
+    }
+
+    #[test]
+    fn a_snapshot_whose_record_says_nothing_belongs_to_no_schedule_but_to_its_instance() {
+        let (root, store) = store(&["a"]);
+        let directory = root.path().join("snapshots/a");
+        let two = json!({"snapshot": {
+            "id": "a", "kind": "Stopped", "source_instance_id": "victim",
+            "tags": {"hypeman.scheduled": "true", "hypeman.schedule_instance_id": "victim"},
+            "created_at": "2026-09-02T05:15:20+02:00",
+        }, "stored_metadata": {"Id": "vm1"}});
+        let metadata = json!({"Id": "vm1", "Name": "web", "HypervisorType": "qemu"});
+        fs::write(directory.join("guest/metadata.json"), metadata.to_string()).unwrap();
+        let long = " ".repeat((1 << 20) + 1);
+        for (content, says) in [
+            (two.to_string(), "two instances, \"victim\" and \"vm1\""),
+            ("{".to_owned(), "can't be parsed"),
+            (long, "longer than 1 MiB"),
+        ] {
+            fs::write(directory.join("snapshot.json"), content).unwrap();
+            let listing = store.list().unwrap();
+            let [snapshot] = &listing.snapshots[..] else {
+                panic!("{listing:?}");
+            };
+            let flaw = snapshot.unusable.as_deref().unwrap();
+            assert!(flaw.contains(says), "{flaw}");
+            assert_eq!(snapshot.source_instance_id, "vm1");
+            assert_eq!(snapshot.source_instance_name, "web");
+            assert!(!snapshot.is_scheduled());
+            assert_eq!(listing.problems.len(), 1);
+        }
+        fs::remove_file(directory.join("snapshot.json")).unwrap();
+        symlink("/etc/passwd", directory.join("snapshot.json")).unwrap();
+        let listing = store.list().unwrap();
+        assert!(listing.problems[0].contains("symlink"), "{listing:?}");
+        // Like any other it goes by its name.
+        store.delete(&listing.snapshots[0].id).unwrap();
+        assert!(store.names().unwrap().is_empty());
     }
 
     #[test]
@@ -327,7 +338,6 @@ pub(super) mod tests {
         put(root.path(), ".trash-s2");
         fs::create_dir(snapshots.join("lost+found")).unwrap();
         fs::write(snapshots.join("README"), "x").unwrap();
-        symlink(snapshots.join("good"), snapshots.join("link")).unwrap();
         let listing = store.list().unwrap();
         assert_eq!(ids(&store), ["good"]);
         assert_eq!(listing.problems, Vec::<String>::new());

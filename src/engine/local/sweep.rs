@@ -11,6 +11,7 @@ use std::time::Duration;
 use fs2::FileExt;
 use rustix::fs::OFlags;
 
+use super::record::{HIDDEN, RECORD};
 use super::store::{STAGING, SnapshotStore, TRASH};
 use crate::engine::EngineError;
 use crate::fs::{durable, remove};
@@ -55,10 +56,15 @@ impl SnapshotStore {
                 "can't delete {shown}: another run is at it"
             )));
         }
+        // Without its record first: hypeman lists what has one, whatever it is called.
+        hide(&directory).map_err(failed)?;
         match std::fs::rename(&directory, &trash) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
+            Err(error) => {
+                show(&directory).map_err(failed)?;
+                return Err(failed(error));
+            }
         }
         durable::sync_dir(self.directory()).map_err(failed)?;
         empty(&trash).map_err(|error| {
@@ -82,15 +88,20 @@ impl SnapshotStore {
         let mut failures = Vec::new();
         for name in self.names()? {
             let text = name.to_string_lossy();
+            let path = self.directory().join(&name);
             let what = if text.starts_with(STAGING) {
                 "staging that a run left behind"
             } else if text.starts_with(TRASH) {
                 "what an unfinished deletion left"
+            } else if is_hidden(&path) {
+                "a snapshot that was never finished, or was being deleted"
             } else {
                 continue;
             };
-            let path = self.directory().join(&name);
+            let is_named = !text.starts_with('.');
             match claim(&path) {
+                // Its maker has finished it since.
+                Ok(Some(_)) if is_named && !is_hidden(&path) => {}
                 Ok(Some(_claimed)) => match empty(&path) {
                     Ok(()) => done.push(format!("removed {}: {what}", path.display())),
                     Err(error) => failures.push(format!("{}: {error}", path.display())),
@@ -112,17 +123,29 @@ impl SnapshotStore {
         )))
     }
 
-    /// Removes the staging of one snapshot, if it is there and nobody works on it; says whether it was there.
+    /// Removes what is not finished of one snapshot, if it is there and nobody works on it; says whether it was there.
     ///
     /// # Errors
     /// When it can't be removed, or a live run works on it.
     pub fn discard_staging(&self, id: &SnapshotId) -> Result<bool, EngineError> {
-        let path = self.staging_dir(id);
+        let was_staged = self.discard(&self.staging_dir(id), |_| true)?;
+        let named = self.snapshot_dir(id);
+        let was_named = is_hidden(&named) && self.discard(&named, is_hidden)?;
+        Ok(was_staged || was_named)
+    }
+
+    /// Removes the directory `path` if, once nobody else holds it, it still `is_unfinished`.
+    fn discard(
+        &self,
+        path: &Path,
+        is_unfinished: impl Fn(&Path) -> bool,
+    ) -> Result<bool, EngineError> {
         let failed = |error: io::Error| {
             EngineError::caused(format!("can't remove {}", path.display()), error)
         };
-        match claim_patiently(&path) {
-            Ok(Some(_claimed)) => empty(&path).map(|()| true).map_err(failed),
+        match claim_patiently(path) {
+            Ok(Some(_)) if !is_unfinished(path) => Ok(false),
+            Ok(Some(_claimed)) => empty(path).map(|()| true).map_err(failed),
             Ok(None) => Err(EngineError::instance(format!(
                 "can't remove {}: another run works on it",
                 path.display()
@@ -133,9 +156,32 @@ impl SnapshotStore {
     }
 }
 
+/// Takes the record of the snapshot `directory` out of sight; one that has none is left as it is.
+pub(super) fn hide(directory: &Path) -> io::Result<()> {
+    rename_if_there(&directory.join(RECORD), &directory.join(HIDDEN))
+}
+
+/// Undoes [`hide`].
+fn show(directory: &Path) -> io::Result<()> {
+    rename_if_there(&directory.join(HIDDEN), &directory.join(RECORD))
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether a directory has a hidden record and no other: it was to become a snapshot, or was one.
+fn is_hidden(directory: &Path) -> bool {
+    let is_there = |name| directory.join(name).symlink_metadata().is_ok();
+    is_there(HIDDEN) && !is_there(RECORD)
+}
+
 /// Removes a directory with a dot: its record first, because hypeman lists every directory that has one.
 pub(super) fn empty(path: &Path) -> io::Result<()> {
-    durable::remove(&path.join("snapshot.json"))?;
+    durable::remove(&path.join(RECORD))?;
     remove::tree(path).map(drop)
 }
 
