@@ -3,10 +3,12 @@
 #![cfg(test)]
 
 use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use serde_json::json;
 use support::cli::{Host, Said, now, said};
@@ -191,6 +193,101 @@ fn a_proxy_of_the_environment_does_not_see_what_goes_to_this_host() {
     ];
     set(&host, &server, &environment).exits(0);
     assert!(proxy.world().requests.is_empty());
+}
+
+/// What a proxy was sent: what it was asked for, and what was to go through it.
+#[derive(Default)]
+struct Seen {
+    heads: Vec<String>,
+    through: Vec<u8>,
+}
+
+/// A proxy that connects everybody with `target`, whatever is asked for, and its URL.
+fn start_proxy(target: &str) -> (String, Arc<Mutex<Seen>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (target, for_thread) = (target.to_owned(), Arc::clone(&seen));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            // A client that hangs up early is the client's matter.
+            let _ = connect_through(client.unwrap(), &target, &for_thread);
+        }
+    });
+    (url, seen)
+}
+
+fn connect_through(mut client: TcpStream, target: &str, seen: &Mutex<Seen>) -> io::Result<()> {
+    let mut reader = BufReader::new(client.try_clone()?);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+    seen.lock().unwrap().heads.push(head);
+    let mut server = TcpStream::connect(target)?;
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let mut answers = server.try_clone()?;
+    std::thread::spawn(move || io::copy(&mut answers, &mut client));
+    let mut piece = [0; 4096];
+    while let Ok(read @ 1..) = reader.read(&mut piece) {
+        seen.lock()
+            .unwrap()
+            .through
+            .extend_from_slice(&piece[..read]);
+        server.write_all(&piece[..read])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_key_that_may_travel_in_the_clear_is_shown_to_no_proxy() {
+    let (host, proxy) = (host(), FakeHypeman::start());
+    let mut command = host.command();
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(variable, proxy.url());
+    }
+    command.env("HYPEMAN_API_KEY", KEY).args([
+        "--insecure-http",
+        "--base-url",
+        "http://hypeman.invalid",
+        "snapshots",
+    ]);
+    said(&mut command)
+        .exits(1)
+        .complains(&["can't be reached", "hypeman.invalid"]);
+    assert!(proxy.world().requests.is_empty());
+}
+
+#[test]
+fn a_proxy_on_the_way_to_https_sees_nothing_but_where_it_goes() {
+    let host = host();
+    let (config, ca) = fake_tls::server("hypeman.example");
+    let ca = write(&host, "ca.pem", &ca);
+    let server = FakeHypeman::start_tls(config);
+    let target = server.url().replace("https://", "");
+    for variable in ["HTTPS_PROXY", "ALL_PROXY"] {
+        let (proxy, seen) = start_proxy(&target);
+        let mut command = host.command();
+        command
+            .env(variable, &proxy)
+            .env("HYPEMAN_API_KEY", KEY)
+            .env("HYPEMAN_SNAP_CA_FILE", &ca)
+            .args(["--base-url", "https://hypeman.example", "snapshots"]);
+        let said = said(&mut command).exits(0);
+        let seen = seen.lock().unwrap();
+        for head in &seen.heads {
+            assert!(
+                head.starts_with("CONNECT hypeman.example:443 HTTP/1.1\r\n"),
+                "{head}"
+            );
+            assert!(!head.contains(KEY), "{head}");
+        }
+        let through = String::from_utf8_lossy(&seen.through);
+        assert!(!through.is_empty() && !through.contains(KEY));
+        assert!(!through.contains("Bearer") && !through.contains("/snapshots"));
+        assert_silent(&said);
+        let world = server.world();
+        let sent = world.requests.last().unwrap().authorization.clone();
+        assert_eq!(sent, Some(format!("Bearer {KEY}")), "{variable}");
+    }
 }
 
 #[test]

@@ -127,7 +127,15 @@ impl Client {
         extra_roots: Vec<Certificate>,
         pace: Pace,
     ) -> Result<Self, EngineError> {
-        let http = http::client(base.url(), extra_roots)
+        let builder = http::client(base.url(), extra_roots);
+        let builder = if http::is_plain(base.url()) {
+            // The key may go to the server in the clear, as the user said, and to nobody else.
+            builder.no_proxy()
+        } else {
+            // A proxy of the environment gets a CONNECT; what goes through it is encrypted.
+            builder
+        };
+        let http = builder
             // A creation is silent for minutes; without this, a NAT on the way forgets the connection.
             .tcp_keepalive(Duration::from_secs(30))
             // A POST on a kept connection that the server has just closed would have an unclear outcome.
