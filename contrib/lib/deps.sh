@@ -26,6 +26,7 @@ test  | XFS             | there mkfs.xfs             | xfsprogs
 test  | btrfs           | there mkfs.btrfs           | btrfs-progs
 test  | mount           | there mount                | mount
 test  | cron            | there cron                 | cron
+test  | jq              | there jq                   | jq
 test  | mandoc          | there mandoc               | mandoc
 test  | shellcheck      | there shellcheck           | shellcheck
 test  | strace          | there strace               | strace

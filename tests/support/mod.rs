@@ -12,6 +12,7 @@ pub mod filesystems;
 pub mod guests;
 pub mod hostile;
 pub mod linux_guest;
+pub mod manual;
 pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;

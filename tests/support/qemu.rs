@@ -91,6 +91,12 @@ impl VmOptions {
         }
     }
 
+    /// QEMU's arguments but for the disks, the monitors and the character devices `serial` and `commands`: what somebody who
+    /// restores by hand repeats.
+    pub fn command_line(&self) -> Vec<String> {
+        arguments(self, &[])
+    }
+
     fn disk_path(&self, index: usize) -> PathBuf {
         self.dir
             .join(format!("disk{index}.{}", self.disk_format.name()))
