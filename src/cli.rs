@@ -172,6 +172,24 @@ pub enum Command {
     Completions(CompletionsArgs),
 }
 
+impl Command {
+    /// Whether the command may write to the state and data directories.
+    pub fn may_write(&self) -> bool {
+        match self {
+            Self::Set(args) => !args.dry_run,
+            Self::RunDue(args) => !args.dry_run,
+            Self::Prune(args) => !args.dry_run,
+            Self::Delete(_) | Self::Register(_) | Self::Unregister(_) => true,
+            Self::Get(_)
+            | Self::List
+            | Self::Snapshots(_)
+            | Self::Check(_)
+            | Self::Doctor
+            | Self::Completions(_) => false,
+        }
+    }
+}
+
 /// What `set` takes.
 #[derive(Debug, Args)]
 pub struct SetArgs {

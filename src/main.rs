@@ -99,7 +99,7 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         &commands::Context {
             settings: &settings,
             store: &store,
-            engine: &|| open_engine(&settings, progress),
+            engine: &|| open_engine(&settings, &cli.command, progress),
         },
     )?;
     let text = output::render(&answer, &view(cli));
@@ -107,7 +107,11 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
     Ok(answer.exit())
 }
 
-fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engine>, EngineError> {
+fn open_engine(
+    settings: &Settings,
+    command: &Command,
+    progress: &Progress,
+) -> Result<Box<dyn Engine>, EngineError> {
     match settings.engine {
         EngineKind::Local => Ok(Box::new(engine::local::Local::new(
             engine::local::Settings {
@@ -116,6 +120,7 @@ fn open_engine(settings: &Settings, progress: &Progress) -> Result<Box<dyn Engin
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
                 instance_timeout: settings.limits.instance_timeout,
+                may_write: command.may_write(),
             },
             hypeman::ServerPresence::new(
                 hypeman::Addresses::of_this_host(settings.base_url.clone()),

@@ -212,8 +212,7 @@ fn a_table_has_a_line_for_each_finding_with_its_remedy() {
     let lines: Vec<String> = said.normalised().lines().map(str::to_owned).collect();
     assert_eq!(lines[0], "STATUS  CHECK  SUBJECT  DETAIL");
     let line = format!(
-        "broken  data directory  {}  does not exist → mount it, name the right one with --data-dir, or let \
-         `hypeman-snap register` create it",
+        "broken  data directory  {}  does not exist → mount it, name the right one with --data-dir, or register a VM with `hypeman-snap register`",
         host.data_dir().display()
     );
     assert!(lines.contains(&line), "no {line:?} in {lines:?}");

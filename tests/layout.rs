@@ -72,7 +72,7 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
         "commands/register.rs" => &["engine::local::registration"],
         // Its tests write the pages and the scripts in one go.
         "cli/tests/man.rs" => &["commands::completions"],
-        "commands/unregister.rs" => &["engine::local::registration", "engine::local::data_dir"],
+        "commands/unregister.rs" => &["engine::local::registration"],
         _ => &[],
     }
 }

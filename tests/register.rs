@@ -12,6 +12,13 @@ fn host() -> Host {
     Host::new(env!("CARGO_BIN_EXE_hypeman-snap"))
 }
 
+/// A host that hypeman has never been on: no data directory.
+fn bare_host() -> (Host, PathBuf) {
+    let (host, disk) = host_with_disk();
+    fs::remove_dir_all(host.data_dir()).unwrap();
+    (host, disk)
+}
+
 /// A host with a disk, and the disk's path.
 fn host_with_disk() -> (Host, PathBuf) {
     let host = host();
@@ -20,13 +27,14 @@ fn host_with_disk() -> (Host, PathBuf) {
     (host, disk)
 }
 
-fn metadata(host: &Host, id: &str) -> Value {
-    let path = host
-        .data_dir()
-        .join("guests")
-        .join(id)
-        .join("metadata.json");
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+fn registration_path(host: &Host, id: &str) -> PathBuf {
+    host.state_dir()
+        .join("instances")
+        .join(format!("{id}.json"))
+}
+
+fn registration(host: &Host, id: &str) -> Value {
+    serde_json::from_slice(&fs::read(registration_path(host, id)).unwrap()).unwrap()
 }
 
 #[test]
@@ -47,10 +55,11 @@ fn registered_vm_is_an_instance_like_any_other() {
     ];
     let said = host.run(&arguments).exits(0).is_content();
     assert_eq!(said.stdout, "registered vm-1\n");
-    let found = metadata(&host, "vm-1");
-    assert_eq!(found["Name"], "database");
-    assert_eq!(found["HypervisorType"], "qemu");
-    assert_eq!(found["SocketPath"], json!(socket));
+    let found = registration(&host, "vm-1");
+    assert_eq!(found["name"], "database");
+    assert_eq!(found["hypervisor"], "qemu");
+    assert_eq!(found["socket"], json!(socket));
+    assert_eq!(found["disks"], json!([disk]));
 
     let said = host
         .run(&["set", "database", "--interval", "1h", "--max-count", "1"])
@@ -74,7 +83,7 @@ fn registered_vm_is_an_instance_like_any_other() {
 
     let said = host.run(&["unregister", "vm-1"]).exits(0).is_content();
     assert!(said.stdout.starts_with("unregistered vm-1"), "{said:?}");
-    assert!(!host.data_dir().join("guests/vm-1").exists());
+    assert!(!registration_path(&host, "vm-1").exists());
     assert_eq!(host.snapshots().len(), 1, "its snapshots stay");
     assert!(
         host.schedule_path("vm-1").exists(),
@@ -110,7 +119,7 @@ fn registering_is_declarative() {
     };
     assert!(register(&[]));
     assert_eq!(
-        metadata(&host, "vm-1")["Name"],
+        registration(&host, "vm-1")["name"],
         "vm-1",
         "the id, if no name is given"
     );
@@ -141,12 +150,9 @@ fn paths_are_stored_as_every_directory_sees_them() {
         ])
         .args(["--disk", "disk.raw"]);
     said(&mut command).exits(0);
-    let found = metadata(&host, "vm-1");
-    assert_eq!(found["SocketPath"], json!(host.dir().join("qmp.sock")));
-    assert!(
-        found.to_string().contains(disk.to_str().unwrap()),
-        "{found}"
-    );
+    let found = registration(&host, "vm-1");
+    assert_eq!(found["socket"], json!(host.dir().join("qmp.sock")));
+    assert_eq!(found["disks"], json!([disk]));
 }
 
 #[test]
@@ -197,7 +203,8 @@ fn values_that_break_a_rule_are_refused() {
 fn hypemans_own_instances_are_left_alone() {
     let host = host();
     host.add_instance("vm-1", "web-a");
-    let before = metadata(&host, "vm-1");
+    let metadata = host.data_dir().join("guests/vm-1/metadata.json");
+    let before = fs::read(&metadata).unwrap();
     host.run(&[
         "register",
         "vm-1",
@@ -211,7 +218,8 @@ fn hypemans_own_instances_are_left_alone() {
     host.run(&["unregister", "vm-1"])
         .exits(2)
         .complains(&["vm-1"]);
-    assert_eq!(metadata(&host, "vm-1"), before);
+    assert_eq!(fs::read(metadata).unwrap(), before);
+    assert!(!registration_path(&host, "vm-1").exists());
 }
 
 #[test]
@@ -270,4 +278,146 @@ fn instance_that_a_run_works_on_is_waited_for() {
     drop(held);
     host.run(&["unregister", "vm-1", "--lock-timeout", "0s"])
         .exits(0);
+}
+
+fn register(host: &Host, id: &str, disk: &std::path::Path) {
+    let socket = host.dir().join("qmp.sock");
+    let arguments = ["register", id, "--hypervisor", "qemu", "--socket"];
+    let more = [socket.to_str().unwrap(), "--disk", disk.to_str().unwrap()];
+    host.run(&[&arguments[..], &more].concat()).exits(0);
+}
+
+#[test]
+fn host_with_registered_vms_alone_needs_no_data_directory_of_hypemans() {
+    let (host, disk) = bare_host();
+    register(&host, "vm-1", &disk);
+    let set = ["set", "vm-1", "--interval", "1h", "--max-count", "3"];
+    host.run(&set).exits(0).is_content();
+    for command in ["list", "snapshots", "check", "doctor"] {
+        host.run(&[command]).exits(0);
+    }
+    assert!(!host.data_dir().exists());
+    host.run(&["run-due", "--force"]).exits(0).is_content();
+    assert_eq!(host.snapshots().len(), 1);
+    assert!(!host.data_dir().join("guests").exists());
+    host.run(&["snapshots", "vm-1"]).exits(0).is_content();
+    host.run(&["prune"]).exits(0).is_content();
+}
+
+#[test]
+fn unregistered_vm_is_gone_for_its_schedule() {
+    let (host, disk) = bare_host();
+    register(&host, "vm-1", &disk);
+    host.run(&["set", "vm-1", "--interval", "1h", "--max-age", "1h"])
+        .exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    host.run(&["unregister", "vm-1"]).exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(host.snapshots().len(), 1);
+    assert!(
+        host.schedule("vm-1")["missing_since"].is_string(),
+        "{}",
+        host.schedule("vm-1")
+    );
+    // It comes back as it was.
+    register(&host, "vm-1", &disk);
+    let json = host
+        .run(&["run-due", "--force", "-o", "json"])
+        .exits(0)
+        .json();
+    assert_eq!(json["results"][0]["outcome"], "snapshotted", "{json}");
+}
+
+#[test]
+fn store_that_is_not_mounted_is_not_made_anew_below_its_mount_point() {
+    let (host, disk) = bare_host();
+    register(&host, "vm-1", &disk);
+    host.run(&["set", "vm-1", "--interval", "1h", "--max-count", "3"])
+        .exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    let away = host.dir().join("unmounted");
+    fs::rename(host.data_dir(), &away).unwrap();
+    fs::create_dir(host.data_dir()).unwrap();
+    host.run(&["run-due", "--force"])
+        .exits(1)
+        .complains(&["not mounted"]);
+    host.run(&["doctor"]).exits(1);
+    assert_eq!(fs::read_dir(host.data_dir()).unwrap().count(), 0);
+    fs::remove_dir(host.data_dir()).unwrap();
+    fs::rename(&away, host.data_dir()).unwrap();
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(host.snapshots().len(), 2);
+}
+
+/// What version 0.1 wrote for `register vm-1`.
+fn register_as_of_old(host: &Host, disk: &std::path::Path) -> PathBuf {
+    let dir = host.data_dir().join("guests/vm-1");
+    host.add_instance("vm-1", "database");
+    fs::remove_file(dir.join("overlay.raw")).unwrap();
+    let path = dir.join("metadata.json");
+    let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    metadata["HypemanSnapRegistered"] = true.into();
+    metadata["HypemanSnapDisks"] = json!([disk]);
+    fs::write(path, metadata.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn registration_of_an_older_version_is_moved_by_the_first_command_that_writes() {
+    let (host, disk) = host_with_disk();
+    let old = register_as_of_old(&host, &disk);
+    host.run(&["list"]).exits(0).is_content();
+    assert!(old.exists(), "who only looks changes nothing");
+    host.run(&["set", "database", "--interval", "1h", "--max-count", "3"])
+        .exits(0)
+        .is_content();
+    assert!(!old.exists());
+    assert_eq!(registration(&host, "vm-1")["disks"], json!([disk]));
+    host.run(&["run-due", "--force"]).exits(0).is_content();
+    assert_eq!(host.snapshots().len(), 1);
+}
+
+#[test]
+fn registration_that_a_guest_could_have_planted_is_not_believed() {
+    let host = host();
+    let secret = host.dir().join("secret");
+    fs::write(&secret, "root's alone").unwrap();
+    let old = register_as_of_old(&host, &secret);
+    fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    host.write_schedule(
+        "vm-1",
+        json!({
+            "instance_id": "vm-1", "interval": "1h0m0s", "retention": {"max_count": 3},
+            "next_run_at": "2026-01-01T00:00:00Z", "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z",
+        })
+        .to_string(),
+    );
+    host.run(&["run-due"])
+        .exits(1)
+        .complains(&["vm-1", "0777", "register vm-1 again"]);
+    assert_eq!(host.snapshots(), Vec::<String>::new());
+    let said = host.run(&["doctor"]).exits(1);
+    assert!(said.stdout.contains("0777"), "{said:?}");
+    register(&host, "vm-1", &secret);
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(host.snapshots().len(), 1);
+}
+
+#[test]
+fn disks_that_hypemans_metadata_names_for_us_are_not_copied() {
+    let host = host();
+    let secret = host.dir().join("secret");
+    fs::write(&secret, "root's alone").unwrap();
+    host.add_instance("vm-1", "database");
+    let path = host.data_dir().join("guests/vm-1/metadata.json");
+    let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    metadata["HypemanSnapDisks"] = json!([secret]);
+    fs::write(path, metadata.to_string()).unwrap();
+    host.run(&["set", "vm-1", "--interval", "1h", "--max-count", "3"])
+        .exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    let [id] = host.snapshots().try_into().unwrap();
+    let copied = host.data_dir().join("snapshots").join(id).join("guest");
+    assert!(!copied.join("disks").exists());
 }

@@ -19,7 +19,7 @@ use crate::settings::Settings;
 /// too long, and when it can't be written.
 pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer> {
     require_local(context.settings, "register")?;
-    let registration = registration::Registration {
+    let declared = registration::Declared {
         id: args.id.clone(),
         name: args.name.clone().unwrap_or_else(|| args.id.to_string()),
         hypervisor: args.hypervisor,
@@ -31,13 +31,17 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
             .collect::<anyhow::Result<_>>()?,
     };
     // A refused request leaves nothing behind, not even a lock file.
-    registration.validate().map_err(refusal)?;
+    declared.validate().map_err(refusal)?;
     let _lock = context
         .store
         .lock(&args.id, context.settings.lock_timeout)?;
-    let registered =
-        registration::register(&context.settings.data_dir, &registration, clock::now())
-            .map_err(refusal)?;
+    let registered = registration::register(
+        &context.settings.state_dir,
+        &context.settings.data_dir,
+        declared,
+        clock::now(),
+    )
+    .map_err(refusal)?;
     Ok(Answer::Registration(Registration {
         instance_id: args.id.clone(),
         change: match registered {

@@ -4,7 +4,6 @@ use super::Context;
 use super::register::{refusal, require_local};
 use super::report::{Answer, Registration, RegistrationChange};
 use crate::cli::UnregisterArgs;
-use crate::engine::local::data_dir::DataDir;
 use crate::engine::local::registration::{self, RegistrationError};
 
 /// Removes what `register` wrote, under the instance's lock; schedule and snapshots stay.
@@ -14,14 +13,23 @@ use crate::engine::local::registration::{self, RegistrationError};
 /// run holds the lock for too long, and when it can't be removed.
 pub fn run(context: &Context<'_>, args: &UnregisterArgs) -> anyhow::Result<Answer> {
     require_local(context.settings, "unregister")?;
-    let data_dir = DataDir::open(&context.settings.data_dir)?;
-    if data_dir.find(&args.id).is_ok_and(|found| found.is_none()) {
+    let settings = context.settings;
+    // Who is not there leaves nothing behind, not even a lock file.
+    let is_registered =
+        registration::is_registered(&settings.state_dir, &settings.data_dir, &args.id);
+    if !is_registered.map_err(refusal)? {
         return Err(refusal(RegistrationError::NotFound(args.id.clone())));
     }
-    let _lock = context
-        .store
-        .lock(&args.id, context.settings.lock_timeout)?;
-    registration::unregister(&data_dir, &args.id).map_err(refusal)?;
+    let _lock = context.store.lock(&args.id, settings.lock_timeout)?;
+    // Its schedule must learn that it is gone. One that can't be read has it so too.
+    let has_schedule = !matches!(context.store.load(&args.id), Ok(None));
+    registration::unregister(
+        &settings.state_dir,
+        &settings.data_dir,
+        &args.id,
+        has_schedule,
+    )
+    .map_err(refusal)?;
     Ok(Answer::Registration(Registration {
         instance_id: args.id.clone(),
         change: RegistrationChange::Removed,

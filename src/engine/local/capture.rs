@@ -52,7 +52,7 @@ pub(super) struct Surroundings<'a> {
 pub(super) fn running(
     around: &Surroundings<'_>,
     metadata: &Metadata,
-    guest_dir: &Path,
+    guest_dir: Option<&Path>,
     staging: &Staging,
     request: &CreateRequest<'_>,
 ) -> Result<Captured, EngineError> {
@@ -84,7 +84,9 @@ pub(super) fn running(
     let watch = around.timeouts.watch.sized(needed_bytes);
     let name = &metadata.name;
     let step = around.progress.begin(name, "copying files", None);
-    guest_files::copy_beside_disks(guest_dir, guest, &plan, &step)?;
+    if let Some(guest_dir) = guest_dir {
+        guest_files::copy_beside_disks(guest_dir, guest, &plan, &step)?;
+    }
     drop(step);
     let state_dir = guest.create_dir(STATE_DIR).map_err(|error| {
         let path = guest.path().join(STATE_DIR);
@@ -126,7 +128,9 @@ pub(super) fn running(
     drop(step);
     session.close()?;
 
-    guest_files::complete_state(guest_dir, &state_dir)?;
+    if let Some(guest_dir) = guest_dir {
+        guest_files::complete_state(guest_dir, &state_dir)?;
+    }
     Ok(Captured {
         manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
         pause: Some(saved.pause),

@@ -1,18 +1,19 @@
-//! The data directory as a whole: is it there, which instances are in it. Never writes, except for [`DataDir::create`].
+//! The data directory as a whole: is it there, which instances are in it. Never writes.
 //!
 //! "The instance is gone" is said only on positive knowledge: a data directory that is missing, unreadable or empty is
 //! most likely not mounted, and says nothing about any instance.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, DirEntry, FileType};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::metadata::Metadata;
+use super::json::ReadError;
+use super::metadata::{Metadata, MetadataError};
 use crate::engine::EngineError;
-use crate::fs::durable;
 use crate::instance::{InstanceId, InstanceRef};
 
 /// What `mkfs` puts into a new file system: no instance, and no proof that there are any.
@@ -43,8 +44,8 @@ impl DataDir {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(EngineError::unavailable(format!(
-                    "data directory {shown} does not exist; mount it, name the right one with --data-dir, or let \
-                     `hypeman-snap register` create it"
+                    "data directory {shown} does not exist; mount it, name the right one with --data-dir, or \
+                     register a VM"
                 )));
             }
             Err(error) => {
@@ -59,22 +60,32 @@ impl DataDir {
         Ok(data_dir)
     }
 
-    /// The data directory `root`, created 0700 with its `guests/` as far as it is missing, instances or none.
+    /// The data directory `root`, whether it is there or not.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when it can't be created.
-    pub fn create(root: &Path) -> Result<Self, EngineError> {
-        let data_dir = Self {
+    /// When it is no path.
+    pub fn at(root: &Path) -> Result<Self, EngineError> {
+        Ok(Self {
             root: absolute(root)?,
-        };
-        let guests = data_dir.guests_dir();
-        durable::create_dir(&guests).map_err(|error| {
-            unavailable(
-                format!("can't create {}; check --data-dir", guests.display()),
+        })
+    }
+
+    /// Whether there is any instance in it, readable or not.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when that can't be told.
+    pub fn has_guests(&self) -> Result<bool, EngineError> {
+        match File::open(self.guests_dir()) {
+            Ok(guests) => Ok(self.ids(&guests)?.next().transpose()?.is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(unavailable(
+                format!(
+                    "can't read {}; check its permissions",
+                    self.guests_dir().display()
+                ),
                 error,
-            )
-        })?;
-        Ok(data_dir)
+            )),
+        }
     }
 
     /// Where the instances are.
@@ -104,7 +115,7 @@ impl DataDir {
         let mut instances = Vec::new();
         for id in self.ids(&guests)? {
             let id = id?;
-            let name = match Metadata::read(&self.guest_dir(&id), &id) {
+            let name = match read(&guests, &id) {
                 Ok(metadata) => metadata.name,
                 Err(error) if error.is_not_found() => continue,
                 Err(_) => String::new(),
@@ -144,7 +155,7 @@ impl DataDir {
                 ));
             }
         }
-        match Metadata::read(&directory, id) {
+        match read(&guests, id) {
             Ok(metadata) => Ok(Some(metadata)),
             Err(error) if error.is_not_found() => Err(EngineError::instance(format!(
                 "{shown} has no metadata.json, so it can't be told whether instance {id} is gone; remove the directory \
@@ -200,6 +211,15 @@ impl DataDir {
             self.guests_dir().display()
         )))
     }
+}
+
+/// The metadata of the instance `id`, read through descriptors: whoever can write to its directory can put symlinks
+/// there.
+fn read(guests: &File, id: &InstanceId) -> Result<Metadata, MetadataError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let guest = rustix::fs::openat(guests, id.as_str(), flags, Mode::empty())
+        .map_err(|error| ReadError::File(error.into()))?;
+    Metadata::read(guest.as_fd(), id)
 }
 
 /// The instance that an entry of `guests/` stands for, if any.
@@ -374,18 +394,5 @@ mod tests {
         is_unavailable(data.instances(), "is empty");
         fs::remove_dir(root.path().join("guests")).unwrap();
         is_unavailable(data.find(&id("a")), "does not exist");
-    }
-
-    #[test]
-    fn creating_makes_it_private_and_needs_no_instance() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("data");
-        let data = DataDir::create(&path).unwrap();
-        DataDir::create(&path).unwrap();
-        for directory in [path, data.guests_dir()] {
-            let mode = fs::metadata(directory).unwrap().permissions().mode();
-            assert_eq!(mode & 0o7777, 0o700);
-        }
-        assert!(data.instances().is_err());
     }
 }

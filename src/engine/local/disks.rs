@@ -48,11 +48,11 @@ impl DiskPlan {
     /// Decides for each writable disk, by trial, how it will be copied, and creates the copies' files in `staged`.
     pub(super) fn make(
         disks: Vec<Disk>,
-        guest_dir: &Path,
+        guest_dir: Option<&Path>,
         staged: &Beneath,
         vmm_copies: bool,
     ) -> Result<Self, EngineError> {
-        let mut places = Places::new(&canonical(guest_dir)?);
+        let mut places = Places::new(guest_dir.map(canonical).transpose()?);
         let mut planned = Vec::new();
         for disk in disks.into_iter().filter(|disk| !disk.is_read_only) {
             let place = places.place(&canonical(&disk.path)?, &disk.name);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::data_dir::DataDir;
+use super::instances::Instances;
 use super::journal::{Entry, Journal, Phase};
 use super::metadata::Metadata;
 use super::ownership;
@@ -17,7 +18,7 @@ use crate::engine::hypeman::ServerPresence;
 use crate::finding::{Finding, Status};
 use crate::fs::copy;
 use crate::host::directory::{self, Missing};
-use crate::instance::{InstanceId, State};
+use crate::instance::{InstanceId, InstanceRef, State};
 use crate::vmm::Timeouts;
 
 /// So many VMMs are asked at once. One that hangs holds up nobody until as many hang.
@@ -29,6 +30,8 @@ const JOURNAL: &str = "journal";
 pub(super) struct Examination<'a> {
     /// hypeman's data directory.
     pub(super) data_dir: &'a Path,
+    /// The instances in it, and those that are registered.
+    pub(super) instances: &'a Instances,
     /// The journals.
     pub(super) journal: &'a Journal,
     /// How long a VMM may take to answer.
@@ -43,24 +46,29 @@ impl Examination<'_> {
     /// Looks at everything. A data directory that can't be used ends it early, except for the journals.
     pub(super) fn run(&self) -> Vec<Finding> {
         const CHECK: &str = "data directory";
-        let mut findings = directory::examine(
-            CHECK,
-            self.data_dir,
-            Missing::Broken(
-                "mount it, name the right one with --data-dir, or let `hypeman-snap register` create it",
+        // A host of registered VMs alone has none before its first snapshot.
+        let missing = match self.instances.store() {
+            Ok(_) => Missing::CreatedBy("the first snapshot"),
+            Err(_) => Missing::Broken(
+                "mount it, name the right one with --data-dir, or register a VM with `hypeman-snap register`",
             ),
-        );
+        };
+        let mut findings = directory::examine(CHECK, self.data_dir, missing);
         let is_usable = |findings: &[Finding]| {
             findings
                 .iter()
                 .all(|it| it.check != CHECK || it.status != Status::Broken)
         };
         if is_usable(&findings) {
-            match DataDir::open(self.data_dir) {
-                Ok(data) => {
+            let looked = self
+                .instances
+                .store()
+                .and_then(|_| Ok((self.instances.data_dir()?, self.instances.list()?)));
+            match looked {
+                Ok((data, instances)) => {
                     findings.extend(self.snapshots_dir(&data));
-                    findings.push(reflinks(&data));
-                    findings.extend(self.instances(&data));
+                    findings.extend(reflinks(&data));
+                    findings.extend(self.all(&instances));
                 }
                 Err(error) => findings.push(Finding::broken(
                     CHECK,
@@ -91,25 +99,14 @@ impl Examination<'_> {
     }
 
     /// Every instance, all at once: one that hangs costs its own time-out and nobody else's.
-    fn instances(&self, data: &DataDir) -> Vec<Finding> {
-        let instances = match data.instances() {
-            Ok(instances) => instances,
-            Err(error) => {
-                return vec![Finding::broken(
-                    INSTANCE,
-                    data.guests_dir().display(),
-                    describe(&error),
-                    "make the directory readable for this user",
-                )];
-            }
-        };
+    fn all(&self, instances: &[InstanceRef]) -> Vec<Finding> {
         let next = AtomicUsize::new(0);
         let found = Mutex::new(Vec::with_capacity(instances.len()));
         std::thread::scope(|scope| {
             for _ in 0..instances.len().min(MAX_AT_ONCE) {
                 scope.spawn(|| {
                     while let Some(it) = instances.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Some(finding) = self.instance(data, &it.id) {
+                        if let Some(finding) = self.instance(&it.id) {
                             found
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner)
@@ -125,9 +122,16 @@ impl Examination<'_> {
     }
 
     /// One instance; `None` when it has gone since it was listed.
-    fn instance(&self, data: &DataDir, id: &InstanceId) -> Option<Finding> {
-        let metadata = match data.find(id) {
-            Ok(metadata) => metadata?,
+    fn instance(&self, id: &InstanceId) -> Option<Finding> {
+        let found = self.instances.find(id).and_then(|found| {
+            let Some(metadata) = found else {
+                return Ok(None);
+            };
+            let guest_dir = self.instances.guest_dir(&metadata)?;
+            Ok(Some((metadata, guest_dir)))
+        });
+        let (metadata, guest_dir) = match found {
+            Ok(found) => found?,
             Err(error) => {
                 return Some(Finding::broken(
                     INSTANCE,
@@ -146,7 +150,7 @@ impl Examination<'_> {
                 return Some(finding);
             }
         }
-        let (derived, met) = state::derive_and_meet(&metadata, &data.guest_dir(id), self.timeouts);
+        let (derived, met) = state::derive_and_meet(&metadata, guest_dir.as_deref(), self.timeouts);
         if derived.state != State::Running && (self.is_busy)(id) {
             // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
             return Some(busy());
@@ -222,9 +226,13 @@ fn left_behind(entry: &Entry) -> Finding {
 }
 
 /// Whether disks below the data directory are copied by reflink, found out by a trial that leaves nothing.
-fn reflinks(data: &DataDir) -> Finding {
+fn reflinks(data: &DataDir) -> Option<Finding> {
     const CHECK: &str = "reflink";
     let (guests, snapshots) = (data.guests_dir(), data.snapshots_dir());
+    // Disks of registered VMs may be anywhere.
+    if !guests.is_dir() {
+        return None;
+    }
     let target = if snapshots.is_dir() {
         &snapshots
     } else {
@@ -232,7 +240,7 @@ fn reflinks(data: &DataDir) -> Finding {
         snapshots.parent().unwrap_or(&snapshots)
     };
     let shown = target.display();
-    match copy::can_reflink(&guests, target) {
+    Some(match copy::can_reflink(&guests, target) {
         Ok(true) => Finding::ok(
             CHECK,
             shown,
@@ -256,7 +264,7 @@ fn reflinks(data: &DataDir) -> Finding {
             format!("can't be tried: {error}"),
             "look at the directory's permissions and its free space",
         ),
-    }
+    })
 }
 
 /// What an instance's state means for its snapshots.

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::{self, DiskPlan};
 use crate::engine::local::manifest::{self, DiskEntry};
-use crate::engine::local::metadata::Metadata;
 use crate::engine::local::places::{Place, Places};
+use crate::engine::local::registration::Registration;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, tree};
 use crate::interrupt;
@@ -37,75 +37,37 @@ pub(super) fn copy_beside_disks(
     copy_tree(guest_dir, staged, &skip, step)
 }
 
-/// A disk that a registration names, and the place of its copy.
-#[derive(Debug)]
-pub(super) struct RestingDisk {
-    source: PathBuf,
-    place: Place,
-}
-
-impl RestingDisk {
-    /// Whether the copy of the guest directory holds it, where it belongs.
-    fn is_in_tree(&self) -> bool {
-        self.place.inside.as_ref() == Some(&self.place.file)
-    }
-}
-
-/// The disks that a registration names.
-pub(super) fn registered_disks(
-    metadata: &Metadata,
-    guest_dir: &Path,
-) -> Result<Vec<RestingDisk>, EngineError> {
-    let mut places = Places::new(&disks::canonical(guest_dir)?);
-    let sources = metadata.registered_disks.iter().flatten();
-    sources
-        .map(|source| {
-            Ok(RestingDisk {
-                source: source.clone(),
-                place: places.place(&disks::canonical(source)?, ""),
-            })
-        })
-        .collect()
-}
-
-/// Copies everything that belongs to a guest at rest, except those of `disks` whose copies have other places.
+/// Copies everything that belongs to a guest at rest.
 pub(super) fn copy_at_rest(
     guest_dir: &Path,
     staged: &Beneath,
-    disks: &[RestingDisk],
     step: &Step,
 ) -> Result<(), EngineError> {
-    let elsewhere: BTreeSet<&Path> = disks
-        .iter()
-        .filter(|disk| !disk.is_in_tree())
-        .filter_map(|disk| disk.place.inside.as_deref())
-        .collect();
-    let skip = |relative: &Path| is_left_out(relative) || elsewhere.contains(relative);
-    copy_tree(guest_dir, staged, &skip, step)
+    copy_tree(guest_dir, staged, &is_left_out, step)
 }
 
-/// Copies those of `disks` that [`copy_at_rest`] has not copied, and lists all.
-pub(super) fn copy_outside_disks(
-    disks: Vec<RestingDisk>,
+/// Copies the disks that a registration names.
+pub(super) fn copy_registered_disks(
+    registration: &Registration,
     staged: &Beneath,
     step: &Step,
 ) -> Result<Vec<DiskEntry>, EngineError> {
+    let mut places = Places::new(None);
     let mut entries = Vec::new();
-    for disk in disks {
-        if !disk.is_in_tree() {
-            let target = disks::make_target(staged, &disk.place.file)?;
-            File::open(&disk.source)
-                .and_then(|file| copy_file(&file, &target, &|bytes| step.advance(bytes)))
-                .map_err(|error| {
-                    interrupted_or(error, || {
-                        format!("can't copy the disk {}", disk.source.display())
-                    })
-                })?;
-        }
+    for source in &registration.declared.disks {
+        let Place { file, .. } = places.place(&disks::canonical(source)?, "");
+        let target = disks::make_target(staged, &file)?;
+        File::open(source)
+            .and_then(|disk| copy_file(&disk, &target, &|bytes| step.advance(bytes)))
+            .map_err(|error| {
+                interrupted_or(error, || {
+                    format!("can't copy the disk {}", source.display())
+                })
+            })?;
         entries.push(DiskEntry {
             name: None,
-            source: disk.source,
-            file: disk.place.file,
+            source: source.clone(),
+            file,
             format: None,
             backing: None,
         });

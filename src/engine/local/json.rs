@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +36,20 @@ impl ReadError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::File(error) if error.kind() == io::ErrorKind::NotFound)
     }
+}
+
+/// Reads the file `name` of an open directory as [`read`] does. A symlink of that name is not followed.
+///
+/// # Errors
+/// As [`read_once`].
+pub(super) fn read_in<T: DeserializeOwned>(
+    directory: BorrowedFd<'_>,
+    name: &str,
+) -> Result<T, ReadError> {
+    patiently(
+        || read_at(directory, name),
+        || std::thread::sleep(RETRY_AFTER),
+    )
 }
 
 /// Reads `path` once.
@@ -87,20 +101,20 @@ fn read_open<T: DeserializeOwned>(file: File) -> Result<T, ReadError> {
 /// # Errors
 /// As [`read_once`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
-    read_patiently(path, || std::thread::sleep(RETRY_AFTER))
+    patiently(|| read_once(path), || std::thread::sleep(RETRY_AFTER))
 }
 
-fn read_patiently<T: DeserializeOwned>(
-    path: &Path,
+fn patiently<T>(
+    mut read_once: impl FnMut() -> Result<T, ReadError>,
     mut wait: impl FnMut(),
 ) -> Result<T, ReadError> {
-    let mut result = read_once(path);
+    let mut result = read_once();
     for _ in 0..RETRIES {
         if !matches!(result, Err(ReadError::Parse(_))) {
             break;
         }
         wait();
-        result = read_once(path);
+        result = read_once();
     }
     result
 }
@@ -118,8 +132,11 @@ mod tests {
         let path = directory.path().join("file.json");
         let mut halves = ["", r#"{"half":"#, r#"{"half":"whole"}"#].into_iter();
         fs::write(&path, halves.next().unwrap()).unwrap();
-        let value: Value =
-            read_patiently(&path, || fs::write(&path, halves.next().unwrap()).unwrap()).unwrap();
+        let value: Value = patiently(
+            || read_once(&path),
+            || fs::write(&path, halves.next().unwrap()).unwrap(),
+        )
+        .unwrap();
         assert_eq!(value["half"], "whole");
     }
 

@@ -1,6 +1,7 @@
 //! One instance's `metadata.json` (contract, section 4): the fields that matter here, and the whole as it stands. Knows
 //! nothing of the VMM's answer.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::json::{self, ReadError};
+use super::registration::Registration;
 use crate::instance::{Hypervisor, InstanceId, State, UnknownHypervisor};
 
 /// Keys that hypeman keeps in `metadata.json` only, not in a snapshot's record (contract, section 4).
@@ -28,8 +30,8 @@ pub struct Metadata {
     pub socket: PathBuf,
     /// The instance's directory as hypeman knows it; empty when the file has none.
     pub data_dir: PathBuf,
-    /// The disks outside the guest directory, for an instance that `register` made; else `None`.
-    pub registered_disks: Option<Vec<PathBuf>>,
+    /// Its registration; `None` for an instance of hypeman's.
+    pub registration: Option<Registration>,
     /// Whether the guest's programs had started, as far as the file knows.
     pub has_program_started: bool,
     /// Whether the guest agent was ready or is not waited for, as far as the file knows.
@@ -98,10 +100,6 @@ struct Wire {
     gpu_mdev_uuid: Option<String>,
     #[serde(default)]
     skip_guest_agent: bool,
-    #[serde(default)]
-    hypeman_snap_registered: bool,
-    #[serde(default)]
-    hypeman_snap_disks: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -113,12 +111,28 @@ struct Volume {
 }
 
 impl Metadata {
-    /// Reads the metadata of the instance `id` in `guest_dir`.
+    /// Reads the metadata of the instance `id` in its directory, symlinks not followed: others may write there.
     ///
     /// # Errors
     /// When the file is not there, can't be read or parsed, or is another instance's.
-    pub fn read(guest_dir: &Path, id: &InstanceId) -> Result<Self, MetadataError> {
-        Self::parse(json::read(&guest_dir.join("metadata.json"))?, id)
+    pub fn read(guest_dir: BorrowedFd<'_>, id: &InstanceId) -> Result<Self, MetadataError> {
+        Self::parse(json::read_in(guest_dir, "metadata.json")?, id)
+    }
+
+    /// The metadata of a registered VM. `guest_dir` is where hypeman would keep it.
+    ///
+    /// # Errors
+    /// Never in practice: what is made of a registration can be parsed.
+    pub fn of_registered(
+        registration: Registration,
+        guest_dir: &Path,
+    ) -> Result<Self, MetadataError> {
+        let whole = registration.as_metadata(guest_dir);
+        let id = registration.declared.id.clone();
+        Ok(Self {
+            registration: Some(registration),
+            ..Self::parse(whole, &id)?
+        })
     }
 
     /// Takes the metadata of the instance `id` from the content of its file.
@@ -146,9 +160,7 @@ impl Metadata {
             }),
             socket: wire.socket_path,
             data_dir: wire.data_dir,
-            registered_disks: wire
-                .hypeman_snap_registered
-                .then(|| wire.hypeman_snap_disks.unwrap_or_default()),
+            registration: None,
             has_program_started: has_marker("ProgramStartedAt"),
             is_agent_ready: wire.skip_guest_agent || has_marker("GuestAgentReadyAt"),
             volumes: wire.volumes.unwrap_or_default(),
@@ -160,7 +172,12 @@ impl Metadata {
 
     /// Whether `register` made this instance; else hypeman did, and runs it.
     pub fn is_registered(&self) -> bool {
-        self.registered_disks.is_some()
+        self.registration.is_some()
+    }
+
+    /// Whether a version before 0.2 of this tool registered it; what else stands there may be anybody's word.
+    pub fn is_old_registration(&self) -> bool {
+        self.whole.get("HypemanSnapRegistered") == Some(&Value::Bool(true))
     }
 
     /// The hypervisor.
@@ -173,11 +190,6 @@ impl Metadata {
             "" => Ok(Hypervisor::CloudHypervisor),
             named => named.parse(),
         }
-    }
-
-    /// The file's content, keys in its order.
-    pub fn whole(&self) -> &Map<String, Value> {
-        &self.whole
     }
 
     /// Why this instance can't be snapshotted in `state`, if so (contract, section 3).
@@ -288,8 +300,8 @@ mod tests {
         assert_eq!(metadata.hypervisor().unwrap(), Hypervisor::CloudHypervisor);
         assert_eq!(metadata.socket, Path::new("/data/guests/vm1/ch.sock"));
         assert_eq!(metadata.data_dir, Path::new("/data/guests/vm1"));
+        assert!(!metadata.is_registered());
         assert_eq!(metadata.process.unwrap().pid, 4242);
-        assert_eq!(metadata.registered_disks, None);
         assert!(metadata.has_program_started && metadata.is_agent_ready);
     }
 
@@ -357,7 +369,7 @@ mod tests {
         let now = "2026-09-02T03:15:20.5Z".parse().unwrap();
         let stored = metadata.for_snapshot(State::Running, now);
         let expected: Vec<&str> = metadata
-            .whole()
+            .whole
             .keys()
             .map(String::as_str)
             .filter(|key| !key.ends_with("_runtime"))
@@ -400,6 +412,6 @@ mod tests {
             r#"{"Id":"vm1","VsockCID":9223372036854775807,"Big":18446744073709551615,"F":0.1}"#;
         let whole = serde_json::from_str(text).unwrap();
         let metadata = Metadata::parse(whole, &"vm1".parse().unwrap()).unwrap();
-        assert_eq!(serde_json::to_string(metadata.whole()).unwrap(), text);
+        assert_eq!(serde_json::to_string(&metadata.whole).unwrap(), text);
     }
 }

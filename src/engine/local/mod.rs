@@ -5,6 +5,7 @@ pub mod data_dir;
 mod disks;
 mod examine;
 mod guest_files;
+mod instances;
 mod journal;
 mod json;
 mod look;
@@ -36,7 +37,7 @@ use crate::snapshot::{Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
-use data_dir::DataDir;
+use instances::Instances;
 use journal::Journal;
 use metadata::Metadata;
 use staging::Staging;
@@ -56,11 +57,14 @@ pub struct Settings {
     pub vmm_timeout: Duration,
     /// How long all of one instance may take; `None` for what its size accounts for.
     pub instance_timeout: Option<Duration>,
+    /// Whether anything may be written: registrations of older versions are moved when one is met.
+    pub may_write: bool,
 }
 
 /// The local engine.
 #[derive(Debug)]
 pub struct Local {
+    instances: Instances,
     data_dir: PathBuf,
     journal: Journal,
     pause_timeout: Duration,
@@ -75,6 +79,7 @@ impl Local {
     /// instances of hypeman's to `server`.
     pub fn new(settings: Settings, server: ServerPresence, progress: Progress) -> Self {
         Self {
+            instances: Instances::new(&settings.state_dir, &settings.data_dir, settings.may_write),
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
             pause_timeout: settings.pause_timeout,
@@ -89,17 +94,14 @@ impl Local {
     }
 
     /// What the instance does now. The VMM of an instance that a hypeman server runs is not asked.
-    fn derive(&self, metadata: &Metadata, data: &DataDir) -> Result<Derived, EngineError> {
+    fn derive(&self, metadata: &Metadata) -> Result<Derived, EngineError> {
         if state::only_vmm_can_tell(metadata) {
             if let Some(claim) = ownership::claim(metadata, &self.server)? {
                 return Ok(Derived::unknown(claim));
             }
         }
-        Ok(state::derive(
-            metadata,
-            &data.guest_dir(&metadata.id),
-            self.timeouts,
-        ))
+        let guest_dir = self.instances.guest_dir(metadata)?;
+        Ok(state::derive(metadata, guest_dir.as_deref(), self.timeouts))
     }
 
     /// The time-outs for work on one instance that begins now.
@@ -110,20 +112,15 @@ impl Local {
         }
     }
 
-    fn open(&self) -> Result<DataDir, EngineError> {
-        DataDir::open(&self.data_dir)
-    }
-
     fn capture(
         &self,
         metadata: &Metadata,
-        data: &DataDir,
         staging: &Staging,
         request: &CreateRequest<'_>,
         timeouts: Timeouts,
     ) -> Result<Captured, EngineError> {
-        let id = &request.instance.id;
-        let guest_dir = data.guest_dir(id);
+        let guest_dir = self.instances.guest_dir(metadata)?;
+        let guest_dir = guest_dir.as_deref();
         match request.instance.state {
             State::Running => {
                 let around = Surroundings {
@@ -132,11 +129,11 @@ impl Local {
                     pause_timeout: self.pause_timeout,
                     progress: &self.progress,
                 };
-                capture::running(&around, metadata, &guest_dir, staging, request)
+                capture::running(&around, metadata, guest_dir, staging, request)
             }
             at_rest @ (State::Stopped | State::Standby) => {
-                let captured = rest::at_rest(metadata, &guest_dir, staging, &self.progress)?;
-                self.require_rest(data, metadata, at_rest)?;
+                let captured = rest::at_rest(metadata, guest_dir, staging, &self.progress)?;
+                self.require_rest(metadata, at_rest)?;
                 Ok(captured)
             }
             other @ (State::Created
@@ -149,16 +146,23 @@ impl Local {
         }
     }
 
+    /// Keeps what this snapshot taught of a registered VM. The snapshot is good without it: what can't be kept is said.
+    fn learn(&self, metadata: Metadata) -> Option<String> {
+        let mut registration = metadata.registration?;
+        let before = registration.learnt.clone();
+        registration.learnt.snapshots_in = std::path::absolute(&self.data_dir).ok();
+        if registration.learnt == before {
+            return None;
+        }
+        let kept = self.instances.registry().write(&registration);
+        kept.err().map(|error| crate::engine::describe(&error))
+    }
+
     /// Refuses a copy during which the guest was started, resumed or changed: its files belong to no one instant.
-    fn require_rest(
-        &self,
-        data: &DataDir,
-        before: &Metadata,
-        state: State,
-    ) -> Result<(), EngineError> {
-        let after = data.find(&before.id)?;
+    fn require_rest(&self, before: &Metadata, state: State) -> Result<(), EngineError> {
+        let after = self.instances.find(&before.id)?;
         let derived = match &after {
-            Some(after) => Some(self.derive(after, data)?.state),
+            Some(after) => Some(self.derive(after)?.state),
             None => None,
         };
         if after.as_ref() == Some(before) && derived == Some(state) {
@@ -172,15 +176,14 @@ impl Local {
 
 impl Engine for Local {
     fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
-        self.open()?.instances()
+        self.instances.list()
     }
 
     fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
-        let data = self.open()?;
-        let Some(metadata) = data.find(id)? else {
+        let Some(metadata) = self.instances.find(id)? else {
             return Ok(None);
         };
-        let derived = self.derive(&metadata, &data)?;
+        let derived = self.derive(&metadata)?;
         Ok(Some(Instance {
             id: metadata.id,
             name: metadata.name,
@@ -201,7 +204,8 @@ impl Engine for Local {
         let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;
         // The VMM came first: what is left of the staging only takes space.
         match self
-            .open()
+            .instances
+            .data_dir()
             .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
         {
             Ok(_) => {}
@@ -212,9 +216,9 @@ impl Engine for Local {
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
         let timeouts = self.timeouts_from_now();
-        let data = self.open()?;
         let instance = request.instance;
-        let metadata = data
+        let metadata = self
+            .instances
             .find(&instance.id)?
             .ok_or_else(|| EngineError::instance(format!("instance {} is gone", instance.id)))?;
         if let Some(refusal) = metadata.refusal(instance.state) {
@@ -225,9 +229,9 @@ impl Engine for Local {
                 return Err(EngineError::instance(claim));
             }
         }
-        let store = SnapshotStore::of(&data);
+        let store = self.instances.store()?;
         let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
-        let captured = self.capture(&metadata, &data, &staging, request, timeouts)?;
+        let captured = self.capture(&metadata, &staging, request, timeouts)?;
         let stored_metadata = metadata.for_snapshot(instance.state, request.now);
         guest_files::write_metadata(staging.dir(), &stored_metadata)?;
         let snapshot = Snapshot {
@@ -244,21 +248,25 @@ impl Engine for Local {
             unusable: None,
         };
         let _step = self.progress.begin(&metadata.name, "writing out", None);
+        let snapshot = staging.publish(snapshot, &stored_metadata, captured.manifest)?;
+        let mut warnings = captured.warnings;
+        warnings.extend(self.learn(metadata));
         Ok(Created {
-            snapshot: staging.publish(snapshot, &stored_metadata, captured.manifest)?,
+            snapshot,
             pause: captured.pause,
-            warnings: captured.warnings,
+            warnings,
         })
     }
 
     fn list(&self) -> Result<Listing, EngineError> {
-        SnapshotStore::of(&self.open()?).list()
+        self.instances.store()?.list()
     }
 
     fn disk_bytes(&self, id: &SnapshotId) -> Option<u64> {
         let measured = self
-            .open()
-            .and_then(|data| SnapshotStore::of(&data).disk_usage(id));
+            .instances
+            .store()
+            .and_then(|store| store.disk_usage(id));
         measured
             .inspect_err(|error| log::warn!("{}", crate::engine::describe(error)))
             .ok()
@@ -268,11 +276,11 @@ impl Engine for Local {
         let _step = self
             .progress
             .begin(id.as_str(), "removing the snapshot", None);
-        SnapshotStore::of(&self.open()?).delete(id)
+        self.instances.store()?.delete(id)
     }
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
-        SnapshotStore::of(&self.open()?).sweep()
+        self.instances.store()?.sweep()
     }
 
     fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
@@ -282,6 +290,7 @@ impl Engine for Local {
     fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
         examine::Examination {
             data_dir: &self.data_dir,
+            instances: &self.instances,
             journal: &self.journal,
             timeouts: self.timeouts,
             server: &self.server,

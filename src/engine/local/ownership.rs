@@ -44,12 +44,12 @@ pub(super) fn claim(
 /// When it can't be told.
 pub(super) fn harm(
     metadata: &Metadata,
-    guest_dir: &Path,
+    guest_dir: Option<&Path>,
     vmm: &mut dyn Vmm,
 ) -> Result<Option<String>, EngineError> {
-    if metadata.is_registered() {
+    let Some(guest_dir) = guest_dir.filter(|_| !metadata.is_registered()) else {
         return Ok(None);
-    }
+    };
     let base = guest_dir.join(RETAINED_BASE);
     let sign = if is_there(&base)
         .map_err(|error| EngineError::caused(format!("can't look for {}", base.display()), error))?

@@ -25,8 +25,8 @@ const NAME_MAX_BYTES: usize = 64;
 /// The places of one snapshot's disks.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// As the kernel calls it, without symlinks.
-    guest_dir: PathBuf,
+    /// As the kernel calls it, without symlinks; a registered VM has none.
+    guest_dir: Option<PathBuf>,
     taken: HashSet<PathBuf>,
     next: usize,
 }
@@ -41,10 +41,10 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// None is taken yet. `guest_dir` has no symlinks in its path.
-    pub(super) fn new(guest_dir: &Path) -> Self {
+    /// None is taken yet. `guest_dir`, if there is one, has no symlinks in its path.
+    pub(super) fn new(guest_dir: Option<PathBuf>) -> Self {
         Self {
-            guest_dir: guest_dir.to_owned(),
+            guest_dir,
             taken: HashSet::new(),
             next: 0,
         }
@@ -55,7 +55,8 @@ impl Places {
     pub(super) fn place(&mut self, path: &Path, name: &str) -> Place {
         let index = self.next;
         self.next += 1;
-        let inside = path.strip_prefix(&self.guest_dir).ok();
+        let guest_dir = self.guest_dir.as_deref();
+        let inside = guest_dir.and_then(|guest_dir| path.strip_prefix(guest_dir).ok());
         let inside = inside.filter(|inside| !inside.as_os_str().is_empty());
         let own = inside.filter(|inside| is_own(inside) && self.taken.insert((*inside).to_owned()));
         let file = own.map_or_else(
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     fn files(disks: &[(&str, &str)]) -> Vec<String> {
-        let mut places = Places::new(Path::new("/data/guests/vm"));
+        let mut places = Places::new(Some(PathBuf::from("/data/guests/vm")));
         disks
             .iter()
             .map(|(path, name)| places.place(Path::new(path), name))
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_is_inside_is_known_even_if_its_copy_goes_elsewhere() {
-        let mut places = Places::new(Path::new("/g"));
+        let mut places = Places::new(Some(PathBuf::from("/g")));
         let place = places.place(Path::new("/g/my disk"), "");
         assert_eq!(place.inside.as_deref(), Some(Path::new("my disk")));
         assert_eq!(place.file, Path::new("disks/0-my_disk"));

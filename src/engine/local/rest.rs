@@ -15,26 +15,28 @@ use crate::progress::Progress;
 /// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
 pub(super) fn at_rest(
     metadata: &Metadata,
-    guest_dir: &Path,
+    guest_dir: Option<&Path>,
     staging: &Staging,
     progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.dir();
-    let mut total_bytes = None;
-    if !can_share_blocks(guest_dir, guest) {
-        let needed = space::disk_usage(guest_dir).map_err(|error| {
-            EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
-        })?;
-        require_space(guest.path(), needed)?;
-        total_bytes = Some(needed);
+    if let Some(guest_dir) = guest_dir {
+        let mut total_bytes = None;
+        if !can_share_blocks(guest_dir, guest) {
+            let needed = space::disk_usage(guest_dir).map_err(|error| {
+                EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
+            })?;
+            require_space(guest.path(), needed)?;
+            total_bytes = Some(needed);
+        }
+        let step = progress.begin(&metadata.name, "copying files", total_bytes);
+        guest_files::copy_at_rest(guest_dir, guest, &step)?;
     }
-    let disks = guest_files::registered_disks(metadata, guest_dir)?;
-    let step = progress.begin(&metadata.name, "copying files", total_bytes);
-    guest_files::copy_at_rest(guest_dir, guest, &disks, &step)?;
-    drop(step);
-    let step = progress.begin(&metadata.name, "copying disks", None);
-    let disks = guest_files::copy_outside_disks(disks, guest, &step)?;
-    drop(step);
+    let mut disks = Vec::new();
+    if let Some(registration) = &metadata.registration {
+        let step = progress.begin(&metadata.name, "copying disks", None);
+        disks = guest_files::copy_registered_disks(registration, guest, &step)?;
+    }
     Ok(Captured {
         manifest: Manifest::at_rest(disks),
         pause: None,

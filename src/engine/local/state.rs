@@ -44,8 +44,8 @@ pub fn only_vmm_can_tell(metadata: &Metadata) -> bool {
     !matches!(has_socket(&metadata.socket), Ok(false))
 }
 
-/// The state of the instance whose directory is `guest_dir`. Asks its VMM, which costs up to `timeouts`.
-pub fn derive(metadata: &Metadata, guest_dir: &Path, timeouts: Timeouts) -> Derived {
+/// The state of the instance whose directory is `guest_dir`, if it has one. Asks its VMM, which costs up to `timeouts`.
+pub fn derive(metadata: &Metadata, guest_dir: Option<&Path>, timeouts: Timeouts) -> Derived {
     derive_by(metadata, guest_dir, |metadata| ask(metadata, timeouts))
 }
 
@@ -63,7 +63,7 @@ pub struct Met {
 /// As [`derive`], and who answered; nobody does for an instance at rest, or when something is wrong.
 pub fn derive_and_meet(
     metadata: &Metadata,
-    guest_dir: &Path,
+    guest_dir: Option<&Path>,
     timeouts: Timeouts,
 ) -> (Derived, Option<Met>) {
     let mut met = None;
@@ -107,10 +107,10 @@ fn ask(metadata: &Metadata, timeouts: Timeouts) -> Result<Answer, VmmError> {
 /// [`derive`] with another way to ask the VMM.
 fn derive_by(
     metadata: &Metadata,
-    guest_dir: &Path,
+    guest_dir: Option<&Path>,
     ask: impl FnOnce(&Metadata) -> Result<Answer, VmmError>,
 ) -> Derived {
-    if let Some(note) = relocation(metadata, guest_dir) {
+    if let Some(note) = guest_dir.and_then(|guest_dir| relocation(metadata, guest_dir)) {
         return Derived::unknown(note);
     }
     match has_socket(&metadata.socket) {
@@ -202,7 +202,7 @@ fn has_socket(socket: &Path) -> io::Result<bool> {
     }
 }
 
-fn without_socket(metadata: &Metadata, guest_dir: &Path) -> Derived {
+fn without_socket(metadata: &Metadata, guest_dir: Option<&Path>) -> Derived {
     if let Some(process) = metadata
         .process
         .as_ref()
@@ -214,6 +214,9 @@ fn without_socket(metadata: &Metadata, guest_dir: &Path) -> Derived {
             metadata.socket.display()
         ));
     }
+    let Some(guest_dir) = guest_dir else {
+        return Derived::plain(State::Stopped);
+    };
     let saved = guest_dir.join("snapshots").join("snapshot-latest");
     let has_entry = std::fs::read_dir(&saved).and_then(|mut entries| entries.next().transpose());
     match has_entry {

@@ -185,7 +185,7 @@ pub(super) mod tests {
     /// A store in a new data directory, with these whole snapshots.
     pub(in crate::engine::local) fn store(ids: &[&str]) -> (TempDir, SnapshotStore) {
         let root = tempfile::tempdir().unwrap();
-        let data_dir = DataDir::create(root.path()).unwrap();
+        let data_dir = DataDir::at(root.path()).unwrap();
         for name in ids {
             put(root.path(), name);
         }

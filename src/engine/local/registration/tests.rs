@@ -1,8 +1,10 @@
-//! What `register` writes, what it leaves alone, and what it refuses.
+//! What `register` writes, what it leaves alone, what it refuses, and what becomes of registrations of older versions.
 
 use super::*;
+use crate::engine::local::instances::Instances;
+use crate::engine::local::metadata::Metadata;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -18,6 +20,10 @@ impl Host {
         Self { root }
     }
 
+    fn state(&self) -> PathBuf {
+        self.root.path().join("state")
+    }
+
     fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
@@ -26,8 +32,12 @@ impl Host {
         self.data().join("guests/vm1")
     }
 
-    fn registration(&self) -> Registration {
-        Registration {
+    fn file(&self) -> PathBuf {
+        self.state().join("instances/vm1.json")
+    }
+
+    fn declared(&self) -> Declared {
+        Declared {
             id: id(),
             name: "web-a".to_owned(),
             hypervisor: Hypervisor::Qemu,
@@ -36,25 +46,48 @@ impl Host {
         }
     }
 
-    fn register(&self, registration: &Registration) -> Result<Registered, RegistrationError> {
-        register(
-            &self.data(),
-            registration,
-            "2026-09-02T03:15:20Z".parse().unwrap(),
-        )
+    fn register(&self, declared: &Declared) -> Result<Registered, RegistrationError> {
+        register(&self.state(), &self.data(), declared.clone(), now())
     }
 
     fn unregister(&self) -> Result<(), RegistrationError> {
-        unregister(&DataDir::create(&self.data()).unwrap(), &id())
+        unregister(&self.state(), &self.data(), &id(), false)
     }
 
-    fn metadata(&self) -> Metadata {
-        Metadata::read(&self.guest(), &id()).unwrap()
+    fn instances(&self, may_write: bool) -> Instances {
+        Instances::new(&self.state(), &self.data(), may_write)
+    }
+
+    fn find(&self) -> Result<Option<Metadata>, EngineError> {
+        self.instances(false).find(&id())
+    }
+
+    /// What `register` of version 0.1 left, in directories of ours alone.
+    fn register_as_of_old(&self) {
+        fs::create_dir_all(self.guest()).unwrap();
+        let metadata = json!({
+            "Id": "vm1", "Name": "web-a", "HypervisorType": "qemu", "SocketPath": "/run/vm1/qmp.sock",
+            "DataDir": self.guest(), "CreatedAt": now(), "SkipGuestAgent": true,
+            "HypemanSnapRegistered": true, "HypemanSnapDisks": [self.root.path().join("disk.raw")],
+        });
+        fs::write(self.guest().join("metadata.json"), metadata.to_string()).unwrap();
+        for path in [
+            self.data(),
+            self.data().join("guests"),
+            self.guest(),
+            self.guest().join("metadata.json"),
+        ] {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
     }
 }
 
 fn id() -> InstanceId {
     "vm1".parse().unwrap()
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-09-02T03:15:20Z".parse().unwrap()
 }
 
 fn is_invalid<T: std::fmt::Debug>(result: Result<T, RegistrationError>, says: &str) {
@@ -67,31 +100,36 @@ fn is_invalid<T: std::fmt::Debug>(result: Result<T, RegistrationError>, says: &s
 }
 
 #[test]
-fn a_registered_vm_is_an_instance_that_needs_no_markers() {
+fn a_registered_vm_is_an_instance_that_needs_no_data_directory() {
     let host = Host::new();
-    let registered = host.register(&host.registration()).unwrap();
-    assert_eq!(registered, Registered::Created);
-    let data = DataDir::open(&host.data()).unwrap();
-    let metadata = data.find(&id()).unwrap().unwrap();
+    assert_eq!(
+        host.register(&host.declared()).unwrap(),
+        Registered::Created
+    );
+    assert!(!host.data().exists());
+    let metadata = host.find().unwrap().unwrap();
     assert_eq!(metadata.name, "web-a");
     assert_eq!(metadata.hypervisor().unwrap(), Hypervisor::Qemu);
     assert_eq!(metadata.socket, Path::new("/run/vm1/qmp.sock"));
-    assert_eq!(metadata.data_dir, host.guest());
-    assert_eq!(metadata.registered_disks, Some(host.registration().disks));
     assert!(metadata.has_program_started && metadata.is_agent_ready);
     assert_eq!(metadata.refusal(crate::instance::State::Running), None);
     assert_eq!(metadata.process, None);
-    for (path, mode) in [(host.guest(), 0o700), (host.guest().join(METADATA), 0o600)] {
-        let found = fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(found, mode);
-    }
+    assert_eq!(metadata.registration.unwrap().declared, host.declared());
+    assert_eq!(host.instances(false).list().unwrap()[0].name, "web-a");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&host.file()), 0o600);
+    assert_eq!(mode(host.file().parent().unwrap()), 0o700);
 }
 
 #[test]
-fn the_file_has_every_key_that_hypemans_server_expects() {
+fn what_a_snapshot_stores_of_it_has_every_key_that_hypemans_server_expects() {
     let host = Host::new();
-    host.register(&host.registration()).unwrap();
-    let metadata = host.metadata();
+    host.register(&host.declared()).unwrap();
+    let stored = host
+        .find()
+        .unwrap()
+        .unwrap()
+        .for_snapshot(crate::instance::State::Stopped, now());
     for key in [
         "Id Name Image ResolvedImage HypervisorType HypervisorVersion HypervisorPID SocketPath DataDir VsockCID",
         "VsockSocket Volumes Devices GPUProfile GPUMdevUUID SkipGuestAgent ProgramStartedAt GuestAgentReadyAt",
@@ -101,44 +139,45 @@ fn the_file_has_every_key_that_hypemans_server_expects() {
     .iter()
     .flat_map(|line| line.split(' '))
     {
-        assert!(metadata.whole().contains_key(key), "{key}");
+        assert!(stored.contains_key(key), "{key}");
     }
+    assert_eq!(stored["DataDir"], json!(host.guest()));
 }
 
 #[test]
 fn the_same_values_again_write_nothing() {
     let host = Host::new();
-    host.register(&host.registration()).unwrap();
-    let path = host.guest().join(METADATA);
-    let before = fs::metadata(&path).unwrap().modified().unwrap();
-    let again = register(
-        &host.data(),
-        &host.registration(),
-        "2027-01-01T00:00:00Z".parse().unwrap(),
+    host.register(&host.declared()).unwrap();
+    let before = fs::metadata(host.file()).unwrap().modified().unwrap();
+    assert_eq!(
+        host.register(&host.declared()).unwrap(),
+        Registered::Unchanged
     );
-    assert_eq!(again.unwrap(), Registered::Unchanged);
-    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+    assert_eq!(
+        fs::metadata(host.file()).unwrap().modified().unwrap(),
+        before
+    );
 }
 
 #[test]
 fn other_values_replace_what_was_declared_and_keep_the_rest() {
     let host = Host::new();
-    host.register(&host.registration()).unwrap();
-    let path = host.guest().join(METADATA);
-    let mut whole: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    whole["FromElsewhere"] = json!({"a": 1});
-    fs::write(&path, whole.to_string()).unwrap();
-    let changed = Registration {
+    host.register(&host.declared()).unwrap();
+    let registry = Registry::new(&host.state());
+    let mut first = registry.read(&id()).unwrap().unwrap();
+    first.learnt.snapshots_in = Some(host.data());
+    registry.write(&first).unwrap();
+    let changed = Declared {
         name: "web-b".to_owned(),
         disks: Vec::new(),
-        ..host.registration()
+        ..host.declared()
     };
     assert_eq!(host.register(&changed).unwrap(), Registered::Updated);
-    let metadata = host.metadata();
-    assert_eq!(metadata.name, "web-b");
-    assert_eq!(metadata.registered_disks, Some(Vec::new()));
-    assert_eq!(metadata.whole()["FromElsewhere"], json!({"a": 1}));
-    assert_eq!(metadata.whole()["CreatedAt"], whole["CreatedAt"]);
+    let expected = Registration {
+        declared: changed,
+        ..first
+    };
+    assert_eq!(registry.read(&id()).unwrap(), Some(expected));
 }
 
 #[test]
@@ -146,20 +185,14 @@ fn an_instance_of_hypemans_is_not_touched() {
     let host = Host::new();
     let foreign = json!({"Id": "vm1", "Name": "theirs"}).to_string();
     fs::create_dir_all(host.guest()).unwrap();
-    fs::write(host.guest().join(METADATA), &foreign).unwrap();
-    is_invalid(host.register(&host.registration()), "HypemanSnapRegistered");
+    let metadata = host.guest().join("metadata.json");
+    fs::write(&metadata, &foreign).unwrap();
+    is_invalid(host.register(&host.declared()), "HypemanSnapRegistered");
     is_invalid(host.unregister(), "left alone");
-    assert_eq!(
-        fs::read_to_string(host.guest().join(METADATA)).unwrap(),
-        foreign
-    );
+    assert_eq!(fs::read_to_string(&metadata).unwrap(), foreign);
     // Nor is a directory of which nothing is known.
-    fs::rename(
-        host.guest().join(METADATA),
-        host.guest().join("overlay.raw"),
-    )
-    .unwrap();
-    is_invalid(host.register(&host.registration()), "left alone");
+    fs::rename(metadata, host.guest().join("overlay.raw")).unwrap();
+    is_invalid(host.register(&host.declared()), "left alone");
     is_invalid(host.unregister(), "left alone");
     assert_eq!(fs::read_dir(host.guest()).unwrap().count(), 1);
 }
@@ -167,60 +200,126 @@ fn an_instance_of_hypemans_is_not_touched() {
 #[test]
 fn unregistering_removes_what_registering_made_and_no_snapshot() {
     let host = Host::new();
-    host.register(&host.registration()).unwrap();
+    host.register(&host.declared()).unwrap();
     let snapshot = host.data().join("snapshots/s1/guest");
     fs::create_dir_all(&snapshot).unwrap();
     host.unregister().unwrap();
-    assert!(!host.guest().exists());
+    assert!(!host.file().exists());
     assert!(snapshot.exists());
     assert!(host.root.path().join("disk.raw").exists());
-}
-
-#[test]
-fn a_directory_that_holds_more_stays_whole() {
-    let host = Host::new();
-    host.register(&host.registration()).unwrap();
-    fs::write(host.guest().join("notes.txt"), "x").unwrap();
-    is_invalid(host.unregister(), "notes.txt");
-    assert!(host.guest().join(METADATA).exists());
-}
-
-#[test]
-fn what_a_killed_registration_left_is_taken_over_or_removed() {
-    let host = Host::new();
-    // Killed before the rename, and killed before the directory went.
-    for left in [Some(METADATA_TEMPORARY), None] {
-        for again in [true, false] {
-            fs::create_dir_all(host.guest()).unwrap();
-            if let Some(left) = left {
-                fs::write(host.guest().join(left), "{").unwrap();
-            }
-            if again {
-                let registered = host.register(&host.registration()).unwrap();
-                assert_eq!(registered, Registered::Created);
-            }
-            host.unregister().unwrap();
-            assert!(!host.guest().exists());
-        }
-    }
-}
-
-#[test]
-fn unregistering_what_is_not_there_says_so_only_if_that_is_certain() {
-    let host = Host::new();
-    assert!(matches!(
-        host.unregister(),
-        Err(RegistrationError::Engine(_))
-    ));
-    let other = Registration {
-        id: "other".parse().unwrap(),
-        ..host.registration()
-    };
-    host.register(&other).unwrap();
     assert!(matches!(
         host.unregister(),
         Err(RegistrationError::NotFound(_))
     ));
+}
+
+#[test]
+fn who_was_unregistered_is_gone_whatever_the_data_directory_is() {
+    let host = Host::new();
+    host.register(&host.declared()).unwrap();
+    unregister(&host.state(), &host.data(), &id(), true).unwrap();
+    assert!(host.find().unwrap().is_none());
+    // Of others that proves nothing.
+    let other = "other".parse().unwrap();
+    assert!(matches!(
+        host.instances(false).find(&other),
+        Err(EngineError::Unavailable { .. })
+    ));
+    host.register(&host.declared()).unwrap();
+    assert!(host.find().unwrap().is_some());
+    host.unregister().unwrap();
+    assert!(host.find().is_err());
+}
+
+#[test]
+fn a_store_that_is_not_there_any_more_is_not_taken_for_an_empty_one() {
+    let host = Host::new();
+    host.register(&host.declared()).unwrap();
+    let instances = host.instances(false);
+    assert_eq!(
+        instances.store().unwrap().list().unwrap().snapshots.len(),
+        0
+    );
+    let registry = Registry::new(&host.state());
+    let mut registration = registry.read(&id()).unwrap().unwrap();
+    registration.learnt.snapshots_in = Some(host.data());
+    registry.write(&registration).unwrap();
+    let error = instances.store().unwrap_err();
+    assert!(error.to_string().contains("not mounted"), "{error}");
+    fs::create_dir_all(host.data().join("snapshots")).unwrap();
+    instances.store().unwrap();
+}
+
+#[test]
+fn a_registration_that_makes_no_sense_is_an_error_until_it_is_made_again() {
+    for bad in ["{", r#"{"version": 2}"#, r#"{"version": 1, "id": "vm1"}"#] {
+        let host = Host::new();
+        host.register(&host.declared()).unwrap();
+        fs::write(host.file(), bad).unwrap();
+        let error = host.find().unwrap_err();
+        assert!(error.to_string().contains("register"), "{error}");
+        assert_eq!(host.instances(false).list().unwrap()[0].name, "");
+        host.register(&host.declared()).unwrap();
+        assert!(host.find().unwrap().is_some(), "{bad}");
+        fs::write(host.file(), bad).unwrap();
+        host.unregister().unwrap();
+        assert!(!host.file().exists());
+    }
+}
+
+#[test]
+fn an_old_registration_is_read_where_it_is_and_moved_by_who_may_write() {
+    let host = Host::new();
+    host.register_as_of_old();
+    let found = host.find().unwrap().unwrap();
+    let expected = host.declared();
+    assert_eq!(found.registration.unwrap().declared, expected);
+    assert!(!host.state().exists() && host.guest().exists());
+    host.instances(true).find(&id()).unwrap().unwrap();
+    assert!(host.file().exists() && !host.guest().exists());
+    assert_eq!(
+        host.find().unwrap().unwrap().registration.unwrap().declared,
+        expected
+    );
+    // Not only when it is asked for.
+    let host = Host::new();
+    host.register_as_of_old();
+    assert_eq!(host.instances(true).list().unwrap().len(), 1);
+    assert!(host.file().exists() && !host.guest().exists());
+    // What somebody else keeps there stays.
+    let host = Host::new();
+    host.register_as_of_old();
+    fs::write(host.guest().join("notes.txt"), "x").unwrap();
+    host.instances(true).find(&id()).unwrap().unwrap();
+    assert_eq!(fs::read_dir(host.guest()).unwrap().count(), 1);
+    assert!(host.find().unwrap().is_some());
+}
+
+#[test]
+fn an_old_registration_that_others_could_have_written_is_not_believed() {
+    for (place, says) in [
+        ("", "data has mode 0777"),
+        ("guests", "guests has mode 0777"),
+        ("guests/vm1", "the directory has mode 0777"),
+        ("guests/vm1/metadata.json", "metadata.json has mode 0777"),
+    ] {
+        let host = Host::new();
+        host.register_as_of_old();
+        let path = host.data().join(place);
+        fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+        for may_write in [false, true] {
+            let error = host
+                .instances(may_write)
+                .find(&id())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(error.contains("register vm1 again"), "{error}");
+        }
+        assert!(!host.file().exists());
+        host.register(&host.declared()).unwrap();
+        assert!(host.find().unwrap().unwrap().is_registered());
+    }
 }
 
 #[test]
@@ -229,25 +328,25 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
     symlink(host.root.path(), host.root.path().join("link-to-directory")).unwrap();
     let disk = |name: &str| vec![host.root.path().join(name)];
     let twice = [disk("disk.raw"), disk("disk.raw")].concat();
-    let base = host.registration();
-    let named = |name: &str| Registration {
+    let base = host.declared();
+    let named = |name: &str| Declared {
         name: name.to_owned(),
         ..base.clone()
     };
-    let on = |socket: &str| Registration {
+    let on = |socket: &str| Declared {
         socket: PathBuf::from(socket),
         ..base.clone()
     };
-    let with = |disks| Registration {
+    let with = |disks| Declared {
         disks,
         ..base.clone()
     };
-    let vz = Registration {
+    let vz = Declared {
         hypervisor: Hypervisor::Vz,
         ..base.clone()
     };
     let long_socket = format!("/run/{}", "x".repeat(103));
-    for (registration, says) in [
+    for (declared, says) in [
         (named(""), "name"),
         (named("-x"), "name"),
         (named("a b"), "name"),
@@ -264,9 +363,9 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
         (with(twice), "twice"),
         (vz, "macOS"),
     ] {
-        is_invalid(host.register(&registration), says);
+        is_invalid(host.register(&declared), says);
     }
-    assert!(!host.data().exists());
+    assert!(!host.state().exists());
     for good in [
         named(&"x".repeat(63)),
         named("Web_1.b-2"),

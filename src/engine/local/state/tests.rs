@@ -41,7 +41,7 @@ impl Guest {
 
     /// The state with nobody to ask.
     fn silent(&self) -> Derived {
-        derive_by(&self.metadata(), self.root.path(), |_| {
+        derive_by(&self.metadata(), Some(self.root.path()), |_| {
             panic!("there is no socket, so nobody is asked")
         })
     }
@@ -49,7 +49,7 @@ impl Guest {
     /// The state with a VMM that answers so.
     fn answering(&self, state: VmmState) -> Derived {
         fs::write(self.socket(), "").unwrap();
-        derive_by(&self.metadata(), self.root.path(), |_| {
+        derive_by(&self.metadata(), Some(self.root.path()), |_| {
             Ok(Answer {
                 state,
                 process: None,
@@ -144,11 +144,11 @@ fn a_socket_that_nobody_listens_on_is_unknown_and_says_what_to_do() {
         request: Duration::from_secs(5),
         watch: crate::interrupt::Watch::unlimited(),
     };
-    let derived = derive(&guest.metadata(), guest.root.path(), timeouts);
+    let derived = derive(&guest.metadata(), Some(guest.root.path()), timeouts);
     is_unknown(&derived, "nobody listens there");
     is_unknown(&derived, "refused");
     fs::remove_file(guest.socket()).unwrap();
-    let off = derive(&guest.metadata(), guest.root.path(), timeouts);
+    let off = derive(&guest.metadata(), Some(guest.root.path()), timeouts);
     assert_eq!(off, Derived::plain(State::Stopped));
 }
 
@@ -162,7 +162,7 @@ fn a_hypervisor_without_a_driver_is_unknown() {
             watch: crate::interrupt::Watch::unlimited(),
         };
         is_unknown(
-            &derive(&guest.metadata(), guest.root.path(), timeouts),
+            &derive(&guest.metadata(), Some(guest.root.path()), timeouts),
             hypervisor,
         );
     }
