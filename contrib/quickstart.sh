@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the whole tool on a throw-away VM: ./contrib/quickstart.sh
+# Shows the whole tool on a throw-away VM: ./contrib/quickstart.sh [--no-build]
 #
 # Installs what is missing, builds, boots a small VM whose guest counts in RAM and on its disk, gives it a schedule,
 # snapshots it while it runs, restores the snapshot in a second VM, prunes, and cleans up: also on Ctrl-C and on errors.
@@ -17,8 +17,11 @@ readonly COUNTER_AT=1048576
 
 ensure build vm
 
-say "building (release)"
-(cd "$TOP" && cargo build --release --locked --quiet)
+# --no-build: with the binary that is there.
+if [[ ${1-} != --no-build ]]; then
+  say "building (release)"
+  (cd "$TOP" && cargo build --release --locked --quiet)
+fi
 PATH="$(dirname "$(release_binary)"):$PATH"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/hypeman-snap.XXXXXX")
