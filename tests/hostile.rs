@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::cli::{Host, Said};
-use support::hostile::{Act, Hostile, Place, Program, Script};
+use support::hostile::{Act, Hostile, Place, Program, Script, command};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 const ID: &str = "vm-a";
@@ -90,4 +90,45 @@ fn one_that_dies_in_the_middle_costs_its_own_snapshot() {
     let (said, result) = scene.force();
     assert_eq!(result["outcome"], "failed", "{said:?}");
     assert!(scene.host.snapshots().is_empty());
+}
+
+/// Runs a QEMU that answers `command` so, and asserts that its snapshot is refused by naming `parts`.
+fn assert_qemu_is_refused(command_name: &str, answer: &Value, parts: &[&str]) {
+    let Some(scene) = Scene::new(Program::Qemu, |script| {
+        script.on(&[&command(command_name)], &[Act::Return(answer.clone())])
+    }) else {
+        return;
+    };
+    let (said, result) = scene.force();
+    assert_eq!(result["outcome"], "failed", "{said:?}");
+    said.exits(1).complains(parts);
+    assert_eq!(scene.vmm.count(&command("stop")), 0);
+    assert!(scene.host.snapshots().is_empty());
+}
+
+#[test]
+fn devices_that_another_process_serves_are_refused_by_name() {
+    assert_qemu_is_refused(
+        "qom-list",
+        &json!([{"name": "rng0", "type": "child<vhost-user-rng-pci>"}]),
+        &["rng0", "vhost-user-rng-pci"],
+    );
+    let network = "net0: index=0,type=nic,model=virtio-net-pci\r\n \\ n0: index=0,type=vhost-user,vhost-user0 to c0\r\n";
+    assert_qemu_is_refused(
+        "human-monitor-command",
+        &json!(network),
+        &["n0", "vhost-user"],
+    );
+}
+
+#[test]
+fn capabilities_that_qemu_leaves_on_are_refused_by_name() {
+    assert_qemu_is_refused(
+        "query-migrate-capabilities",
+        &json!([
+            {"capability": "background-snapshot", "state": false},
+            {"capability": "x-colo", "state": true},
+        ]),
+        &["x-colo", "migrate-set-capabilities"],
+    );
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
 use support::qemu::GuestOptions;
 use support::skip::skipped;
 use support::vm_host::{ID, VmHost};
@@ -113,6 +114,9 @@ fn kill_at_each(calls: &[&str], kills_at_least: usize) {
             ..GuestOptions::default()
         };
     });
+    // What somebody left on is on again whenever a run was killed.
+    let left_on = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
+    host.vm.qmp("migrate-set-capabilities", &left_on);
     host.schedule(u32::try_from(KEPT).unwrap());
     for _ in 0..KEPT {
         host.snapshot();

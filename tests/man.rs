@@ -178,6 +178,7 @@ fn every_field_of_every_file_is_in_the_manual() {
         ("SCHEDULE FILE", "src/schedule/hooks.rs", "Hooks"),
         ("JOURNAL", "src/engine/local/journal.rs", "Entry"),
         ("JOURNAL", "src/vmm/mod.rs", "Process"),
+        ("JOURNAL", "src/vmm/mod.rs", "Settings"),
         ("SNAPSHOT STORE", "src/engine/local/record.rs", "Written"),
         (
             "SNAPSHOT STORE",

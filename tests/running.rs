@@ -77,11 +77,8 @@ fn qcow2_disks_are_snapshotted_too() {
 #[test]
 fn ram_that_qemu_won_t_protect_is_saved_in_a_longer_pause_and_that_is_said() {
     let parent = tempfile::tempdir().unwrap();
-    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    let host = VmHost::boot(TOOL, parent.path(), |options| options.file_ram = true);
     host.schedule(5);
-    // QEMU refuses background-snapshot beside this one, which is not the tool's to switch off.
-    let capability = json!({"capabilities": [{"capability": "xbzrle", "state": true}]});
-    host.vm.qmp("migrate-set-capabilities", &capability);
     let before = host.vm.traces();
     host.make_due();
     let output = host.tool(&["run-due"]);
@@ -97,6 +94,20 @@ fn ram_that_qemu_won_t_protect_is_saved_in_a_longer_pause_and_that_is_said() {
 fn shared_ram_is_snapshotted_too() {
     let parent = tempfile::tempdir().unwrap();
     assert_snapshots_are_whole(parent.path(), |options| options.shared_ram = true);
+}
+
+#[test]
+fn migration_capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |options| options.shared_ram = true);
+    host.schedule(5);
+    // By which shared memory is left out of what QEMU saves.
+    let left_on = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
+    host.vm.qmp("migrate-set-capabilities", &left_on);
+    let before = host.vm.traces();
+    let result = host.snapshot();
+    assert_eq!(host.vm.traces(), before);
+    host.assert_goes_on(result["snapshot_id"].as_str().unwrap());
 }
 
 #[test]

@@ -110,6 +110,15 @@ pub struct Process {
     pub start_ticks: u64,
 }
 
+/// How a VMM is set where a capture sets it otherwise and puts it back, also after this process has died.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The migration capabilities that are on.
+    pub capabilities: Vec<String>,
+    /// The speed limit of a save, in bytes per second.
+    pub bandwidth: Option<u64>,
+}
+
 /// What went wrong while talking to a VMM.
 #[derive(Debug, thiserror::Error)]
 pub enum VmmError {
@@ -227,6 +236,17 @@ pub trait Vmm: Send {
     fn tracks_writes(&mut self) -> Result<bool, VmmError> {
         Ok(false)
     }
+
+    /// How the VMM is set before a capture changes that.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn settings(&mut self) -> Result<Settings, VmmError> {
+        Ok(Settings::default())
+    }
+
+    /// The settings that [`Vmm::discard`] puts back, from before a capture whose process died.
+    fn know_settings(&mut self, _settings: Settings) {}
 
     /// Whether the VMM can copy disks by itself as of the instant of the pause, while the guest goes on.
     fn copies_disks(&self) -> bool;

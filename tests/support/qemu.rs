@@ -58,6 +58,8 @@ pub struct VmOptions {
     pub ram_mib: u32,
     /// RAM in shared memory, which QEMU 7.2 cannot background-snapshot.
     pub shared_ram: bool,
+    /// RAM in a shared file of `dir`'s file system, which no kernel protects: it can only be saved in the pause.
+    pub file_ram: bool,
     /// Number of disks, 1 to 4.
     pub disks: usize,
     /// Size of each disk in MiB, at least 4.
@@ -81,6 +83,7 @@ impl VmOptions {
             dir: dir.to_owned(),
             ram_mib: 256,
             shared_ram: false,
+            file_ram: false,
             disks: 1,
             disk_mib: 64,
             disk_format: DiskFormat::Raw,
@@ -492,7 +495,7 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
         tick,
         hz,
     } = options.guest;
-    let memory = if options.shared_ram {
+    let memory = if options.shared_ram || options.file_ram {
         ",memory-backend=ram"
     } else {
         ""
@@ -528,6 +531,17 @@ fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
             format!(
                 "memory-backend-memfd,id=ram,size={}M,share=on",
                 options.ram_mib
+            ),
+        ]);
+    }
+    if options.file_ram {
+        // In a directory it makes a file without a name.
+        all.extend([
+            "-object".to_owned(),
+            format!(
+                "memory-backend-file,id=ram,size={}M,share=on,mem-path={}",
+                options.ram_mib,
+                options.dir.display()
             ),
         ]);
     }

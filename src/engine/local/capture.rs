@@ -99,6 +99,7 @@ pub(super) fn running(
         hypervisor,
         socket: metadata.socket.clone(),
         process: vmm.process(),
+        settings: Some(vmm.settings()?),
         phase: Phase::Preparing,
         began_at: request.now,
     };

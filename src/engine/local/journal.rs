@@ -14,7 +14,7 @@ use crate::engine::EngineError;
 use crate::fs::durable;
 use crate::instance::{Hypervisor, InstanceId};
 use crate::snapshot::SnapshotId;
-use crate::vmm::Process;
+use crate::vmm::{Process, Settings};
 
 /// How far a capture had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub(super) struct Entry {
     pub(super) socket: PathBuf,
     /// The process behind it, where the kernel could tell: a restarted VMM holds nothing of ours.
     pub(super) process: Option<Process>,
+    /// How the VMM was set before; journals of older versions don't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) settings: Option<Settings>,
     /// How far the capture has come.
     pub(super) phase: Phase,
     /// When the capture began.
@@ -150,6 +153,7 @@ mod tests {
                 pid: 7,
                 start_ticks: 8,
             }),
+            settings: None,
             phase,
             began_at: DateTime::UNIX_EPOCH,
         }

@@ -168,6 +168,9 @@ impl<'a> Session<'a> {
 
     fn reconnect(&mut self) -> Result<(), VmmError> {
         self.vmm = vmm::open(self.entry.hypervisor, &self.entry.socket, self.timeouts)?;
+        if let Some(settings) = self.entry.settings.clone() {
+            self.vmm.know_settings(settings);
+        }
         Ok(())
     }
 }
@@ -206,6 +209,9 @@ pub(super) fn recover(
             "an earlier run died in mid-snapshot; the VMM was restarted since, so nothing is paused by it"
                 .to_owned(),
         ]);
+    }
+    if let Some(settings) = entry.settings.clone() {
+        vmm.know_settings(settings);
     }
     let stands_still = matches!(vmm.state()?, VmmState::Paused);
     let owns_pause = stands_still && entry.phase == Phase::Pausing;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::super::{Deadline, Process, SavePlan, Saved, VmmError};
 use super::backup::{self, Backup, Pace};
-use super::cleanup::Before;
+use super::capabilities::{self, Capabilities};
 use super::memory::Memory;
 use super::migration::{self, Migration, Phase};
 use super::qmp::Qmp;
@@ -53,7 +53,6 @@ impl Capture {
     pub fn prepare(
         qmp: &mut Qmp,
         plan: &SavePlan,
-        before: Before,
         process: Option<&Process>,
     ) -> Result<Self, VmmError> {
         let earlier = migration::look(qmp)?;
@@ -69,10 +68,12 @@ impl Capture {
                 message: earlier.blocked.join("; "),
             });
         }
-        let method = match before.is_background {
+        let capabilities = Capabilities::look(qmp)?;
+        capabilities::switch_off_foreign(qmp, &capabilities)?;
+        let method = match capabilities.background() {
             None => Method::InPause("this QEMU is older than 6.0".to_owned()),
             Some(true) => Method::Background,
-            Some(false) => match migration::set_background(qmp, true) {
+            Some(false) => match capabilities::set_background(qmp, true) {
                 Ok(()) => Method::Background,
                 Err(VmmError::Refused { message, .. }) => Method::InPause(message),
                 Err(error) => return Err(error),
@@ -124,7 +125,7 @@ impl Capture {
             match self.save_in_background(qmp, deadline)? {
                 None => return Ok(()),
                 Some(reason) => {
-                    migration::set_background(qmp, false)?;
+                    capabilities::set_background(qmp, false)?;
                     self.memory.pass_again(qmp)?;
                     self.method = Method::InPause(reason);
                 }
@@ -352,7 +353,7 @@ fn slow(pause: Duration, with_disks: bool, reason: &str) -> String {
     } else if reason.contains("memory configuration") {
         "private memory for the guest (no shared memory, no file or huge pages behind it) would"
     } else {
-        "a QEMU from 6.0 on without other migration capabilities switched on would"
+        "a QEMU from 6.0 on would"
     };
     format!(
         "the guest stood still for {:.1} s because {what} saved in the pause: {reason}; {remedy} make that milliseconds",

@@ -4,35 +4,25 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::VmmError;
+use super::super::{Settings, VmmError};
+use super::capabilities::{self, Capabilities};
 use super::migration::{self, Phase};
 use super::qmp::Qmp;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, status};
 use super::{jobs, map};
 
-/// What a capture found in QEMU and puts back; where it is not known, QEMU's defaults are.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Before {
-    /// Whether memory was to be saved behind the running guest; `None` where QEMU does not know how (before 6.0).
-    pub is_background: Option<bool>,
-    /// The speed limit of a save, in bytes per second.
-    pub bandwidth: Option<u64>,
+/// What QEMU is set to now.
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn settings(qmp: &mut Qmp) -> Result<Settings, VmmError> {
+    Ok(Settings {
+        capabilities: Capabilities::look(qmp)?.on(),
+        bandwidth: migration::bandwidth(qmp)?,
+    })
 }
 
-impl Before {
-    /// What QEMU is set to now.
-    ///
-    /// # Errors
-    /// When QEMU can't be asked.
-    pub fn look(qmp: &mut Qmp) -> Result<Self, VmmError> {
-        Ok(Self {
-            is_background: migration::is_background(qmp)?,
-            bandwidth: migration::bandwidth(qmp)?,
-        })
-    }
-}
-
-/// Removes everything of ours. Each part is tried, whatever became of the others, except on a dead connection. A save
+/// Removes everything of ours, and puts settings back to what they were `before`. Each part is tried, whatever became of the others, except on a dead connection. A save
 /// that goes on is ended if `ends_save`, which says how long it may stand still if it can't be cancelled.
 ///
 /// # Errors
@@ -40,7 +30,7 @@ impl Before {
 pub(super) fn remove_all(
     qmp: &mut Qmp,
     ends_save: Option<Duration>,
-    before: Before,
+    before: &Settings,
 ) -> Result<(), VmmError> {
     let mut first = None;
     let mut attempt = |result: Result<(), VmmError>| match result {
@@ -137,14 +127,10 @@ fn close_memory(qmp: &mut Qmp) -> Result<(), VmmError> {
 }
 
 /// Puts back what a save was set up with, unless a migration goes on: then it is somebody else's.
-fn restore_settings(qmp: &mut Qmp, before: Before) -> Result<(), VmmError> {
+fn restore_settings(qmp: &mut Qmp, before: &Settings) -> Result<(), VmmError> {
     if migration::look(qmp)?.phase == Phase::UnderWay {
         return Ok(());
     }
     migration::restore_bandwidth(qmp, before.bandwidth)?;
-    let was_background = before.is_background.unwrap_or(false);
-    if migration::is_background(qmp)? == Some(!was_background) {
-        migration::set_background(qmp, was_background)?;
-    }
-    Ok(())
+    capabilities::put_back(qmp, before)
 }

@@ -15,9 +15,6 @@ const FILTERS: [&str; 3] = ["throttle", "copy-on-read", "preallocate"];
 /// Protocols whose data is one file or block device of this host.
 const LOCAL: [&str; 2] = ["file", "host_device"];
 
-/// Devices whose data is kept by another process than QEMU.
-const FOREIGN: [&str; 3] = ["vhost-user-blk", "vhost-user-scsi", "vhost-user-fs"];
-
 /// An entry of `query-block`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Drive {
@@ -134,28 +131,6 @@ pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
             .map(|image| image.actual_size.unwrap_or(image.virtual_size))
             .sum(),
     })
-}
-
-/// Refuses devices whose data another process keeps: QEMU knows no disk of theirs. `devices` is the answer to
-/// `qom-list` for a place where devices are.
-///
-/// # Errors
-/// [`VmmError::Unsupported`] with the device.
-pub(super) fn refuse_foreign(devices: &Value) -> Result<(), VmmError> {
-    let text = |device: &Value, field: &str| {
-        let text = device.get(field).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    for device in devices.as_array().into_iter().flatten() {
-        let kind = text(device, "type");
-        if FOREIGN.iter().any(|foreign| kind.contains(foreign)) {
-            return Err(VmmError::Unsupported(format!(
-                "device {} ({kind}) can't be part of a snapshot: another process keeps its data",
-                text(device, "name")
-            )));
-        }
-    }
-    Ok(())
 }
 
 impl Drive {

@@ -169,15 +169,3 @@ fn an_answer_of_another_form_is_an_error() {
     assert!(parse(json!({})).is_err());
     assert!(parse(json!([{"inserted": {"drv": "raw"}}])).is_err());
 }
-
-#[test]
-fn a_disk_that_another_process_keeps_is_not_overlooked() {
-    let devices = json!([
-        {"name": "type", "type": "string"},
-        {"name": "device[0]", "type": "child<virtio-blk-pci>"},
-        {"name": "data", "type": "child<vhost-user-blk-pci>"},
-    ]);
-    let error = refuse_foreign(&devices).unwrap_err().to_string();
-    assert!(error.contains("device data "), "{error}");
-    refuse_foreign(&json!([{"name": "d", "type": "child<virtio-blk-pci>"}])).unwrap();
-}

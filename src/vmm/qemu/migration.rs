@@ -1,4 +1,4 @@
-//! QEMU's migration, which is how it saves memory and device state: its status, its capabilities, its speed.
+//! QEMU's migration, which is how it saves memory and device state: its status, its end, its speed.
 
 use std::time::Duration;
 
@@ -6,11 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, VmmError};
+use super::capabilities::Capabilities;
 use super::qmp::Qmp;
 use super::wire::Version;
 
-/// Saves memory while the guest runs, by write protection of its pages.
-const BACKGROUND: &str = "background-snapshot";
 /// The speed of a save in the pause, in bytes per second: without bound, and a number that nobody else would choose, so
 /// that a later process recognises it as ours.
 const OUR_BANDWIDTH: u64 = (1 << 50) + 20_220_707;
@@ -147,7 +146,7 @@ pub(super) fn cancel(qmp: &mut Qmp) -> Result<(), VmmError> {
 /// # Errors
 /// When it has not ended.
 pub(super) fn end(qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
-    if fails_cleanly(qmp.version()) || is_background(qmp)? != Some(true) {
+    if fails_cleanly(qmp.version()) || Capabilities::look(qmp)?.background() != Some(true) {
         return cancel(qmp);
     }
     await_end(
@@ -191,34 +190,6 @@ pub(super) fn await_protection(qmp: &mut Qmp) -> Result<(), VmmError> {
         }
         qmp.listen(LOOK)?;
     }
-}
-
-/// Whether memory is saved behind the running guest; `None` where QEMU does not know how (before 6.0).
-///
-/// # Errors
-/// When QEMU can't be asked.
-pub(super) fn is_background(qmp: &mut Qmp) -> Result<Option<bool>, VmmError> {
-    let capabilities = qmp.execute("query-migrate-capabilities", &json!({}))?;
-    Ok(capabilities
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|one| one.get("capability").and_then(Value::as_str) == Some(BACKGROUND))
-        .and_then(|one| one.get("state"))
-        .and_then(Value::as_bool))
-}
-
-/// Switches the save behind the running guest on or off.
-///
-/// # Errors
-/// [`VmmError::Refused`] when the kernel or the guest's memory does not allow it, or while a migration goes on.
-pub(super) fn set_background(qmp: &mut Qmp, is_on: bool) -> Result<(), VmmError> {
-    let capabilities = json!([{"capability": BACKGROUND, "state": is_on}]);
-    qmp.execute(
-        "migrate-set-capabilities",
-        &json!({"capabilities": capabilities}),
-    )
-    .map(drop)
 }
 
 /// The speed limit of a save, in bytes per second.

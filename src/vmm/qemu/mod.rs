@@ -6,11 +6,13 @@
 
 mod backup;
 mod bitmap;
+mod capabilities;
 mod capture;
 mod cleanup;
 mod disks;
 mod extents;
 mod files;
+mod foreign;
 mod inbox;
 mod jobs;
 mod map;
@@ -26,14 +28,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::capabilities::Capabilities;
 use self::capture::Capture;
-use self::cleanup::Before;
 use self::migration::Phase;
 use self::qmp::Qmp;
 use self::wire::RunChange;
 use super::peer::Peer;
 use super::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Settings, Timeouts, Vmm, VmmError,
+    VmmState,
 };
 use crate::interrupt::Watch;
 
@@ -68,8 +71,8 @@ pub struct Qemu {
     process: Option<Process>,
     pause: Pause,
     capture: Option<Capture>,
-    /// What is put back after a capture.
-    before: Before,
+    /// What is put back after a capture; where it is not known, QEMU's defaults are.
+    before: Option<Settings>,
     /// Whether [`Vmm::save`] has got to its end, so that the guest may simply go on.
     is_saved: bool,
     stall: Duration,
@@ -90,7 +93,7 @@ impl Qemu {
             qmp,
             pause: Pause::Unknown,
             capture: None,
-            before: Before::default(),
+            before: None,
             is_saved: false,
             stall: STALL,
         }
@@ -103,7 +106,7 @@ impl Qemu {
         if migration.phase != Phase::UnderWay {
             return Ok(());
         }
-        let is_background = migration::is_background(&mut self.qmp)? == Some(true);
+        let is_background = Capabilities::look(&mut self.qmp)?.background() == Some(true);
         if is_background {
             return migration::await_protection(&mut self.qmp);
         }
@@ -160,11 +163,19 @@ impl Vmm for Qemu {
     }
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
-        for place in ["/machine/peripheral", "/machine/peripheral-anon"] {
-            disks::refuse_foreign(&self.qmp.execute("qom-list", &json!({"path": place}))?)?;
-        }
+        foreign::refuse(&mut self.qmp)?;
         let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
         disks::list(&drives, self.process.as_ref())
+    }
+
+    fn settings(&mut self) -> Result<Settings, VmmError> {
+        let settings = cleanup::settings(&mut self.qmp)?;
+        self.before = Some(settings.clone());
+        Ok(settings)
+    }
+
+    fn know_settings(&mut self, settings: Settings) {
+        self.before = Some(settings);
     }
 
     fn copies_disks(&self) -> bool {
@@ -178,11 +189,12 @@ impl Vmm for Qemu {
 
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
         self.is_saved = false;
-        self.before = Before::look(&mut self.qmp)?;
+        if self.before.is_none() {
+            self.settings()?;
+        }
         self.capture = Some(Capture::prepare(
             &mut self.qmp,
             plan,
-            self.before,
             self.process.as_ref(),
         )?);
         Ok(())
@@ -236,16 +248,19 @@ impl Vmm for Qemu {
         };
         let pause = measure(self.qmp.changes()).unwrap_or_default();
         capture.complete(&mut self.qmp, self.stall)?;
-        cleanup::remove_all(&mut self.qmp, None, self.before)?;
+        let before = self.before.clone().unwrap_or_default();
+        cleanup::remove_all(&mut self.qmp, None, &before)?;
         let saved = capture.conclude(pause)?;
         self.capture = None;
+        self.before = None;
         Ok(saved)
     }
 
     fn discard(&mut self, save_may_have_begun: bool) -> Result<(), VmmError> {
         self.qmp.ignore_interrupts();
         let ends_save = save_may_have_begun.then_some(self.stall);
-        let result = cleanup::remove_all(&mut self.qmp, ends_save, self.before);
+        let before = self.before.clone().unwrap_or_default();
+        let result = cleanup::remove_all(&mut self.qmp, ends_save, &before);
         self.qmp.heed_interrupts();
         result
     }

@@ -44,6 +44,7 @@ impl Script {
         for (name, value) in [
             ("query-block", Value::from(drives)),
             ("qom-list", json!([])),
+            ("human-monitor-command", json!("")),
             ("query-named-block-nodes", json!([])),
             ("query-fdsets", json!([])),
             (

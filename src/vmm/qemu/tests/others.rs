@@ -88,6 +88,71 @@ fn a_capability_that_was_on_is_on_again() {
     assert_untouched(&vm, &before);
 }
 
+/// Switches a capability on, as somebody would; whether this QEMU knows it and has it on then.
+fn leave_on(vm: &TestVm, capability: &str) -> bool {
+    let one = json!({"capabilities": [{"capability": capability, "state": true}]});
+    vm.try_qmp("migrate-set-capabilities", &one).is_ok()
+}
+
+#[test]
+fn capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions {
+        shared_ram: true,
+        ..VmOptions::new(scratch.path())
+    });
+    // With the first one alone shared memory would not be in the file at all.
+    assert!(leave_on(&vm, "x-ignore-shared"));
+    for more in [
+        "compress",
+        "block",
+        "return-path",
+        "multifd",
+        "postcopy-ram",
+        "x-colo",
+        "auto-converge",
+        "pause-before-switchover",
+        "events",
+    ] {
+        leave_on(&vm, more);
+    }
+    let before = vm.traces();
+    assert!(before.capabilities.len() > 5, "{before:?}");
+    let mut qemu = connect(&vm);
+    let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
+    let tick = vm.wait_next_tick();
+    capture(&mut qemu, &plan).unwrap();
+    assert_untouched(&vm, &before);
+    assert_goes_on(&vm, &plan, tick);
+
+    // After a capture that is given up, too.
+    let given_up = SavePlan {
+        state_dir: Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap(),
+        disks: Vec::new(),
+    };
+    qemu.prepare(&given_up).unwrap();
+    assert_ne!(vm.traces().capabilities, before.capabilities);
+    qemu.discard(false).unwrap();
+    assert_untouched(&vm, &before);
+}
+
+#[test]
+fn the_settings_of_a_capture_whose_process_died_are_put_back_by_the_next_one() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions::new(scratch.path()));
+    assert!(leave_on(&vm, "x-ignore-shared"));
+    let before = vm.traces();
+    let mut dying = connect(&vm);
+    let plan = plan(&mut dying, &state_dir(scratch.path(), "snapshot"));
+    let settings = dying.settings().unwrap();
+    dying.prepare(&plan).unwrap();
+    drop(dying);
+    let mut next = connect(&vm);
+    next.know_settings(settings);
+    next.discard(false).unwrap();
+    assert_untouched(&vm, &before);
+}
+
 #[test]
 fn a_monitor_that_another_client_holds_is_named_as_such() {
     let scratch = scratch();
