@@ -34,6 +34,10 @@ test  | lintian         | there lintian              | lintian
 test  | man             | there man                  | man-db
 test  | zsh             | there zsh                  | zsh
 test  | fish            | there fish                 | fish
+test  | restic          | there restic               | restic
+test  | borg            | there borg                 | borgbackup
+test  | rclone          | there rclone               | rclone
+test  | rsync           | there rsync                | rsync
 test  | systemd         | there systemd-analyze      | systemd
 test  | a Prometheus parser | there_prometheus_parser | python3-prometheus-client
 test  | python3 venv    | there_venv                 | python3-venv
