@@ -188,6 +188,25 @@ impl Command {
             | Self::Completions(_) => false,
         }
     }
+
+    /// What `--missing-grace` says, for the commands that have it.
+    pub const fn missing_grace(&self) -> Option<Duration> {
+        let grace = match self {
+            Self::RunDue(args) => &args.grace,
+            Self::Prune(args) => &args.grace,
+            Self::Snapshots(args) => &args.grace,
+            Self::Set(_)
+            | Self::Get(_)
+            | Self::List
+            | Self::Delete(_)
+            | Self::Check(_)
+            | Self::Register(_)
+            | Self::Unregister(_)
+            | Self::Doctor
+            | Self::Completions(_) => return None,
+        };
+        grace.missing_grace
+    }
 }
 
 /// What `set` takes.
@@ -316,9 +335,8 @@ pub struct RunDueArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub instance_timeout: Option<Duration>,
 
-    /// How long an instance must be gone before its schedule is retired [default: 24h]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-    pub missing_grace: Option<Duration>,
+    #[command(flatten)]
+    pub grace: GraceArgs,
 
     /// How long the hypeman server may take for one snapshot [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
@@ -342,6 +360,15 @@ pub struct RunDueArgs {
     pub heartbeat_url: Option<String>,
 }
 
+/// For commands that apply retention or foresee it.
+#[derive(Debug, Args)]
+pub struct GraceArgs {
+    /// How long an instance must be gone before its last snapshots may go and its schedule is retired [default: 24h]
+    /// [env: HYPEMAN_SNAP_MISSING_GRACE]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub missing_grace: Option<Duration>,
+}
+
 /// What `prune` takes.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
@@ -351,6 +378,9 @@ pub struct PruneArgs {
     /// Show what would be removed and remove nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub grace: GraceArgs,
 }
 
 /// What `snapshots` takes.
@@ -358,6 +388,9 @@ pub struct PruneArgs {
 pub struct SnapshotsArgs {
     /// List only this instance's, which need not exist any more [default: all]
     pub instance: Option<String>,
+
+    #[command(flatten)]
+    pub grace: GraceArgs,
 }
 
 /// What `check` takes.

@@ -12,6 +12,7 @@ use directories::ProjectDirs;
 
 use crate::cli::{Command, EngineKind, Global, RunDueArgs};
 use crate::heartbeat::Target;
+use crate::schedule::duration;
 
 /// Where root keeps this tool's state.
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
@@ -221,22 +222,7 @@ pub fn resolve(
         )?,
         allows_insecure_http: flags.insecure_http,
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
-        limits: match command {
-            Command::RunDue(args) => limits(args)?,
-            Command::Check(_) | Command::Doctor => Limits {
-                request_timeout: Some(CHECK_REQUEST_TIMEOUT),
-                ..Limits::default()
-            },
-            Command::Set(_)
-            | Command::Get(_)
-            | Command::List
-            | Command::Delete(_)
-            | Command::Prune(_)
-            | Command::Snapshots(_)
-            | Command::Register(_)
-            | Command::Unregister(_)
-            | Command::Completions(_) => Limits::default(),
-        },
+        limits: limits(command, around)?,
         origins: Origins {
             state_dir: state_dir_origin,
             data_dir: data_dir_origin,
@@ -251,18 +237,52 @@ pub fn resolve(
     })
 }
 
-fn limits(args: &RunDueArgs) -> Result<Limits, InvalidSettings> {
-    let default = Limits::default();
-    Ok(Limits {
-        jobs: args.jobs.map_or(default.jobs, usize::from),
-        pause_timeout: above_zero("--pause-timeout", args.pause_timeout)?
-            .unwrap_or(default.pause_timeout),
-        vmm_timeout: default.vmm_timeout,
-        instance_timeout: above_zero("--instance-timeout", args.instance_timeout)?,
-        create_timeout: above_zero("--create-timeout", args.create_timeout)?
-            .unwrap_or(default.create_timeout),
-        missing_grace: args.missing_grace.unwrap_or(default.missing_grace),
-        request_timeout: default.request_timeout,
+fn limits(command: &Command, around: &Surroundings<'_>) -> Result<Limits, InvalidSettings> {
+    let default = Limits {
+        missing_grace: missing_grace(command, around)?,
+        ..Limits::default()
+    };
+    Ok(match command {
+        Command::RunDue(args) => Limits {
+            jobs: args.jobs.map_or(default.jobs, usize::from),
+            pause_timeout: above_zero("--pause-timeout", args.pause_timeout)?
+                .unwrap_or(default.pause_timeout),
+            instance_timeout: above_zero("--instance-timeout", args.instance_timeout)?,
+            create_timeout: above_zero("--create-timeout", args.create_timeout)?
+                .unwrap_or(default.create_timeout),
+            ..default
+        },
+        Command::Check(_) | Command::Doctor => Limits {
+            request_timeout: Some(CHECK_REQUEST_TIMEOUT),
+            ..default
+        },
+        Command::Set(_)
+        | Command::Get(_)
+        | Command::List
+        | Command::Delete(_)
+        | Command::Prune(_)
+        | Command::Snapshots(_)
+        | Command::Register(_)
+        | Command::Unregister(_)
+        | Command::Completions(_) => default,
+    })
+}
+
+fn missing_grace(
+    command: &Command,
+    around: &Surroundings<'_>,
+) -> Result<Duration, InvalidSettings> {
+    const VARIABLE: &str = "HYPEMAN_SNAP_MISSING_GRACE";
+    if let Some(grace) = command.missing_grace() {
+        return Ok(grace);
+    }
+    let Some(value) = text(VARIABLE, around)? else {
+        return Ok(Limits::default().missing_grace);
+    };
+    duration::parse(&value).map_err(|error| InvalidSettings::Value {
+        origin: VARIABLE,
+        value,
+        rule: error.to_string(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use support::cli::Host;
+use support::cli::{Host, said};
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 const OTHER_ID: &str = "mk3w0000000000000000000b";
@@ -155,18 +155,92 @@ fn instance_that_left_only_snapshots_behind_is_found() {
 }
 
 #[test]
-fn newest_of_an_instance_that_is_gone_goes_by_age() {
+fn newest_of_an_instance_that_is_gone_goes_by_age_once_the_grace_has_passed() {
     let host = host();
     host.run(&["set", ID, "--interval", "1h", "--max-age", "1d"])
         .exits(0);
     host.add_snapshot("s1", (ID, "web-a"), hours(25), true);
-    let keep = || {
-        let json = host.run(&["snapshots", "-o", "json"]).exits(0).json();
-        json[0]["verdict"]["keep"].clone()
+    let keep = |more: &[&str]| {
+        let args = [&["snapshots", "-o", "json"], more].concat();
+        let json = host.run(&args).exits(0).json();
+        let mut prune = host.command();
+        let pruned = said(prune.args(["prune", "--dry-run", "-o", "json"]).args(more))
+            .exits(0)
+            .json();
+        let keep = json[0]["verdict"]["keep"].clone();
+        let is_pruned = pruned["results"][0]["pruned"] == json!(["s1"]);
+        assert_eq!(keep, !is_pruned, "{json} {pruned}");
+        keep
     };
-    assert_eq!(keep(), true);
+    assert_eq!(keep(&[]), true);
     host.remove_instance(ID);
-    assert_eq!(keep(), false);
+    assert_eq!(
+        keep(&["--missing-grace", "0s"]),
+        true,
+        "no run knows it yet"
+    );
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(host.snapshots(), ["s1"]);
+    assert_eq!(keep(&[]), true);
+    assert_eq!(keep(&["--missing-grace", "0s"]), false);
+    let mut by_variable = host.command();
+    by_variable
+        .env("HYPEMAN_SNAP_MISSING_GRACE", "0s")
+        .arg("prune");
+    said(&mut by_variable).exits(0);
+    assert_eq!(host.snapshots(), [""; 0]);
+    by_variable.env("HYPEMAN_SNAP_MISSING_GRACE", "soon");
+    said(&mut by_variable)
+        .exits(2)
+        .complains(&["HYPEMAN_SNAP_MISSING_GRACE \"soon\""]);
+}
+
+#[test]
+fn disks_alone_do_not_push_out_the_last_snapshot_with_memory() {
+    let host = host();
+    host.run(&["set", ID, "--interval", "1h", "--max-count", "1"])
+        .exits(0);
+    host.add_snapshot("s1", (ID, "web-a"), hours(2), true);
+    let directory = host.data_dir().join("snapshots/s1");
+    let record = fs::read_to_string(directory.join("snapshot.json")).unwrap();
+    fs::write(
+        directory.join("snapshot.json"),
+        record.replace("\"Stopped\"", "\"Standby\""),
+    )
+    .unwrap();
+    let state = directory.join("guest/snapshots/snapshot-latest");
+    fs::create_dir_all(&state).unwrap();
+    fs::write(state.join("memory"), "pages").unwrap();
+    host.run(&["run-due", "--force"]).exits(0);
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(host.snapshots().len(), 2);
+    let said = host.run(&["snapshots"]).exits(0);
+    assert!(said.stdout.contains("kept: newest Standby\n"), "{said:?}");
+
+    // Without its memory it is worth nothing, but nothing can replace it yet.
+    fs::remove_file(state.join("memory")).unwrap();
+    host.run(&["run-due", "--force"]).exits(0);
+    assert!(host.snapshots().contains(&"s1".to_owned()));
+    let said = host.run(&["snapshots"]).exits(0);
+    let row = "kept: until a usable one replaces it; unusable: snapshots/snapshot-latest/memory is missing\n";
+    assert!(said.stdout.contains(row), "{said:?}");
+}
+
+#[test]
+fn cut_snapshot_is_no_reason_to_remove_a_good_one_and_goes_when_it_is_replaced() {
+    let host = host();
+    host.run(&["set", ID, "--interval", "1h", "--max-count", "2"])
+        .exits(0);
+    for (id, age) in [("s1", 3), ("s2", 2), ("s3", 1)] {
+        host.add_snapshot(id, (ID, "web-a"), hours(age), true);
+    }
+    fs::write(host.data_dir().join("snapshots/s3/guest/overlay.raw"), "").unwrap();
+    host.run(&["prune"]).exits(0);
+    assert_eq!(host.snapshots(), ["s1", "s2", "s3"]);
+    host.run(&["run-due", "--force"]).exits(0);
+    let left = host.snapshots();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&"s2".to_owned()), "{left:?}");
 }
 
 #[test]

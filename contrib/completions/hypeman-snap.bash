@@ -629,12 +629,16 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__prune)
-            opts="-o -v -q -h --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --dry-run --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --missing-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -897,12 +901,16 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__snapshots)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --missing-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

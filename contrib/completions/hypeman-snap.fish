@@ -147,7 +147,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l in
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l jobs -d 'How many instances to work on at once [default: the number of processors, at most 4]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l pause-timeout -d 'How long a guest may stand still before its snapshot is given up [default: 30s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l instance-timeout -d 'How long the local engine may work on one instance [default: 5m, and 1m for each GiB to save]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l missing-grace -d 'How long an instance must be gone before its schedule is retired [default: 24h]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l missing-grace -d 'How long an instance must be gone before its last snapshots may go and its schedule is retired [default: 24h] [env: HYPEMAN_SNAP_MISSING_GRACE]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l create-timeout -d 'How long the hypeman server may take for one snapshot [default: 10m]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l metrics-file -d 'Write metrics for node-exporter\'s textfile collector to this file [env: HYPEMAN_SNAP_METRICS_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l heartbeat-url -d 'Request this URL after each run: a dead man\'s switch [env: HYPEMAN_SNAP_HEARTBEAT_URL]' -r
@@ -167,6 +167,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l in
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l missing-grace -d 'How long an instance must be gone before its last snapshots may go and its schedule is retired [default: 24h] [env: HYPEMAN_SNAP_MISSING_GRACE]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -181,6 +182,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l inse
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l missing-grace -d 'How long an instance must be gone before its last snapshots may go and its schedule is retired [default: 24h] [env: HYPEMAN_SNAP_MISSING_GRACE]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'

@@ -124,11 +124,9 @@ fn fates(
             return all(Fate::Unreadable);
         }
     };
-    let policy = Policy {
-        max_count: schedule.retention.max_count,
-        max_age: schedule.retention.max_age,
-        instance_exists: instances.iter().any(|instance| instance.id == id),
-    };
+    let exists = instances.iter().any(|instance| instance.id == id);
+    let grace = context.settings.limits.missing_grace;
+    let policy = Policy::of(&schedule, exists, grace, now);
     retention::plan(&id, snapshots, &policy, now)
         .into_iter()
         .map(|verdict| match verdict.decision {

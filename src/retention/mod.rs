@@ -5,8 +5,9 @@
 
 mod age;
 mod count;
+mod floors;
 mod future;
-mod newest;
+mod unusable;
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -14,18 +15,36 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::instance::InstanceId;
+use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Snapshot};
 
-/// The limits, and whether the newest snapshot is sacred.
+/// The limits, and whether anything stands above them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Only the newest so many stay; 0 means no limit by count.
     pub max_count: u64,
     /// Only those younger than this stay; `None` means no limit by age.
     pub max_age: Option<Duration>,
-    /// Whether the instance still exists (or may exist): then its newest snapshot stays whatever the limits say.
-    pub instance_exists: bool,
+    /// Whether the newest usable snapshot of each kind stays whatever the limits say.
+    pub floors_hold: bool,
+}
+
+impl Policy {
+    /// What `schedule` asks for. The floors hold while the instance exists, or may exist, and go on to hold until it
+    /// has been known to be gone for `missing_grace`.
+    pub fn of(
+        schedule: &Schedule,
+        instance_exists: bool,
+        missing_grace: Duration,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            max_count: schedule.retention.max_count,
+            max_age: schedule.retention.max_age,
+            floors_hold: instance_exists || !schedule.is_given_up(missing_grace, now),
+        }
+    }
 }
 
 /// Why a snapshot stays.
@@ -33,8 +52,12 @@ pub struct Policy {
 pub enum Keep {
     /// Not made by this instance's schedule: manual, or another's. Retention never touches it.
     NotOurs,
-    /// The newest scheduled one of an instance that exists.
+    /// The newest usable one.
     Newest,
+    /// The newest usable one of its kind.
+    NewestOfKind(Kind),
+    /// Nothing can be restored from it, and no newer one of its kind can replace it yet.
+    Unusable,
     /// Dated in the future, because the clock was wrong; nobody can tell how old it is.
     FromTheFuture,
     /// Within every limit.
@@ -49,6 +72,8 @@ pub enum Keep {
 /// Why a snapshot goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remove {
+    /// Nothing can be restored from it, and there is a newer usable one of its kind.
+    Unusable,
     /// There are `max_count` newer ones.
     BeyondCount {
         /// Its place from the newest, which is 1.
@@ -80,6 +105,8 @@ impl Decision {
         match self {
             Self::Keep(Keep::NotOurs) => "not made by this schedule".to_owned(),
             Self::Keep(Keep::Newest) => "newest".to_owned(),
+            Self::Keep(Keep::NewestOfKind(kind)) => format!("newest {kind}"),
+            Self::Keep(Keep::Unusable) => "until a usable one replaces it".to_owned(),
             Self::Keep(Keep::FromTheFuture) => "dated in the future".to_owned(),
             Self::Keep(Keep::Within { rank, expires_at }) => {
                 let place =
@@ -92,6 +119,7 @@ impl Decision {
                     parts.join(", ")
                 }
             }
+            Self::Remove(Remove::Unusable) => "a usable one replaces it".to_owned(),
             Self::Remove(Remove::BeyondCount { rank, max_count }) => {
                 format!("number {rank}, {max_count} stay")
             }
@@ -126,33 +154,50 @@ pub fn plan<'a>(
     let mut newest_first: Vec<usize> = (0..snapshots.len())
         .filter(|&at| {
             let snapshot = &snapshots[at];
-            snapshot.is_scheduled_for(instance) && !future::is_implausible(snapshot.created_at, now)
+            snapshot.is_scheduled_for(instance)
+                && snapshot.is_usable()
+                && !future::is_implausible(snapshot.created_at, now)
         })
         .collect();
     newest_first.sort_by(|&a, &b| by_age(&snapshots[b], &snapshots[a]));
-    let mut ranks = vec![None; snapshots.len()];
-    for (at, rank) in newest_first.into_iter().zip(1..) {
-        ranks[at] = Some(rank);
+    let usable: Vec<&Snapshot> = newest_first.iter().map(|&at| &snapshots[at]).collect();
+    let newest = |kind| usable.iter().copied().find(|it| it.kind == kind);
+    let (standby, stopped) = (newest(Kind::Standby), newest(Kind::Stopped));
+    let mut decisions = vec![None; snapshots.len()];
+    for ((rank, at), floor) in (1..)
+        .zip(newest_first)
+        .zip(floors::of(usable.iter().copied(), policy))
+    {
+        let decision = floor.map_or_else(
+            || within_limits(&snapshots[at], rank, policy, now),
+            Decision::Keep,
+        );
+        decisions[at] = Some(decision);
     }
     snapshots
         .iter()
-        .zip(ranks)
-        .map(|(snapshot, rank)| Verdict {
+        .zip(decisions)
+        .map(|(snapshot, decision)| Verdict {
             snapshot,
-            decision: match rank {
-                Some(rank) => judge(snapshot, rank, policy, now),
-                None if snapshot.is_scheduled_for(instance) => Decision::Keep(Keep::FromTheFuture),
-                None => Decision::Keep(Keep::NotOurs),
-            },
+            decision: decision.unwrap_or_else(|| {
+                if !snapshot.is_scheduled_for(instance) {
+                    Decision::Keep(Keep::NotOurs)
+                } else if future::is_implausible(snapshot.created_at, now) {
+                    Decision::Keep(Keep::FromTheFuture)
+                } else {
+                    let newest = match snapshot.kind {
+                        Kind::Standby => standby,
+                        Kind::Stopped => stopped,
+                    };
+                    unusable::judge(snapshot, newest, policy, now)
+                }
+            }),
         })
         .collect()
 }
 
-/// The first rule that has something to say decides.
-fn judge(snapshot: &Snapshot, rank: u64, policy: &Policy, now: DateTime<Utc>) -> Decision {
-    if let Some(keep) = newest::judge(rank, policy) {
-        return Decision::Keep(keep);
-    }
+/// What the limits say of the usable snapshot at `rank`. The first one that has something to say decides.
+fn within_limits(snapshot: &Snapshot, rank: u64, policy: &Policy, now: DateTime<Utc>) -> Decision {
     count::judge(rank, policy)
         .or_else(|| age::judge(snapshot.created_at, policy, now))
         .map_or_else(

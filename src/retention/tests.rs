@@ -39,7 +39,7 @@ fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
     Policy {
         max_count,
         max_age,
-        instance_exists: true,
+        floors_hold: true,
     }
 }
 
@@ -144,8 +144,124 @@ fn the_newest_stays_while_the_instance_exists_and_goes_by_age_after() {
     let snapshots = [scheduled("a", 600), scheduled("b", 700)];
     let mut policy = policy(0, Some(HOUR));
     assert_eq!(removed(&snapshots, &policy), ["b"]);
-    policy.instance_exists = false;
+    policy.floors_hold = false;
     assert_eq!(removed(&snapshots, &policy), ["b", "a"]);
+}
+
+fn stopped(id: &str, age_minutes: i64) -> Snapshot {
+    Snapshot {
+        kind: Kind::Stopped,
+        ..scheduled(id, age_minutes)
+    }
+}
+
+fn unusable(snapshot: Snapshot) -> Snapshot {
+    Snapshot {
+        unusable: Some("overlay.raw is missing".to_owned()),
+        ..snapshot
+    }
+}
+
+#[test]
+fn disks_alone_never_push_out_the_last_one_with_memory() {
+    let snapshots = [
+        stopped("a", 10),
+        stopped("b", 20),
+        stopped("c", 30),
+        scheduled("d", 40),
+        scheduled("e", 50),
+    ];
+    assert_eq!(
+        reasons(&snapshots, &policy(2, Some(HOUR / 4))),
+        [
+            "a keep: newest",
+            "b remove: 20m old, 15m allowed",
+            "c remove: number 3, 2 stay",
+            "d keep: newest Standby",
+            "e remove: number 5, 2 stay",
+        ]
+    );
+    let gone_for_good = Policy {
+        floors_hold: false,
+        ..policy(1, None)
+    };
+    assert_eq!(removed(&snapshots, &gone_for_good), ["e", "d", "c", "b"]);
+}
+
+#[test]
+fn an_unusable_one_takes_no_place_and_goes_when_it_is_replaced() {
+    let snapshots = [
+        unusable(scheduled("a", 10)),
+        stopped("b", 20),
+        scheduled("c", 30),
+        unusable(scheduled("d", 40)),
+        scheduled("e", 50),
+        unusable(stopped("f", 60)),
+        scheduled("g", 70),
+    ];
+    assert_eq!(
+        reasons(&snapshots, &policy(3, None)),
+        [
+            "a keep: until a usable one replaces it",
+            "b keep: newest",
+            "c keep: newest Standby",
+            "d remove: a usable one replaces it",
+            "e keep: 3 of 3",
+            "f remove: a usable one replaces it",
+            "g remove: number 4, 3 stay",
+        ]
+    );
+}
+
+#[test]
+fn unusable_ones_alone_stay_until_the_instance_is_given_up_and_then_go_by_age() {
+    let snapshots = [
+        unusable(scheduled("a", 10)),
+        unusable(scheduled("b", 600)),
+        unusable(stopped("c", 700)),
+    ];
+    let mut policy = policy(1, Some(HOUR));
+    assert_eq!(removed(&snapshots, &policy), [""; 0]);
+    policy.floors_hold = false;
+    assert_eq!(removed(&snapshots, &policy), ["c", "b"]);
+}
+
+#[test]
+fn one_from_the_future_replaces_no_unusable_one() {
+    let snapshots = [
+        scheduled("future", -60 * 24),
+        unusable(scheduled("future-too", -60 * 24)),
+        unusable(scheduled("a", 10)),
+        scheduled("b", 20),
+    ];
+    assert_eq!(removed(&snapshots, &policy(1, None)), [""; 0]);
+}
+
+#[test]
+fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
+    let settings = crate::schedule::Settings {
+        interval: HOUR,
+        retention: crate::schedule::Retention {
+            max_count: 0,
+            max_age: Some(HOUR),
+            ..crate::schedule::Retention::default()
+        },
+        name_prefix: None,
+        metadata: BTreeMap::new(),
+        hooks: crate::schedule::hooks::Hooks::default(),
+    };
+    let mut schedule = Schedule::new(instance(), settings, now());
+    let holds = |schedule: &Schedule, exists, minutes| {
+        let at = now() + TimeDelta::minutes(minutes);
+        Policy::of(schedule, exists, HOUR, at).floors_hold
+    };
+    assert!(holds(&schedule, true, 0));
+    // Seen to be gone for the first time, and not written down yet.
+    assert!(holds(&schedule, false, 10_000));
+    schedule.note_missing(now());
+    assert!(holds(&schedule, false, 59));
+    assert!(!holds(&schedule, false, 60));
+    assert!(holds(&schedule, true, 60));
 }
 
 #[test]
@@ -171,7 +287,7 @@ fn what_this_schedule_did_not_make_is_never_removed_and_takes_no_place() {
     }
     snapshots.extend([scheduled("a", 10), scheduled("b", 20)]);
     let mut policy = policy(1, Some(HOUR));
-    policy.instance_exists = false;
+    policy.floors_hold = false;
     assert_eq!(removed(&snapshots, &policy), ["b"]);
     for reason in &reasons(&snapshots, &policy)[..6] {
         assert!(
@@ -216,7 +332,7 @@ fn a_clock_that_is_minutes_ahead_is_taken_for_true() {
         scheduled("b", 20),
     ];
     let policy = Policy {
-        instance_exists: false,
+        floors_hold: false,
         ..policy(2, Some(Duration::from_secs(1)))
     };
     assert_eq!(removed(&snapshots, &policy), ["b", "a"]);
@@ -243,12 +359,16 @@ fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
         prop_oneof![4 => Just("vm-1"), 1 => Just("vm-2")],
         prop_oneof![4 => Just("vm-1"), 1 => Just("vm-2"), 1 => Just("")],
         prop_oneof![4 => Just("true"), 1 => Just("false"), 1 => Just("")],
+        prop_oneof![2 => Just(Kind::Standby), 1 => Just(Kind::Stopped)],
+        prop_oneof![3 => Just(None), 1 => Just(Some("cut".to_owned()))],
     );
     proptest::collection::vec(one, 0..40).prop_map(|all| {
         all.into_iter()
             .enumerate()
-            .map(|(n, (age, source, marker, flag))| {
+            .map(|(n, (age, source, marker, flag, kind, unusable))| {
                 let mut snapshot = scheduled(&format!("s{n}"), age * 3);
+                snapshot.kind = kind;
+                snapshot.unusable = unusable;
                 snapshot.source_instance_id = source.to_owned();
                 let tags = [
                     ("hypeman.schedule_instance_id", marker),
@@ -271,11 +391,19 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         proptest::option::of((0u64..200_000).prop_map(Duration::from_secs)),
         any::<bool>(),
     )
-        .prop_map(|(max_count, max_age, instance_exists)| Policy {
+        .prop_map(|(max_count, max_age, floors_hold)| Policy {
             max_count,
             max_age,
-            instance_exists,
+            floors_hold,
         })
+}
+
+fn is_plausible(snapshot: &Snapshot) -> bool {
+    snapshot.created_at <= now() + TimeDelta::minutes(10)
+}
+
+fn is_newer(a: &Snapshot, b: &Snapshot) -> bool {
+    (a.created_at, &a.id) > (b.created_at, &b.id)
 }
 
 proptest! {
@@ -315,20 +443,26 @@ proptest! {
             let newer = snapshots
                 .iter()
                 .filter(|other| other.is_scheduled_for(&instance()))
-                .filter(|other| other.created_at <= now() + TimeDelta::minutes(10))
-                .filter(|other| {
-                    (other.created_at, &other.id) > (created_at, &verdict.snapshot.id)
-                })
+                .filter(|other| other.is_usable() && is_plausible(other))
+                .filter(|other| is_newer(other, verdict.snapshot))
                 .count() as u64;
             let is_beyond = policy.max_count > 0 && newer >= policy.max_count;
             let is_old = policy.max_age.is_some_and(|max_age| created_at + max_age < now());
             match verdict.decision {
-                Decision::Remove(_) => prop_assert!(is_beyond || is_old),
+                Decision::Remove(Remove::Unusable) => {
+                    prop_assert!(!verdict.snapshot.is_usable() && newer > 0);
+                }
+                Decision::Remove(Remove::TooOld { .. }) => prop_assert!(is_old),
+                Decision::Remove(Remove::BeyondCount { .. }) => prop_assert!(is_beyond),
                 Decision::Keep(Keep::Within { rank, .. }) => {
                     prop_assert_eq!(rank, newer + 1);
                     prop_assert!(!is_beyond && !is_old);
                 }
                 Decision::Keep(Keep::Newest) => prop_assert_eq!(newer, 0),
+                Decision::Keep(Keep::NewestOfKind(kind)) => {
+                    prop_assert!(newer > 0 && verdict.snapshot.kind == kind);
+                }
+                Decision::Keep(Keep::Unusable) => prop_assert!(!verdict.snapshot.is_usable()),
                 Decision::Keep(Keep::FromTheFuture) => {
                     prop_assert!(created_at > now() + TimeDelta::minutes(10));
                 }
@@ -340,16 +474,57 @@ proptest! {
     }
 
     #[test]
-    fn while_the_instance_exists_its_newest_one_stays(snapshots in any_snapshots(), mut policy in any_policy()) {
-        policy.instance_exists = true;
+    fn while_floors_hold_the_last_usable_one_of_a_kind_never_goes(
+        snapshots in any_snapshots(), mut policy in any_policy(),
+    ) {
+        policy.floors_hold = true;
         let gone = removed(&snapshots, &policy);
-        let newest = snapshots
-            .iter()
-            .filter(|s| s.is_scheduled_for(&instance()))
-            .max_by_key(|s| (s.created_at, s.id.clone()));
-        if let Some(newest) = newest {
-            prop_assert!(!gone.contains(&newest.id.to_string()));
+        for kind in [Kind::Standby, Kind::Stopped] {
+            let newest = snapshots
+                .iter()
+                .filter(|s| s.is_scheduled_for(&instance()) && s.kind == kind)
+                .filter(|s| s.is_usable() && is_plausible(s))
+                .max_by_key(|s| (s.created_at, s.id.clone()));
+            if let Some(newest) = newest {
+                prop_assert!(!gone.contains(&newest.id.to_string()));
+            }
         }
+    }
+
+    #[test]
+    fn an_unusable_one_goes_only_when_a_newer_usable_one_of_its_kind_stays(
+        snapshots in any_snapshots(), mut policy in any_policy(),
+    ) {
+        policy.floors_hold = true;
+        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        for verdict in verdicts.iter().filter(|it| !it.snapshot.is_usable()) {
+            if let Decision::Remove(reason) = &verdict.decision {
+                prop_assert_eq!(reason, &Remove::Unusable);
+                let stays = verdicts.iter().any(|other| {
+                    matches!(other.decision, Decision::Keep(_))
+                        && other.snapshot.is_usable()
+                        && other.snapshot.is_scheduled_for(&instance())
+                        && other.snapshot.kind == verdict.snapshot.kind
+                        && is_newer(other.snapshot, verdict.snapshot)
+                });
+                prop_assert!(stays);
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_ones_change_nothing_for_the_others(snapshots in any_snapshots(), policy in any_policy()) {
+        let usable: Vec<Snapshot> = snapshots.iter().filter(|s| s.is_usable()).cloned().collect();
+        let with: Vec<Decision> = plan(&instance(), &snapshots, &policy, now())
+            .into_iter()
+            .filter(|verdict| verdict.snapshot.is_usable())
+            .map(|verdict| verdict.decision)
+            .collect();
+        let without: Vec<Decision> = plan(&instance(), &usable, &policy, now())
+            .into_iter()
+            .map(|verdict| verdict.decision)
+            .collect();
+        prop_assert_eq!(with, without);
     }
 
     #[test]

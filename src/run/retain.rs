@@ -59,11 +59,12 @@ pub(super) fn apply(
         .filter(|snapshot| snapshot.is_scheduled_for(id))
         .cloned()
         .collect();
-    let policy = Policy {
-        max_count: schedule.retention.max_count,
-        max_age: schedule.retention.max_age,
+    let policy = Policy::of(
+        schedule,
         instance_exists,
-    };
+        context.options.missing_grace,
+        now,
+    );
     let verdicts = retention::plan(id, &scheduled, &policy, now);
     let mut retained = Retained {
         left: scheduled.len(),

@@ -416,6 +416,61 @@ fn a_gone_instance_is_pruned_by_age_and_retired_after_the_grace() {
 }
 
 #[test]
+fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Gone, keep_for(2 * HOUR));
+    let stopped = Snapshot {
+        kind: Kind::Stopped,
+        ..a_snapshot("disks", "vm", ago(3 * HOUR))
+    };
+    let cut = Snapshot {
+        unusable: Some("memory is cut".to_owned()),
+        ..a_snapshot("cut", "vm", ago(3 * HOUR))
+    };
+    for snapshot in [
+        a_snapshot("older", "vm", ago(5 * HOUR)),
+        a_snapshot("memory", "vm", ago(4 * HOUR)),
+        stopped,
+        cut,
+    ] {
+        host.has(snapshot);
+    }
+    let prune = |since| {
+        host.change(&id, |schedule| {
+            schedule.next_run_at = ago(Duration::from_secs(1));
+            schedule.missing_since = since;
+        });
+        let mut ids: Vec<String> = prune(
+            &host.store,
+            &|| Ok(Box::new(host.fake)),
+            &Options {
+                dry_run: true,
+                ..host.options.clone()
+            },
+        )
+        .unwrap()
+        .results
+        .remove(0)
+        .pruned
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        let run: Vec<String> = {
+            let result = host.run().results.remove(0);
+            assert_eq!(result.error, None);
+            result.pruned.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(ids, run, "`prune` and `run-due` agree");
+        ids.sort();
+        ids
+    };
+    assert_eq!(prune(None), ["older"]);
+    assert_eq!(prune(Some(ago(23 * HOUR))), [""; 0]);
+    assert_eq!(prune(Some(ago(25 * HOUR))), ["cut", "disks", "memory"]);
+    assert_eq!(host.store.load(&id).unwrap(), None, "it is retired");
+}
+
+#[test]
 fn an_instance_that_comes_back_is_not_missing_any_more() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Stopped), keep(1));
@@ -606,7 +661,7 @@ fn a_next_run_that_lies_impossibly_far_ahead_is_brought_back_and_said() {
 #[test]
 fn retention_touches_only_what_the_schedule_made() {
     let host = Host::new();
-    host.due("vm", Behaviour::Works(State::Stopped), keep(1));
+    host.due("vm", Behaviour::Works(State::Running), keep(1));
     let old = ago(1000 * HOUR);
     host.has(a_snapshot("other", "vm2", old));
     let mut manual = a_snapshot("manual", "vm", old);

@@ -119,10 +119,13 @@ impl Schedule {
     /// Whether the schedule of an instance that is gone has served its purpose: `grace` has passed, and no scheduled
     /// snapshot is left that could still go by age.
     pub fn can_retire(&self, scheduled_left: usize, grace: Duration, now: DateTime<Utc>) -> bool {
-        let has_waited = self
-            .missing_since
-            .is_some_and(|since| later(since, grace) <= now);
-        has_waited && (scheduled_left == 0 || self.retention.max_age.is_none())
+        self.is_given_up(grace, now) && (scheduled_left == 0 || self.retention.max_age.is_none())
+    }
+
+    /// Whether the instance has been known to be gone for `grace`.
+    pub fn is_given_up(&self, grace: Duration, now: DateTime<Utc>) -> bool {
+        self.missing_since
+            .is_some_and(|since| later(since, grace) <= now)
     }
 
     fn end_attempt(&mut self, now: DateTime<Utc>) {
