@@ -56,6 +56,9 @@ pub struct Recorded {
     pub body: String,
 }
 
+/// Writes an answer.
+pub type WriteAnswer = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
 /// What goes wrong with a request.
 pub enum Fault {
     /// This answer instead of the real one.
@@ -68,6 +71,8 @@ pub enum Fault {
     CutAnswer,
     /// Nothing is done and nothing is said until the client hangs up.
     Hang,
+    /// Nothing is done, and this writes the answer, head and all, for as long as it likes.
+    Write(WriteAnswer),
     /// Changes the world first.
     After(Box<dyn FnOnce(&mut World) + Send>, Box<Fault>),
 }
@@ -299,6 +304,7 @@ fn serve(stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
             }
             Ok(())
         }
+        Some(Fault::Write(write)) => write(stream.get_mut()),
         Some(Fault::Drop | Fault::After(..)) => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ pub mod guests;
 pub mod hostile;
 pub mod linux_guest;
 pub mod manual;
+pub mod memory;
 pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;

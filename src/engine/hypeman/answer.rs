@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustls::CertificateError;
 use serde::Deserialize;
 
+use super::body::TooLong;
 use super::fault::{Fault, Refusal};
 use super::key::Secret;
 use crate::http::{one_line, root_cause};
@@ -59,6 +60,9 @@ pub(super) fn transport_fault(error: &reqwest::Error, limit: Duration) -> Fault 
 
 /// What became of an answer whose body could not be read to its end.
 pub(super) fn body_fault(error: &io::Error, limit: Duration) -> Fault {
+    if let Some(too_long) = error.get_ref().and_then(|it| it.downcast_ref::<TooLong>()) {
+        return Fault::Garbled(too_long.to_string());
+    }
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<reqwest::Error>());
@@ -150,7 +154,7 @@ pub(super) fn redirect(response: &Response) -> Fault {
 pub(super) fn refusal(response: &Response, body: &[u8], key: Option<&Secret>) -> Fault {
     let (code, message) = match serde_json::from_slice::<ErrorBody>(body) {
         Ok(error) => (Some(clean(&error.code, key)), clean(&error.message, key)),
-        Err(_) if is_html(response, body) => (None, "an HTML page".to_owned()),
+        Err(_) if is_html(response.headers(), body) => (None, "an HTML page".to_owned()),
         // The server's middleware writes messages into JSON without escaping them (contract, section 2).
         Err(_) => (None, clean(&String::from_utf8_lossy(body), key)),
     };
@@ -163,12 +167,12 @@ pub(super) fn refusal(response: &Response, body: &[u8], key: Option<&Secret>) ->
 }
 
 /// Whether an answer is a web page, by what it says of itself or by its first character.
-pub(super) fn is_html(response: &Response, body: &[u8]) -> bool {
-    let says_so = header(response.headers(), &CONTENT_TYPE).is_some_and(|value| {
+pub(super) fn is_html(headers: &HeaderMap, start: &[u8]) -> bool {
+    let says_so = header(headers, &CONTENT_TYPE).is_some_and(|value| {
         let value = value.trim_start().to_ascii_lowercase();
         value.starts_with("text/html") || value.starts_with("application/xhtml")
     });
-    says_so || body.trim_ascii_start().starts_with(b"<")
+    says_so || start.trim_ascii_start().starts_with(b"<")
 }
 
 /// A server's text on one line, without control characters, without the key, and not too long.

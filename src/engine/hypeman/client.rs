@@ -9,18 +9,21 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use log::debug;
 use reqwest::blocking::Response;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER};
-use reqwest::{Certificate, Method};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, SERVER};
+use reqwest::{Certificate, Method, StatusCode};
 
 use super::answer;
 use super::base_url::BaseUrl;
+use super::body::Body;
 use super::fault::Fault;
 use super::key::Secret;
 use crate::engine::EngineError;
 use crate::{http, interrupt};
 
+/// What one instance or one snapshot can't need.
+const ANSWER_MAX_BYTES: u64 = 1024 * 1024;
 /// Some 100,000 snapshots; more is no answer of this API.
-const ANSWER_MAX_BYTES: u64 = 64 * 1024 * 1024;
+const LIST_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// What is read of an answer that says no.
 const REFUSAL_MAX_BYTES: u64 = 64 * 1024;
 /// How often a wait looks whether the process was asked to stop.
@@ -101,9 +104,12 @@ impl<'a> Request<'a> {
 pub(super) struct Answer {
     /// The body, whole.
     pub(super) body: Vec<u8>,
-    /// The `Server` header.
+    /// The `Server` header, cleaned.
     pub(super) server: Option<String>,
 }
+
+/// What is made of the headers and the body of such an answer.
+type Reader<'a, T> = dyn Fn(&HeaderMap, Body<Response>) -> Result<T, Fault> + 'a;
 
 /// A client for one server.
 #[derive(Debug)]
@@ -176,6 +182,31 @@ impl Client {
     /// # Errors
     /// The last attempt's fault.
     pub(super) fn fetch(&self, request: &Request<'_>) -> Result<Answer, Fault> {
+        self.fetch_as(request, &|headers, body| self.answer(headers, body))
+    }
+
+    /// As [`Client::fetch`] for a list, whose records are given to `take` one after the other. What was taken starts
+    /// anew, as `T::default()`, when the request is repeated.
+    ///
+    /// # Errors
+    /// The last attempt's fault, which may be one of `take`.
+    pub(super) fn fetch_list<T: Default>(
+        &self,
+        request: Request<'_>,
+        take: impl Fn(&mut T, &str) -> Result<(), Fault>,
+    ) -> Result<T, Fault> {
+        let request = Request {
+            answer_max_bytes: LIST_MAX_BYTES,
+            ..request
+        };
+        self.fetch_as(&request, &|_, body| {
+            let mut taken = T::default();
+            body.each(&mut |record| take(&mut taken, record))?;
+            Ok(taken)
+        })
+    }
+
+    fn fetch_as<T>(&self, request: &Request<'_>, read: &Reader<'_, T>) -> Result<T, Fault> {
         if let Some((at, how)) = self.silent().as_ref() {
             if at.elapsed() < self.pace.silence {
                 return Err(Fault::Silent(how.clone()));
@@ -188,7 +219,7 @@ impl Client {
             .build();
         let mut waited = Duration::ZERO;
         loop {
-            let fault = match self.send(request) {
+            let fault = match self.send_as(request, read) {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
@@ -221,8 +252,12 @@ impl Client {
     /// # Errors
     /// When there is no answer that says success in the contract's form.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer, Fault> {
+        self.send_as(request, &|headers, body| self.answer(headers, body))
+    }
+
+    fn send_as<T>(&self, request: &Request<'_>, read: &Reader<'_, T>) -> Result<T, Fault> {
         let began = Instant::now();
-        let result = self.exchange(request);
+        let result = self.exchange(request, read);
         let outcome = match &result {
             Ok((status, _)) => status.to_string(),
             Err(Fault::Refused(refusal)) => refusal.status.to_string(),
@@ -240,7 +275,11 @@ impl Client {
         result.map(|(_, answer)| answer)
     }
 
-    fn exchange(&self, request: &Request<'_>) -> Result<(reqwest::StatusCode, Answer), Fault> {
+    fn exchange<T>(
+        &self,
+        request: &Request<'_>,
+        read: &Reader<'_, T>,
+    ) -> Result<(StatusCode, T), Fault> {
         let url = self.base.endpoint(request.path, request.query);
         let mut builder = self
             .http
@@ -275,16 +314,22 @@ impl Client {
                 .read_to_end(&mut body);
             return Err(answer::refusal(&response, &body, self.key.as_ref()));
         }
-        let body = read_whole(&mut response, request)?;
-        if answer::is_html(&response, &body) {
+        let headers = response.headers().clone();
+        let mut body = Body::new(response, request.answer_max_bytes, request.timeout);
+        if answer::is_html(&headers, body.start()?) {
             return Err(Fault::Page(status));
         }
-        let server = response
-            .headers()
-            .get(SERVER)
-            .and_then(|value| value.to_str().ok())
-            .map(|value| answer::clean(value, self.key.as_ref()));
-        Ok((status, Answer { body, server }))
+        Ok((status, read(&headers, body)?))
+    }
+
+    fn answer(&self, headers: &HeaderMap, body: Body<Response>) -> Result<Answer, Fault> {
+        Ok(Answer {
+            body: body.whole()?,
+            server: headers
+                .get(SERVER)
+                .and_then(|value| value.to_str().ok())
+                .map(|value| answer::clean(value, self.key.as_ref())),
+        })
     }
 
     fn path(&self, request: &Request<'_>) -> String {
@@ -296,25 +341,6 @@ impl Client {
 
     fn silent(&self) -> std::sync::MutexGuard<'_, Option<(Instant, String)>> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The whole body.
-fn read_whole(response: &mut Response, request: &Request<'_>) -> Result<Vec<u8>, Fault> {
-    let max_bytes = request.answer_max_bytes;
-    let mut body = Vec::new();
-    let read = response
-        .by_ref()
-        .take(max_bytes + 1)
-        .read_to_end(&mut body)
-        .map_err(|cause| answer::body_fault(&cause, request.timeout))?;
-    if u64::try_from(read).is_ok_and(|read| read <= max_bytes) {
-        Ok(body)
-    } else {
-        Err(Fault::Garbled(format!(
-            "it is longer than {} KiB",
-            max_bytes / 1024
-        )))
     }
 }
 

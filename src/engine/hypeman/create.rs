@@ -12,6 +12,7 @@ use reqwest::Method;
 use super::Hypeman;
 use super::client::{Client, Request, pause};
 use super::fault::{Concern, Fault};
+use super::lists::Snapshots;
 use super::wire::{self, NewSnapshot};
 use crate::engine::{CreateRequest, Created, EngineError};
 use crate::instance::State;
@@ -346,11 +347,14 @@ impl<'a> Creation<'a> {
             ("source_instance_id", self.id()),
             ("name", self.request.name),
         ];
-        let answer = self.client.fetch(&Request {
+        let request = Request {
             query: &query,
             ..self.engine.get(&["snapshots"])
-        })?;
-        let listing = wire::listing(wire::parse_array(&answer.body)?);
+        };
+        let listing = self
+            .client
+            .fetch_list(request, Snapshots::take)?
+            .into_listing();
         Ok(listing.snapshots.into_iter().find(|snapshot| {
             snapshot.name == self.request.name && snapshot.source_instance_id == self.id()
         }))

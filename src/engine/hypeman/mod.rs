@@ -5,12 +5,14 @@
 
 mod answer;
 mod base_url;
+mod body;
 mod client;
 mod config;
 mod create;
 mod examine;
 mod fault;
 mod key;
+mod lists;
 mod presence;
 mod wire;
 
@@ -29,6 +31,7 @@ use self::client::{Client, Pace, Request};
 pub use self::config::cli_base_url;
 use self::fault::{Concern, Fault};
 pub use self::key::KeySource;
+use self::lists::{Instances, Snapshots};
 pub use self::presence::{Addresses, ServerPresence};
 use self::wire::{WireInstance, WireSchedule};
 use super::{CreateRequest, Created, Engine, EngineError, Listing};
@@ -154,17 +157,10 @@ impl Engine for Hypeman {
     fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
         let client = self.client()?;
         let error = |fault| self.server_error(&client, fault, "list the instances");
-        let answer = client.fetch(&self.get(&["instances"])).map_err(error)?;
-        let mut instances = Vec::new();
-        for record in wire::parse_array(&answer.body).map_err(error)? {
-            match wire::parse_instance_ref(record) {
-                Ok(instance) => instances.push(instance),
-                // Whether one is gone is asked one by one, so leaving one out of the list costs only its name.
-                Err(fault) => warn!(
-                    "an instance in the server's list is left out: {}",
-                    fault.detail(&client.base(), client.has_key())
-                ),
-            }
+        let list = client.fetch_list(self.get(&["instances"]), Instances::take);
+        let (instances, left_out) = list.map_err(error)?.into_parts();
+        for line in left_out {
+            warn!("{line}");
         }
         Ok(instances)
     }
@@ -191,9 +187,9 @@ impl Engine for Hypeman {
     fn list(&self) -> Result<Listing, EngineError> {
         let client = self.client()?;
         let error = |fault| self.server_error(&client, fault, "list the snapshots");
-        let answer = client.fetch(&self.get(&["snapshots"])).map_err(error)?;
-        wire::parse_array(&answer.body)
-            .map(wire::listing)
+        client
+            .fetch_list(self.get(&["snapshots"]), Snapshots::take)
+            .map(Snapshots::into_listing)
             .map_err(error)
     }
 

@@ -12,9 +12,15 @@ use serde_json::Value;
 
 use super::answer::clean;
 use super::fault::Fault;
-use crate::engine::Listing;
 use crate::instance::{Instance, InstanceRef, State};
 use crate::snapshot::{Kind, Snapshot};
+
+/// Longer than any name of hypeman's.
+const NAME_MAX_BYTES: usize = 255;
+/// Four times the characters that the longest text of a snapshot may have (contract, section 3).
+const TEXT_MAX_BYTES: usize = 1024;
+/// A snapshot's tags (contract, section 3).
+const TAGS_MAX: usize = 50;
 
 /// The body of a creation. The server refuses an empty name and takes an empty map of tags.
 #[derive(Debug, Serialize)]
@@ -40,27 +46,43 @@ impl WireInstance {
     ///
     /// # Errors
     /// [`Fault::Garbled`] when its id is none.
-    pub(super) fn into_instance(self) -> Result<Instance, Fault> {
+    pub(super) fn into_instance(mut self) -> Result<Instance, Fault> {
         let known = serde_json::from_value::<State>(Value::String(self.state.clone())).ok();
         let state_note = self
             .state_error
+            .take()
             .filter(|note| !note.is_empty())
             .or_else(|| {
                 known
                     .is_none()
                     .then(|| format!("the server calls its state {:?}", self.state))
             });
+        let InstanceRef { id, name } = self.into_ref().map_err(garbled)?;
         Ok(Instance {
-            id: self.id.parse().map_err(garbled)?,
-            name: self.name,
+            id,
+            name,
             state: known.unwrap_or(State::Unknown),
-            state_note,
+            // It goes into messages.
+            state_note: state_note.map(|note| clean(&note, None)),
+        })
+    }
+
+    /// Its id and name. A name that can't be one names nothing: it would have to be typed, and is given to hooks.
+    ///
+    /// # Errors
+    /// When its id is none.
+    pub(super) fn into_ref(self) -> Result<InstanceRef, String> {
+        let is_name = self.name.len() <= NAME_MAX_BYTES && !self.name.chars().any(char::is_control);
+        Ok(InstanceRef {
+            id: self.id.parse().map_err(|invalid| format!("{invalid}"))?,
+            name: if is_name { self.name } else { String::new() },
         })
     }
 }
 
+/// What this tool reads of a snapshot.
 #[derive(Debug, Deserialize)]
-struct WireSnapshot {
+pub(super) struct WireSnapshot {
     id: String,
     name: Option<String>,
     kind: Kind,
@@ -75,7 +97,31 @@ struct WireSnapshot {
 }
 
 impl WireSnapshot {
-    fn into_snapshot(self) -> Result<Snapshot, String> {
+    /// The snapshot.
+    ///
+    /// # Errors
+    /// When its id is none, or when it holds more than the contract allows.
+    pub(super) fn into_snapshot(self) -> Result<Snapshot, String> {
+        let texts = [
+            self.name.as_deref().unwrap_or_default(),
+            &self.source_instance_id,
+            &self.source_instance_name,
+            &self.source_hypervisor,
+        ];
+        let tags = self.tags.iter().flatten();
+        if let Some(long) = texts
+            .into_iter()
+            .chain(tags.flat_map(|(key, value)| [key.as_str(), value]))
+            .find(|text| text.len() > TEXT_MAX_BYTES)
+        {
+            return Err(format!(
+                "it holds a text of {} bytes where {TEXT_MAX_BYTES} are enough",
+                long.len()
+            ));
+        }
+        if self.tags.as_ref().is_some_and(|tags| tags.len() > TAGS_MAX) {
+            return Err(format!("it has more than {TAGS_MAX} tags"));
+        }
         Ok(Snapshot {
             id: self.id.parse().map_err(|invalid| format!("{invalid}"))?,
             name: self.name.unwrap_or_default(),
@@ -107,26 +153,6 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(body).map_err(garbled)
 }
 
-/// A JSON answer that is an array; `null` is an empty one, as Go writes it.
-///
-/// # Errors
-/// [`Fault::Garbled`] when it is something else.
-pub(super) fn parse_array(body: &[u8]) -> Result<Vec<Value>, Fault> {
-    parse::<Option<Vec<Value>>>(body).map(Option::unwrap_or_default)
-}
-
-/// One record of the server's instances: its id and name.
-///
-/// # Errors
-/// [`Fault::Garbled`] when it has none.
-pub(super) fn parse_instance_ref(record: Value) -> Result<InstanceRef, Fault> {
-    let instance: WireInstance = serde_json::from_value(record).map_err(garbled)?;
-    Ok(InstanceRef {
-        id: instance.id.parse().map_err(garbled)?,
-        name: instance.name,
-    })
-}
-
 /// One snapshot.
 ///
 /// # Errors
@@ -134,33 +160,10 @@ pub(super) fn parse_instance_ref(record: Value) -> Result<InstanceRef, Fault> {
 pub(super) fn parse_snapshot(body: &[u8]) -> Result<Snapshot, Fault> {
     parse::<WireSnapshot>(body)?
         .into_snapshot()
-        .map_err(Fault::Garbled)
+        .map_err(garbled)
 }
 
-/// The server's snapshots; a record that can't be understood becomes a problem, and is never deleted.
-pub(super) fn listing(records: Vec<Value>) -> Listing {
-    let mut listing = Listing::default();
-    for record in records {
-        let id = record
-            .get("id")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let snapshot = serde_json::from_value::<WireSnapshot>(record)
-            .map_err(|invalid| invalid.to_string())
-            .and_then(WireSnapshot::into_snapshot);
-        match snapshot {
-            Ok(snapshot) => listing.snapshots.push(snapshot),
-            Err(invalid) => listing.problems.push(format!(
-                "the server's snapshot {id:?} is left alone, its record can't be understood: {}",
-                clean(&invalid, None)
-            )),
-        }
-    }
-    listing
-}
-
-fn garbled(cause: impl std::fmt::Display) -> Fault {
+pub(super) fn garbled(cause: impl std::fmt::Display) -> Fault {
     // The parser's message may quote the server's text.
     Fault::Garbled(clean(&cause.to_string(), None))
 }

@@ -201,6 +201,28 @@ fn a_server_that_says_nothing_costs_its_time_out() {
 }
 
 #[test]
+fn an_answer_that_trickles_in_costs_its_time_out() {
+    let server = server();
+    let trickle = |stream: &mut dyn std::io::Write| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n[")?;
+        loop {
+            stream.write_all(b" ")?;
+            stream.flush()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    server
+        .world()
+        .fail("GET /snapshots", Fault::Write(Box::new(trickle)));
+    let mut settings = settings(&server.url());
+    settings.request_timeout = Duration::from_millis(200);
+    let began = Instant::now();
+    let message = engine_with(settings).list().unwrap_err().to_string();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(message.contains("no answer within 0.2 s"), "{message}");
+}
+
+#[test]
 fn a_missing_key_is_told_with_the_places_to_put_it() {
     let server = server();
     let mut settings = settings(&server.url());
