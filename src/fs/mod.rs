@@ -3,6 +3,7 @@
 pub mod beneath;
 pub mod copy;
 pub mod durable;
+pub mod given;
 #[cfg_attr(
     not(test),
     expect(

@@ -1,13 +1,17 @@
 //! How much room there is and how much is taken. Only looks, and never follows a symlink below the path it is given.
 
 use std::collections::HashSet;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+
+use rustix::fs::SeekFrom;
 
 /// The unit of `st_blocks`, whatever the file system's block size is (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
+/// By how much the last block of a file may reach beyond its end, in bytes: generously.
+const BLOCK_BYTES: u64 = 64 << 10;
 
 /// How many bytes this user may still write to the file system that `path` is on.
 ///
@@ -48,10 +52,11 @@ pub fn room(path: &Path) -> io::Result<Room> {
 /// When something below can't be read.
 pub fn disk_usage(directory: &Path) -> io::Result<u64> {
     let mut seen = HashSet::new();
-    let mut total = std::fs::symlink_metadata(directory)?.blocks() * STAT_BLOCK_BYTES;
+    let occupied = |entry: &Metadata| entry.blocks().saturating_mul(STAT_BLOCK_BYTES);
+    let mut total = occupied(&std::fs::symlink_metadata(directory)?);
     visit(directory, &mut |entry| {
         if entry.is_dir() || entry.nlink() < 2 || seen.insert((entry.dev(), entry.ino())) {
-            total += entry.blocks() * STAT_BLOCK_BYTES;
+            total = total.saturating_add(occupied(entry));
         }
     })?;
     Ok(total)
@@ -63,13 +68,31 @@ pub fn disk_usage(directory: &Path) -> io::Result<u64> {
 /// # Errors
 /// When something below can't be read.
 pub fn apparent_size(directory: &Path) -> io::Result<u64> {
-    let mut total = 0;
+    let mut total: u64 = 0;
     visit(directory, &mut |entry| {
         if entry.is_file() {
-            total += entry.len();
+            total = total.saturating_add(entry.len());
         }
     })?;
     Ok(total)
+}
+
+/// What a sparse copy of `file` can take up at most, in bytes: what is allocated of a regular file, and all of a block
+/// device, which does not tell what of it is in use. The position of `file` stays where it is.
+///
+/// # Errors
+/// When it can't be looked at.
+pub fn data_bytes(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        let position = rustix::fs::tell(file)?;
+        let size = rustix::fs::seek(file, SeekFrom::End(0))?;
+        rustix::fs::seek(file, SeekFrom::Start(position))?;
+        return Ok(size);
+    }
+    // What is allocated behind the end is not copied.
+    let allocated = metadata.blocks().saturating_mul(STAT_BLOCK_BYTES);
+    Ok(allocated.min(metadata.len().saturating_add(BLOCK_BYTES)))
 }
 
 /// Calls `each` for everything below `directory`.
@@ -100,6 +123,21 @@ mod tests {
         file.set_len(1 << 30).unwrap();
         assert_eq!(apparent_size(directory.path()).unwrap(), 1 << 30);
         assert_eq!(disk_usage(directory.path()).unwrap(), empty);
+    }
+
+    #[test]
+    fn a_copy_takes_up_what_is_data_and_not_what_is_reserved() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 40).unwrap();
+        assert!(data_bytes(&file).unwrap() < 1 << 20);
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 1 << 20], 1 << 30).unwrap();
+        file.sync_all().unwrap();
+        let bytes = data_bytes(&file).unwrap();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+        file.set_len(0).unwrap();
+        if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 8 << 20).is_ok() {
+            assert!(data_bytes(&file).unwrap() < 1 << 20);
+        }
     }
 
     #[test]

@@ -36,13 +36,6 @@ pub struct TreeError {
     pub(super) source: io::Error,
 }
 
-impl TreeError {
-    /// Whether the work was cancelled rather than impossible.
-    pub fn is_cancelled(&self) -> bool {
-        self.source.kind() == io::ErrorKind::Interrupted
-    }
-}
-
 /// What a copy of a directory did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -62,7 +55,7 @@ pub struct Totals {
 ///
 /// # Errors
 /// When something can't be copied, such as a device or what stands in `target` already; with
-/// [`TreeError::is_cancelled`] when `is_cancelled` says so. What was copied by then stays.
+/// an `Interrupted` one when `is_cancelled` says so. What was copied by then stays.
 pub fn copy(
     source: &Beneath,
     target: &Beneath,

@@ -137,7 +137,11 @@ fn disks_are_found_with_name_path_and_mode() {
             (format!("{prefix}1"), path("ro.raw"), true),
         ];
         assert_eq!(found, expected);
-        assert!(disks.iter().all(|disk| disk.format == "raw"));
+        assert!(
+            disks
+                .iter()
+                .all(|disk| disk.format.as_deref() == Some("raw"))
+        );
     }
 }
 

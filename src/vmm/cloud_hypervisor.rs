@@ -1,7 +1,5 @@
 //! Cloud Hypervisor over the HTTP API of its control socket.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,9 +21,6 @@ const STATE_FILES: [&str; 3] = ["config.json", "state.json", "memory-ranges"];
 
 /// What configuration and device state may need at most, in bytes; 46 kB were seen for a guest with two disks.
 const STATE_MAX_BYTES: u64 = 8 << 20;
-
-/// The first bytes of a qcow2 image.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 const INFO: &str = "/api/v1/vm.info";
 const PAUSE: &str = "/api/v1/vm.pause";
@@ -135,27 +130,27 @@ impl CloudHypervisor {
         self.put(RESUME, self.http.limit())
     }
 
-    fn disk(&self, disk: DiskConfig, number: usize) -> Result<Disk, VmmError> {
+    fn disk(disk: DiskConfig, number: usize) -> Result<Disk, VmmError> {
         let name = disk.id.unwrap_or_else(|| format!("disk{number}"));
         let Some(path) = disk.path else {
             return Err(VmmError::Unsupported(format!(
                 "disk {name} is served by another process (vhost-user), so its contents are not Cloud Hypervisor's to save"
             )));
         };
-        let path = self.http.locate(&path)?;
-        let format = match disk.image_type.as_deref() {
-            Some("Qcow2") => "qcow2",
-            Some("FixedVhd") => "vhd",
-            Some("Vhdx") => "vhdx",
-            Some("FlatVmdk") => "vmdk",
-            Some("Raw") => "raw",
-            Some(_) | None if is_qcow2(&path) => "qcow2",
-            Some(_) | None => "raw",
-        };
+        let format = disk
+            .image_type
+            .and_then(|image_type| match image_type.as_str() {
+                "Qcow2" => Some("qcow2"),
+                "FixedVhd" => Some("vhd"),
+                "Vhdx" => Some("vhdx"),
+                "FlatVmdk" => Some("vmdk"),
+                "Raw" => Some("raw"),
+                _ => None,
+            });
         Ok(Disk {
             name,
             path,
-            format: format.to_owned(),
+            format: format.map(str::to_owned),
             is_read_only: disk.readonly,
             backing: None,
         })
@@ -190,13 +185,13 @@ impl Vmm for CloudHypervisor {
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
         let config = self.info()?.config;
         let disks = config.disks.unwrap_or_default().into_iter().enumerate();
-        let disks = disks.map(|(number, disk)| self.disk(disk, number));
+        let disks = disks.map(|(number, disk)| Self::disk(disk, number));
         let pmem = config.pmem.unwrap_or_default().into_iter().enumerate();
         let pmem = pmem.map(|(number, pmem)| {
             Ok(Disk {
                 name: pmem.id.unwrap_or_else(|| format!("pmem{number}")),
-                path: self.http.locate(&pmem.file)?,
-                format: "raw".to_owned(),
+                path: pmem.file,
+                format: Some("raw".to_owned()),
                 is_read_only: pmem.discard_writes,
                 backing: None,
             })
@@ -309,13 +304,6 @@ fn refuse_what_a_save_would_lose(config: &Config) -> Result<(), VmmError> {
             zone.id
         )))
     })
-}
-
-fn is_qcow2(path: &Path) -> bool {
-    let mut start = [0; QCOW2_MAGIC.len()];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok_and(|()| start == QCOW2_MAGIC)
 }
 
 fn not_prepared() -> VmmError {

@@ -128,24 +128,22 @@ impl Vmm for Firecracker {
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
         let config = self.config()?;
-        let disk = |name: String, path: &Path, is_read_only: bool| {
-            Ok(Disk {
-                name,
-                path: self.http.locate(path)?,
-                format: "raw".to_owned(),
-                is_read_only,
-                backing: None,
-            })
+        let disk = |name: String, path: PathBuf, is_read_only: bool| Disk {
+            name,
+            path,
+            format: Some("raw".to_owned()),
+            is_read_only,
+            backing: None,
         };
         let drives = config.drives.into_iter().map(|drive| match drive.path_on_host {
-            Some(path) => disk(drive.drive_id, &path, drive.is_read_only.unwrap_or(false)),
+            Some(path) => Ok(disk(drive.drive_id, path, drive.is_read_only.unwrap_or(false))),
             None => Err(VmmError::Unsupported(format!(
                 "drive {} is served by another process (vhost-user), which Firecracker can't save",
                 drive.drive_id
             ))),
         });
         let pmem = config.pmem.into_iter();
-        let pmem = pmem.map(|pmem| disk(pmem.id, &pmem.path_on_host, pmem.read_only));
+        let pmem = pmem.map(|pmem| Ok(disk(pmem.id, pmem.path_on_host, pmem.read_only)));
         drives.chain(pmem).collect()
     }
 

@@ -82,21 +82,6 @@ impl HttpSocket {
         self.limit
     }
 
-    /// Where the file is that the VMM calls `path`.
-    ///
-    /// # Errors
-    /// As [`Peer::locate`]; where the kernel does not tell who the VMM is, only for a relative path.
-    pub fn locate(&self, path: &Path) -> Result<PathBuf, VmmError> {
-        match &self.peer {
-            Some(peer) => peer.locate(&self.socket, path),
-            None if path.is_absolute() => Ok(path.to_owned()),
-            None => Err(VmmError::Unsupported(format!(
-                "the VMM's file {} is relative to a directory that can't be told; use absolute paths",
-                path.display()
-            ))),
-        }
-    }
-
     /// Asks for what stands at `path`, within the limit of an ordinary request.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod capture_tests;
 pub mod cloud_hypervisor;
+pub mod disk_files;
 pub mod firecracker;
 mod handover;
 mod http;
@@ -52,10 +53,10 @@ pub enum VmmState {
 pub struct Disk {
     /// The VMM's own name for it: a node, a drive id. Unique within the guest.
     pub name: String,
-    /// The file or block device behind it, as this process can open it.
+    /// The file or block device behind it, in the VMM's words: see [`disk_files`] for which one that is.
     pub path: PathBuf,
-    /// The image format, such as `raw` or `qcow2`.
-    pub format: String,
+    /// The image format, such as `raw` or `qcow2`; `None` where the VMM does not tell.
+    pub format: Option<String>,
     /// Whether the guest can't write to it.
     pub is_read_only: bool,
     /// The file that the image refers to for unchanged data, if any. It is not part of the snapshot.
@@ -67,6 +68,8 @@ pub struct Disk {
 pub struct DiskCopy {
     /// What to copy.
     pub disk: Disk,
+    /// Its file, for reading.
+    pub source: Arc<File>,
     /// The file to copy to: new, empty, 0600, open for reading and writing.
     pub target: Arc<File>,
     /// Its path, for messages.

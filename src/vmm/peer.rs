@@ -5,10 +5,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::vmm::{Process, VmmError};
@@ -136,58 +135,6 @@ impl Peer {
         })
     }
 
-    /// Where the file is that the process calls `path`.
-    ///
-    /// # Errors
-    /// [`VmmError::Unsupported`] when that can't be told, and for a path in a jail that leads over a symlink or a
-    /// `..`: whoever is jailed must not make this process reach outside.
-    pub fn locate(&self, socket: &Path, path: &Path) -> Result<PathBuf, VmmError> {
-        let unsupported = |what: String| {
-            VmmError::Unsupported(format!("the VMM's file {} {what}", path.display()))
-        };
-        let path = if path.is_absolute() {
-            path.to_owned()
-        } else {
-            fs::read_link(self.proc("cwd"))
-                .map_err(|error| {
-                    unsupported(format!(
-                        "is relative to its directory: {error}; use absolute paths"
-                    ))
-                })?
-                .join(path)
-        };
-        let Some(jail) = self.chroot(socket)? else {
-            return Ok(path);
-        };
-        let below = path.strip_prefix("/").unwrap_or(&path);
-        if below.components().any(|part| part == Component::ParentDir) {
-            return Err(unsupported(
-                "has a `..` in its path inside a jail; name it directly".to_owned(),
-            ));
-        }
-        let opened = rustix::fs::open(&jail, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|root| {
-                rustix::fs::openat2(
-                    root,
-                    below,
-                    OFlags::PATH | OFlags::CLOEXEC,
-                    Mode::empty(),
-                    ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
-                )
-            });
-        match opened {
-            Ok(_) => Ok(jail.join(below)),
-            Err(Errno::LOOP) => Err(unsupported(format!(
-                "is a symlink, or behind one, in the jail {}; put the file itself there, or mount it",
-                jail.display()
-            ))),
-            Err(error) => Err(unsupported(format!(
-                "can't be reached in its jail {}: {error}",
-                jail.display()
-            ))),
-        }
-    }
-
     fn proc(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.process.pid))
     }
@@ -226,15 +173,6 @@ mod tests {
         assert_eq!(u32::try_from(peer.process.pid).unwrap(), std::process::id());
         assert_eq!(peer.owner.0, rustix::process::geteuid().as_raw());
         assert_eq!(peer.chroot(&socket).unwrap(), None);
-        assert_eq!(
-            peer.locate(&socket, Path::new("/x")).unwrap(),
-            Path::new("/x")
-        );
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(
-            peer.locate(&socket, Path::new("x")).unwrap(),
-            here.join("x")
-        );
     }
 
     #[test]

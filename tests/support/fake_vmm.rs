@@ -4,7 +4,7 @@
 
 mod wire;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,8 @@ struct Inner {
     requests: Vec<Request>,
     saves: usize,
     late_write: Option<Vec<u8>>,
+    /// The disks, open as they are in a VMM.
+    _open: Vec<File>,
     is_released: bool,
     is_ending: bool,
 }
@@ -115,7 +117,7 @@ enum Next {
 }
 
 impl FakeVmm {
-    /// Starts a VMM that listens at `socket` and has a running guest with `disks`.
+    /// Starts a VMM that listens at `socket` and has a running guest with `disks`, whose files it opens.
     ///
     /// # Panics
     /// When it can't listen there.
@@ -131,6 +133,7 @@ impl FakeVmm {
                 requests: Vec::new(),
                 saves: 0,
                 late_write: None,
+                _open: open(disks),
                 is_released: false,
                 is_ending: false,
             }),
@@ -437,6 +440,12 @@ impl Shared {
         }
         (204, String::new())
     }
+}
+
+/// The files of `disks` that are there.
+fn open(disks: &[FakeDisk]) -> Vec<File> {
+    let paths = disks.iter().filter_map(|disk| disk.path.as_ref());
+    paths.filter_map(|path| File::open(path).ok()).collect()
 }
 
 fn merge(config: &mut Value, extra: &Value) {

@@ -2,6 +2,7 @@
 //! hypeman server and fake VMMs, and waiting with a deadline. It knows nothing of the tool's inside; a test reaches the tool by its command line.
 
 pub mod ansible;
+pub mod canary;
 pub mod cli;
 pub mod disk;
 pub mod fake_hypeman;

@@ -18,6 +18,7 @@ use crate::engine::{CreateRequest, EngineError, describe};
 use crate::fs::space;
 use crate::interrupt::Watch;
 use crate::progress::{Progress, Step};
+use crate::vmm::disk_files::DiskFiles;
 use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
@@ -75,23 +76,28 @@ pub(super) fn running(
     let version = vmm.version()?;
     let disks = vmm.disks()?;
     let guest = staging.dir();
-    let plan = DiskPlan::make(disks, guest_dir, guest, vmm.copies_disks())?;
-    let needed_bytes = check_space(
-        staging.path(),
-        &plan,
-        vmm.process().map(|process| process.pid),
-    )?;
+    let process = vmm.process();
+    let named = metadata.named_disks();
+    let files = DiskFiles::of(process.as_ref(), named);
+    let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
+    let disk_bytes = plan.needed_bytes()?;
+    let memory = process.and_then(|process| resident_bytes(process.pid));
+    let needed_bytes = disk_bytes.saturating_add(memory.unwrap_or(0));
+    require_space(staging.path(), needed_bytes)?;
     let watch = around.timeouts.watch.sized(needed_bytes);
     let name = &metadata.name;
     let step = around.progress.begin(name, "copying files", None);
     if let Some(guest_dir) = guest_dir {
-        guest_files::copy_beside_disks(guest_dir, guest, &plan, &step)?;
+        guest_files::copy_beside_disks(guest_dir, guest, &plan, watch, &step)?;
     }
     drop(step);
     let state_dir = guest.create_dir(STATE_DIR).map_err(|error| {
         let path = guest.path().join(STATE_DIR);
         EngineError::caused(format!("can't create {}", path.display()), error)
     })?;
+    if let Some(guest_dir) = guest_dir {
+        guest_files::complete_state(guest_dir, &state_dir, watch)?;
+    }
 
     let entry = Entry {
         instance_id: request.instance.id.clone(),
@@ -105,7 +111,7 @@ pub(super) fn running(
     };
     // What the VMM writes is not counted. Older than the session, so that a terminal that blocks can't keep a panic from
     // resuming the guest.
-    let total_bytes = plan.copies_in_pause().then(|| plan.needed_bytes());
+    let total_bytes = plan.copies_in_pause().then_some(disk_bytes);
     let step = around
         .progress
         .begin(name, "saving memory and disks", total_bytes);
@@ -129,9 +135,6 @@ pub(super) fn running(
     drop(step);
     session.close()?;
 
-    if let Some(guest_dir) = guest_dir {
-        guest_files::complete_state(guest_dir, &state_dir)?;
-    }
     Ok(Captured {
         manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
         pause: Some(saved.pause),
@@ -198,22 +201,8 @@ fn warnings(plan: &DiskPlan, saved: Saved) -> Vec<String> {
     warnings
 }
 
-/// Refuses, before anything is paused, a snapshot that the file system can't hold.
-///
-/// Memory needs at most what the VMM process has resident or swapped out (`/proc/PID/status`): pages that the guest
-/// never touched are not saved. Returns how much it may be, in bytes.
-fn check_space(
-    directory: &Path,
-    plan: &DiskPlan,
-    vmm_pid: Option<i32>,
-) -> Result<u64, EngineError> {
-    let memory = vmm_pid.and_then(resident_bytes).unwrap_or(0);
-    let needed = memory.saturating_add(plan.needed_bytes());
-    require_space(directory, needed)?;
-    Ok(needed)
-}
-
-/// Refuses when fewer than `needed` bytes, and a reserve, are free in `directory`.
+/// Refuses, before anything is paused, a snapshot that the file system of `directory` can't hold: it needs `needed` bytes
+/// and a reserve.
 pub(super) fn require_space(directory: &Path, needed: u64) -> Result<(), EngineError> {
     let free = space::free_bytes(directory).map_err(|error| {
         EngineError::caused(
@@ -233,6 +222,8 @@ pub(super) fn require_space(directory: &Path, needed: u64) -> Result<(), EngineE
     Ok(())
 }
 
+/// What a guest's memory needs at most, in bytes: what its VMM's process has resident or swapped out
+/// (`/proc/PID/status`). Pages that the guest never touched are not saved.
 fn resident_bytes(pid: i32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = |field: &str| {
@@ -243,5 +234,6 @@ fn resident_bytes(pid: i32) -> Option<u64> {
             .and_then(|number| number.trim().parse::<u64>().ok())
             .unwrap_or(0)
     };
-    Some((kib("VmRSS:") + kib("VmSwap:")) * 1024)
+    let touched: u64 = kib("VmRSS:").saturating_add(kib("VmSwap:"));
+    Some(touched.saturating_mul(1024))
 }

@@ -9,32 +9,41 @@ use crate::engine::EngineError;
 use crate::engine::local::manifest::DiskEntry;
 use crate::engine::local::places::{Place, Places};
 use crate::fs::beneath::Beneath;
-use crate::fs::copy;
+use crate::fs::{copy, space};
 use crate::interrupt::Watch;
 use crate::progress::Step;
+use crate::vmm::disk_files::{self, DiskFile, DiskFiles};
 use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
 
+/// The most disks that a snapshot holds: more than any VMM has slots for.
+const DISKS_MAX: usize = 256;
 /// The longest that a reflink may take inside the pause where the VMM can copy by itself. A disk in very many pieces
 /// takes longer, and the start of the VMM's copy does not.
 const REFLINK_MAX: Duration = Duration::from_millis(100);
 
 /// How a disk is copied.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     /// The file system shares the blocks: milliseconds inside the pause, more for a disk in very many pieces.
-    Reflink { source: File, target: File },
+    Reflink,
     /// The VMM copies by itself while the guest goes on.
-    ByVmm(DiskCopy),
+    ByVmm,
     /// This process copies inside the pause: as long as the disk is large.
-    InPause { source: File, target: File },
+    InPause,
 }
 
 /// A writable disk and its copy.
 #[derive(Debug)]
 pub(super) struct PlannedDisk {
     pub(super) disk: Disk,
+    /// Where it is, for people.
+    path: PathBuf,
+    /// Its file, opened once.
+    source: Arc<File>,
     /// Where the copy goes.
     pub(super) place: Place,
+    target: Arc<File>,
+    target_path: PathBuf,
     method: Method,
 }
 
@@ -45,34 +54,40 @@ pub(super) struct DiskPlan {
 }
 
 impl DiskPlan {
-    /// Decides for each writable disk, by trial, how it will be copied, and creates the copies' files in `staged`.
+    /// Finds the file of each writable disk, decides by trial how it will be copied, and creates the copies' files in
+    /// `staged`.
     pub(super) fn make(
         disks: Vec<Disk>,
+        files: &DiskFiles<'_>,
         guest_dir: Option<&Path>,
         staged: &Beneath,
         vmm_copies: bool,
     ) -> Result<Self, EngineError> {
-        let mut places = Places::new(guest_dir.map(canonical).transpose()?);
-        let mut planned = Vec::new();
-        for disk in disks.into_iter().filter(|disk| !disk.is_read_only) {
-            let place = places.place(&canonical(&disk.path)?, &disk.name);
-            let method = choose(&disk, staged, &place, vmm_copies)?;
-            planned.push(PlannedDisk {
-                disk,
-                place,
-                method,
-            });
+        if disks.len() > DISKS_MAX {
+            return Err(EngineError::instance(format!(
+                "the VMM names {} disks, and a snapshot can hold {DISKS_MAX}",
+                disks.len()
+            )));
         }
-        Ok(Self { disks: planned })
+        let mut places = Places::new(guest_dir.map(canonical).transpose()?);
+        let disks = disks.into_iter().filter(|disk| !disk.is_read_only);
+        let planned =
+            disks.map(|disk| PlannedDisk::make(disk, files, &mut places, staged, vmm_copies));
+        Ok(Self {
+            disks: planned.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The disks that the VMM copies.
     pub(super) fn by_vmm(&self) -> Vec<DiskCopy> {
         self.disks
             .iter()
-            .filter_map(|planned| match &planned.method {
-                Method::ByVmm(copy) => Some(copy.clone()),
-                Method::Reflink { .. } | Method::InPause { .. } => None,
+            .filter(|planned| planned.method == Method::ByVmm)
+            .map(|planned| DiskCopy {
+                disk: planned.disk.clone(),
+                source: Arc::clone(&planned.source),
+                target: Arc::clone(&planned.target),
+                target_path: planned.target_path.clone(),
             })
             .collect()
     }
@@ -83,44 +98,45 @@ impl DiskPlan {
             .iter()
             .map(|planned| DiskEntry {
                 name: Some(planned.disk.name.clone()),
-                source: planned.disk.path.clone(),
+                source: planned.path.clone(),
                 file: planned.place.file.clone(),
-                format: Some(planned.disk.format.clone()),
+                format: planned.disk.format.clone(),
                 // What the VMM copies stands alone.
                 backing: match planned.method {
-                    Method::ByVmm(_) => None,
-                    Method::Reflink { .. } | Method::InPause { .. } => planned.disk.backing.clone(),
+                    Method::ByVmm => None,
+                    Method::Reflink | Method::InPause => planned.disk.backing.clone(),
                 },
             })
             .collect()
     }
 
     /// The bytes that the copies will need at most, those that share blocks not counted.
-    pub(super) fn needed_bytes(&self) -> u64 {
-        self.disks
-            .iter()
-            .filter(|planned| !matches!(planned.method, Method::Reflink { .. }))
-            .filter_map(|planned| std::fs::metadata(&planned.disk.path).ok())
-            .map(|metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512)
-            .sum()
+    pub(super) fn needed_bytes(&self) -> Result<u64, EngineError> {
+        let mut needed: u64 = 0;
+        for planned in self.disks.iter().filter(|it| it.method != Method::Reflink) {
+            let bytes = space::data_bytes(&planned.source).map_err(|error| {
+                EngineError::caused(
+                    format!("can't tell the size of disk {}", planned.path.display()),
+                    error,
+                )
+            })?;
+            needed = needed.saturating_add(bytes);
+        }
+        Ok(needed)
     }
 
     /// Whether this process copies disks while the guest stands still.
     pub(super) fn copies_in_pause(&self) -> bool {
         self.disks
             .iter()
-            .any(|planned| matches!(planned.method, Method::InPause { .. }))
+            .any(|planned| planned.method == Method::InPause)
     }
 
     /// Writes out what the kernel still holds of the disks, so that the copies inside the pause don't have to.
     pub(super) fn write_out(&self) -> Result<(), EngineError> {
-        for planned in &self.disks {
-            let (Method::Reflink { source, .. } | Method::InPause { source, .. }) = &planned.method
-            else {
-                continue;
-            };
-            source.sync_data().map_err(|error| {
-                EngineError::caused(format!("can't sync {}", planned.disk.path.display()), error)
+        for planned in self.disks.iter().filter(|it| it.method != Method::ByVmm) {
+            planned.source.sync_data().map_err(|error| {
+                EngineError::caused(format!("can't sync {}", planned.path.display()), error)
             })?;
         }
         Ok(())
@@ -135,10 +151,11 @@ impl DiskPlan {
     ) -> Result<(), EngineError> {
         let is_cancelled = || watch.is_over() || deadline.has_passed();
         for planned in &self.disks {
-            let copied = match &planned.method {
-                Method::ByVmm(_) => Ok(()),
-                Method::Reflink { source, target } => copy::reflink(source, target),
-                Method::InPause { source, target } => {
+            let (source, target) = (&planned.source, &planned.target);
+            let copied = match planned.method {
+                Method::ByVmm => Ok(()),
+                Method::Reflink => copy::reflink(source, target),
+                Method::InPause => {
                     let progress = |bytes| step.advance(bytes);
                     copy::sparse(source, target, &is_cancelled, &progress).map(|_| ())
                 }
@@ -153,7 +170,7 @@ impl DiskPlan {
                     .into()
                 } else {
                     EngineError::caused(
-                        format!("can't copy the disk {}", planned.disk.path.display()),
+                        format!("can't copy the disk {}", planned.path.display()),
                         error,
                     )
                 }
@@ -169,38 +186,59 @@ pub(super) fn canonical(path: &Path) -> Result<PathBuf, EngineError> {
         .map_err(|error| EngineError::caused(format!("can't find {}", path.display()), error))
 }
 
+impl PlannedDisk {
+    fn make(
+        mut disk: Disk,
+        files: &DiskFiles<'_>,
+        places: &mut Places,
+        staged: &Beneath,
+        vmm_copies: bool,
+    ) -> Result<Self, EngineError> {
+        let DiskFile { path, given } = files.find(&disk)?;
+        let failed =
+            |error| EngineError::caused(format!("can't open the disk {}", path.display()), error);
+        let place = places.place(&given.path().map_err(failed)?, &path, &disk.name);
+        let source = given.open().map_err(failed)?;
+        if disk.format.is_none() {
+            disk.format = Some(disk_files::format_of(&source).map_err(failed)?.to_owned());
+        }
+        let method = choose(
+            &disk,
+            &source,
+            &make_parent(staged, &place.file)?,
+            vmm_copies,
+        )?;
+        Ok(Self {
+            target: Arc::new(make_target(staged, &place.file)?),
+            target_path: staged.path().join(&place.file),
+            source: Arc::new(source),
+            disk,
+            path,
+            place,
+            method,
+        })
+    }
+}
+
+/// How `disk`, which is open as `source`, is copied into `directory`, found out by trial.
 fn choose(
     disk: &Disk,
-    staged: &Beneath,
-    place: &Place,
+    source: &File,
+    directory: &Beneath,
     vmm_copies: bool,
 ) -> Result<Method, EngineError> {
-    let failed = |what: &str, path: &Path| format!("can't {what} {}", path.display());
-    let directory = make_parent(staged, &place.file)?;
-    let target = make_target(staged, &place.file)?;
-    let by_vmm = |target| {
-        Method::ByVmm(DiskCopy {
-            disk: disk.clone(),
-            target: Arc::new(target),
-            target_path: staged.path().join(&place.file),
-        })
-    };
     // A copy that leans on a backing file would be lost with it; the VMM can make one that stands alone.
     if disk.backing.is_some() && vmm_copies {
-        return Ok(by_vmm(target));
+        return Ok(Method::ByVmm);
     }
-    let source = File::open(&disk.path)
-        .map_err(|error| EngineError::caused(failed("open the disk", &disk.path), error))?;
-    let reflink_takes = copy::try_reflink(&source, &directory).map_err(|error| {
-        EngineError::caused(failed("try a reflink into", directory.path()), error)
+    let reflink_takes = copy::try_reflink(source, directory).map_err(|error| {
+        let directory = directory.path().display();
+        EngineError::caused(format!("can't try a reflink into {directory}"), error)
     })?;
-    if vmm_copies && reflink_takes.is_none_or(|took| took > REFLINK_MAX) {
-        return Ok(by_vmm(target));
-    }
-    Ok(if reflink_takes.is_some() {
-        Method::Reflink { source, target }
-    } else {
-        Method::InPause { source, target }
+    Ok(match reflink_takes {
+        Some(took) if !vmm_copies || took <= REFLINK_MAX => Method::Reflink,
+        Some(_) | None if vmm_copies => Method::ByVmm,
+        Some(_) | None => Method::InPause,
     })
 }
 

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::{self, DiskPlan};
 use crate::engine::local::manifest::{self, DiskEntry};
 use crate::engine::local::places::{Place, Places};
-use crate::engine::local::registration::Registration;
 use crate::fs::beneath::Beneath;
-use crate::fs::{copy, tree};
-use crate::interrupt;
+use crate::fs::given::Given;
+use crate::fs::{copy, space, tree};
+use crate::interrupt::Watch;
 use crate::progress::Step;
 
 /// QEMU's command line as hypeman keeps it; a restore needs the one of the snapshot (contract, section 4).
@@ -24,6 +24,7 @@ pub(super) fn copy_beside_disks(
     guest_dir: &Path,
     staged: &Beneath,
     plan: &DiskPlan,
+    watch: Watch,
     step: &Step,
 ) -> Result<(), EngineError> {
     let disks: BTreeSet<&Path> = plan
@@ -34,40 +35,84 @@ pub(super) fn copy_beside_disks(
     let skip = |relative: &Path| {
         is_left_out(relative) || relative == Path::new("snapshots") || disks.contains(relative)
     };
-    copy_tree(guest_dir, staged, &skip, step)
+    copy_tree(guest_dir, staged, &skip, watch, step)
 }
 
 /// Copies everything that belongs to a guest at rest.
 pub(super) fn copy_at_rest(
     guest_dir: &Path,
     staged: &Beneath,
+    watch: Watch,
     step: &Step,
 ) -> Result<(), EngineError> {
-    copy_tree(guest_dir, staged, &is_left_out, step)
+    copy_tree(guest_dir, staged, &is_left_out, watch, step)
 }
 
-/// Copies the disks that a registration names.
+/// A disk that the admin named, and the place of its copy.
+#[derive(Debug)]
+pub(super) struct NamedDisk {
+    source: PathBuf,
+    /// The disk, opened.
+    file: File,
+    place: Place,
+}
+
+/// Opens the disks that the admin `named`.
+pub(super) fn registered_disks(named: &[PathBuf]) -> Result<Vec<NamedDisk>, EngineError> {
+    let mut places = Places::new(None);
+    let open = |source: &PathBuf| {
+        let failed =
+            |error| EngineError::caused(format!("can't open the disk {}", source.display()), error);
+        let given = Given::trusted(source).map_err(failed)?;
+        Ok(NamedDisk {
+            source: source.clone(),
+            file: given.open().map_err(failed)?,
+            place: places.place(source, source, ""),
+        })
+    };
+    named.iter().map(open).collect()
+}
+
+/// The bytes that the copies of `disks` in `staged` need at most.
+pub(super) fn needed_bytes(disks: &[NamedDisk], staged: &Beneath) -> Result<u64, EngineError> {
+    let mut needed: u64 = 0;
+    for disk in disks {
+        let bytes = match copy::try_reflink(&disk.file, staged) {
+            Ok(Some(_)) => 0,
+            Ok(None) => space::data_bytes(&disk.file).map_err(|error| {
+                let source = disk.source.display();
+                EngineError::caused(format!("can't tell the size of disk {source}"), error)
+            })?,
+            Err(error) => {
+                let directory = staged.path().display();
+                let what = format!("can't try a reflink into {directory}");
+                return Err(EngineError::caused(what, error));
+            }
+        };
+        needed = needed.saturating_add(bytes);
+    }
+    Ok(needed)
+}
+
+/// Copies `disks`, and lists them.
 pub(super) fn copy_registered_disks(
-    registration: &Registration,
+    disks: Vec<NamedDisk>,
     staged: &Beneath,
+    watch: Watch,
     step: &Step,
 ) -> Result<Vec<DiskEntry>, EngineError> {
-    let mut places = Places::new(None);
     let mut entries = Vec::new();
-    for source in &registration.declared.disks {
-        let Place { file, .. } = places.place(&disks::canonical(source)?, "");
-        let target = disks::make_target(staged, &file)?;
-        File::open(source)
-            .and_then(|disk| copy_file(&disk, &target, &|bytes| step.advance(bytes)))
-            .map_err(|error| {
-                interrupted_or(error, || {
-                    format!("can't copy the disk {}", source.display())
-                })
-            })?;
+    for disk in disks {
+        let target = disks::make_target(staged, &disk.place.file)?;
+        copy_file(&disk.file, &target, watch, &|bytes| step.advance(bytes)).map_err(|error| {
+            over_or(watch, error, || {
+                format!("can't copy the disk {}", disk.source.display())
+            })
+        })?;
         entries.push(DiskEntry {
             name: None,
-            source: source.clone(),
-            file,
+            source: disk.source,
+            file: disk.place.file,
             format: None,
             backing: None,
         });
@@ -76,13 +121,17 @@ pub(super) fn copy_registered_disks(
 }
 
 /// Puts what a restore needs beside the saved state. It becomes private when it is published.
-pub(super) fn complete_state(guest_dir: &Path, state_dir: &Beneath) -> Result<(), EngineError> {
+pub(super) fn complete_state(
+    guest_dir: &Path,
+    state_dir: &Beneath,
+    watch: Watch,
+) -> Result<(), EngineError> {
     let complete = || -> io::Result<()> {
         let Some(config) = Beneath::open(guest_dir)?.open_file(QEMU_CONFIG)? else {
             return Ok(());
         };
         let target = state_dir.create_file(QEMU_CONFIG)?;
-        copy_file(&config, &target, &|_| {})
+        copy_file(&config, &target, watch, &|_| {})
     };
     complete().map_err(|error| {
         let config = guest_dir.join(QEMU_CONFIG);
@@ -105,27 +154,30 @@ fn copy_tree(
     from: &Path,
     to: &Beneath,
     skip: &dyn Fn(&Path) -> bool,
+    watch: Watch,
     step: &Step,
 ) -> Result<(), EngineError> {
     let from = Beneath::open(from)
         .map_err(|error| EngineError::caused(format!("can't open {}", from.display()), error))?;
     let progress = |bytes| step.advance(bytes);
-    match tree::copy(&from, to, skip, &interrupt::requested, &progress) {
+    match tree::copy(&from, to, skip, &|| watch.is_over(), &progress) {
         Ok(_) => Ok(()),
-        Err(error) if error.is_cancelled() => Err(EngineError::Interrupted),
-        Err(error) => Err(EngineError::caused("can't copy the guest's files", error)),
+        Err(error) => {
+            watch.check()?;
+            Err(EngineError::caused("can't copy the guest's files", error))
+        }
     }
 }
 
-fn copy_file(source: &File, target: &File, progress: &dyn Fn(u64)) -> io::Result<()> {
-    copy::file(source, target, &interrupt::requested, progress).map(|_| ())
+fn copy_file(source: &File, target: &File, watch: Watch, progress: &dyn Fn(u64)) -> io::Result<()> {
+    copy::file(source, target, &|| watch.is_over(), progress).map(|_| ())
 }
 
-fn interrupted_or(error: io::Error, message: impl FnOnce() -> String) -> EngineError {
-    if interrupt::requested() {
-        EngineError::Interrupted
-    } else {
-        EngineError::caused(message(), error)
+/// What a copy failed by: that it had to end, or `error`.
+fn over_or(watch: Watch, error: io::Error, message: impl FnOnce() -> String) -> EngineError {
+    match watch.check() {
+        Err(over) => over.into(),
+        Ok(()) => EngineError::caused(message(), error),
     }
 }
 

@@ -175,6 +175,13 @@ impl Metadata {
         self.registration.is_some()
     }
 
+    /// The disks that the admin named at `register`.
+    pub fn named_disks(&self) -> &[PathBuf] {
+        self.registration
+            .as_ref()
+            .map_or(&[], |registration| &registration.declared.disks)
+    }
+
     /// Whether a version before 0.2 of this tool registered it; what else stands there may be anybody's word.
     pub fn is_old_registration(&self) -> bool {
         self.whole.get("HypemanSnapRegistered") == Some(&Value::Bool(true))

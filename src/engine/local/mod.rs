@@ -132,7 +132,8 @@ impl Local {
                 capture::running(&around, metadata, guest_dir, staging, request)
             }
             at_rest @ (State::Stopped | State::Standby) => {
-                let captured = rest::at_rest(metadata, guest_dir, staging, &self.progress)?;
+                let captured =
+                    rest::at_rest(metadata, guest_dir, staging, timeouts.watch, &self.progress)?;
                 self.require_rest(metadata, at_rest)?;
                 Ok(captured)
             }

@@ -50,9 +50,10 @@ impl Places {
         }
     }
 
-    /// The place for the next disk, which is the file `path`, without symlinks in it, or is called `name` where it has
-    /// none: its own if it lives in the guest directory (hypeman looks for it there), else `disks/INDEX-NAME`.
-    pub(super) fn place(&mut self, path: &Path, name: &str) -> Place {
+    /// The place for the next disk, which is the file `path`, without symlinks in it: its own if it lives in the guest
+    /// directory (hypeman looks for it there), else `disks/INDEX-NAME`, after `shown`, how people call the file, or `name`
+    /// where that has no file name.
+    pub(super) fn place(&mut self, path: &Path, shown: &Path, name: &str) -> Place {
         let index = self.next;
         self.next += 1;
         let guest_dir = self.guest_dir.as_deref();
@@ -61,7 +62,7 @@ impl Places {
         let own = inside.filter(|inside| is_own(inside) && self.taken.insert((*inside).to_owned()));
         let file = own.map_or_else(
             || {
-                let name = path.file_name().unwrap_or(OsStr::new(name));
+                let name = shown.file_name().unwrap_or(OsStr::new(name));
                 Path::new(OUTSIDE).join(format!("{index}-{}", plain(name)))
             },
             Path::to_owned,
@@ -112,7 +113,7 @@ mod tests {
         let mut places = Places::new(Some(PathBuf::from("/data/guests/vm")));
         disks
             .iter()
-            .map(|(path, name)| places.place(Path::new(path), name))
+            .map(|(path, name)| places.place(Path::new(path), Path::new(path), name))
             .map(|place| place.file.to_str().unwrap().to_owned())
             .collect()
     }
@@ -175,10 +176,14 @@ mod tests {
     #[test]
     fn what_is_inside_is_known_even_if_its_copy_goes_elsewhere() {
         let mut places = Places::new(Some(PathBuf::from("/g")));
-        let place = places.place(Path::new("/g/my disk"), "");
+        let path = Path::new("/g/my disk");
+        let place = places.place(path, path, "");
         assert_eq!(place.inside.as_deref(), Some(Path::new("my disk")));
         assert_eq!(place.file, Path::new("disks/0-my_disk"));
-        assert_eq!(places.place(Path::new("/h/x"), "").inside, None);
+        let (dm, lv) = (Path::new("/dev/dm-0"), Path::new("/dev/vg/lv"));
+        let place = places.place(dm, lv, "");
+        assert_eq!(place.inside, None);
+        assert_eq!(place.file, Path::new("disks/1-lv"));
     }
 
     #[test]

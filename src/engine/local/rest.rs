@@ -10,6 +10,7 @@ use crate::engine::local::metadata::Metadata;
 use crate::engine::local::staging::Staging;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
+use crate::interrupt::Watch;
 use crate::progress::Progress;
 
 /// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
@@ -17,26 +18,32 @@ pub(super) fn at_rest(
     metadata: &Metadata,
     guest_dir: Option<&Path>,
     staging: &Staging,
+    watch: Watch,
     progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.dir();
+    let disks = guest_files::registered_disks(metadata.named_disks())?;
+    let mut tree_bytes = None;
+    if let Some(guest_dir) = guest_dir.filter(|guest_dir| !can_share_blocks(guest_dir, guest)) {
+        let bytes = space::disk_usage(guest_dir).map_err(|error| {
+            EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
+        })?;
+        tree_bytes = Some(bytes);
+    }
+    let disk_bytes = guest_files::needed_bytes(&disks, guest)?;
+    let needed_bytes = tree_bytes.unwrap_or(0).saturating_add(disk_bytes);
+    if needed_bytes > 0 {
+        require_space(guest.path(), needed_bytes)?;
+    }
+    let watch = watch.sized(needed_bytes);
     if let Some(guest_dir) = guest_dir {
-        let mut total_bytes = None;
-        if !can_share_blocks(guest_dir, guest) {
-            let needed = space::disk_usage(guest_dir).map_err(|error| {
-                EngineError::caused(format!("can't measure {}", guest_dir.display()), error)
-            })?;
-            require_space(guest.path(), needed)?;
-            total_bytes = Some(needed);
-        }
-        let step = progress.begin(&metadata.name, "copying files", total_bytes);
-        guest_files::copy_at_rest(guest_dir, guest, &step)?;
+        let step = progress.begin(&metadata.name, "copying files", tree_bytes);
+        guest_files::copy_at_rest(guest_dir, guest, watch, &step)?;
     }
-    let mut disks = Vec::new();
-    if let Some(registration) = &metadata.registration {
-        let step = progress.begin(&metadata.name, "copying disks", None);
-        disks = guest_files::copy_registered_disks(registration, guest, &step)?;
-    }
+    let disk_bytes = (disk_bytes > 0).then_some(disk_bytes);
+    let step = progress.begin(&metadata.name, "copying disks", disk_bytes);
+    let disks = guest_files::copy_registered_disks(disks, guest, watch, &step)?;
+    drop(step);
     Ok(Captured {
         manifest: Manifest::at_rest(disks),
         pause: None,
@@ -46,7 +53,9 @@ pub(super) fn at_rest(
 
 /// Whether copies from the guest directory take no space, as tried with its metadata.
 fn can_share_blocks(guest_dir: &Path, staged: &Beneath) -> bool {
-    std::fs::File::open(guest_dir.join("metadata.json"))
-        .and_then(|file| copy::try_reflink(&file, staged))
-        .is_ok_and(|took| took.is_some())
+    Beneath::open(guest_dir)
+        .and_then(|guest_dir| guest_dir.open_file("metadata.json"))
+        .ok()
+        .flatten()
+        .is_some_and(|file| copy::try_reflink(&file, staged).is_ok_and(|took| took.is_some()))
 }

@@ -53,7 +53,7 @@ pub(super) struct Backup {
     pub disk: String,
     source: Source,
     /// The disk's own file, for reading.
-    origin: File,
+    origin: Arc<File>,
     target: String,
     /// What to copy; without one, all.
     map: Option<Map>,
@@ -77,17 +77,13 @@ impl Backup {
                 copy.disk.name
             ))
         })?;
-        let origin = File::open(&copy.disk.path).map_err(|source| VmmError::File {
-            what: format!("can't open disk {}", copy.disk.path.display()),
-            source,
-        })?;
         let mut backup = Self {
             job: format!("{PREFIX}-copy{index}"),
             disk: copy.disk.name.clone(),
             target: format!("{PREFIX}-target{index}"),
             map: None,
             source,
-            origin,
+            origin: Arc::clone(&copy.source),
             file: Arc::clone(&copy.target),
         };
         if backup.source.format == "raw" {

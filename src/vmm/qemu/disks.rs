@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::super::{Disk, Process, VmmError};
-use super::process;
+use super::super::{Disk, VmmError};
 
 /// Formats that a snapshot can hold.
 const FORMATS: [&str; 2] = ["raw", "qcow2"];
@@ -77,30 +76,25 @@ pub(super) fn parse(answer: Value) -> Result<Vec<Drive>, VmmError> {
     })
 }
 
-/// The disks in `drives`, as this process can open them. Empty drives are left out, and so are read-only disks that
+/// The disks in `drives`. Empty drives are left out, and so are read-only disks that
 /// are no local files: there is nothing in them that could change.
 ///
 /// # Errors
 /// [`VmmError::Unsupported`] for a writable disk that can't be part of a snapshot, with the reason.
-pub(super) fn list(drives: &[Drive], process: Option<&Process>) -> Result<Vec<Disk>, VmmError> {
+pub(super) fn list(drives: &[Drive]) -> Result<Vec<Disk>, VmmError> {
     let mut disks = Vec::new();
     for drive in drives {
         let Some(inserted) = &drive.inserted else {
             continue;
         };
-        let found = describe(inserted).and_then(|(format, file, backing)| {
-            let path = process::locate(process, &file)
-                .map_err(|error| format!("its file {} can't be used: {error}", file.display()))?;
-            Ok(Disk {
+        match describe(inserted) {
+            Ok((format, path, backing)) => disks.push(Disk {
                 name: inserted.node_name.clone(),
                 path,
-                format,
+                format: Some(format),
                 is_read_only: inserted.ro,
                 backing,
-            })
-        });
-        match found {
-            Ok(disk) => disks.push(disk),
+            }),
             Err(_) if inserted.ro => {}
             Err(reason) => {
                 return Err(VmmError::Unsupported(format!(

@@ -18,7 +18,6 @@ mod jobs;
 mod map;
 mod memory;
 mod migration;
-mod process;
 mod qmp;
 mod socket;
 mod wire;
@@ -165,7 +164,7 @@ impl Vmm for Qemu {
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
         foreign::refuse(&mut self.qmp)?;
         let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
-        disks::list(&drives, self.process.as_ref())
+        disks::list(&drives)
     }
 
     fn settings(&mut self) -> Result<Settings, VmmError> {

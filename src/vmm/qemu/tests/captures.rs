@@ -92,7 +92,7 @@ fn a_qcow2_disk_is_copied_with_all_that_it_stands_on() {
     let mut qemu = connect(&vm);
     let directory = state_dir(scratch.path(), "snapshot");
     let plan = plan(&mut qemu, &directory);
-    assert_eq!(plan.disks[0].disk.format, "qcow2");
+    assert_eq!(plan.disks[0].disk.format.as_deref(), Some("qcow2"));
     let tick = vm.wait_next_tick();
     capture(&mut qemu, &plan).unwrap();
     assert_eq!(vm.traces(), before);
@@ -121,7 +121,7 @@ fn a_disk_with_a_backing_file_is_copied_into_one_file() {
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
     let disk = &plan.disks[0].disk;
-    assert_eq!(disk.format, "qcow2");
+    assert_eq!(disk.format.as_deref(), Some("qcow2"));
     assert_eq!(disk.path, scratch.path().join("disk0.overlay"));
     assert_eq!(disk.backing.as_deref(), Some(&*vm.disks()[0]));
     let tick = vm.wait_next_tick();

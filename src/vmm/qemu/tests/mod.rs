@@ -75,6 +75,7 @@ fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
 fn copy_into(directory: &Path, name: &Path, disk: Disk) -> DiskCopy {
     let file = Beneath::open(directory).unwrap().create_file(name);
     DiskCopy {
+        source: Arc::new(fs::File::open(&disk.path).unwrap()),
         disk,
         target: Arc::new(file.unwrap()),
         target_path: directory.join(name),
