@@ -93,11 +93,13 @@ pub(super) fn at(store: &File, path: &Path, name: &OsStr) -> Seen {
         return Seen::Broken { line, snapshot };
     }
     let is_registered = record.is_registered();
+    let has_memory_elsewhere = record.has_memory_elsewhere();
     let mut snapshot = Snapshot::from(record);
     let claims = Claims {
         kind: snapshot.kind,
         hypervisor: &snapshot.source_hypervisor,
         is_registered,
+        has_memory_elsewhere,
     };
     match flaw(&directory, &claims) {
         Ok(flaw) => snapshot.unusable = flaw,

@@ -247,15 +247,36 @@ impl Metadata {
             ("HypervisorStartTime", Value::from(0)),
             ("HypervisorBootID", Value::from("")),
             ("PendingStandbyCompression", Value::Null),
+            ("FirecrackerUFFDSessionID", Value::from("")),
+            ("FirecrackerUFFDPagerVersion", Value::from("")),
         ] {
-            if let Some(value) = stored.get_mut(key) {
-                *value = cleared;
-            }
+            replace(&mut stored, key, cleared);
         }
         if state == State::Running {
             stored.insert("StoppedAt".to_owned(), Value::from(local_time(now)));
+            // Computed anew where it is empty. With an old one, forks of two snapshots would share cached pages.
+            replace(&mut stored, "FirecrackerSnapshotCacheKey", Value::from(""));
+            // They speak of the saved state from which the guest was started, which is not this one.
+            replace(&mut stored, "FirecrackerUseUFFDOnNextRestore", false.into());
+            replace(
+                &mut stored,
+                "FirecrackerDeferredSnapshotMemoryPath",
+                Value::from(""),
+            );
+            // Else the time from here to a restore would count as time in which the guest ran.
+            if let Some(Value::Object(phases)) = stored.get_mut("phases") {
+                replace(phases, "current", Value::from("standby"));
+                replace(phases, "since", Value::from(local_time(now)));
+            }
         }
         stored
+    }
+}
+
+/// Gives `key` another value, where it is there.
+fn replace(map: &mut Map<String, Value>, key: &str, value: Value) {
+    if let Some(old) = map.get_mut(key) {
+        *old = value;
     }
 }
 
@@ -411,6 +432,47 @@ mod tests {
         assert_eq!(stored["HypervisorPID"], Value::Null);
         assert_eq!(stored["HypervisorStartTime"], 0);
         assert_eq!(stored["HypervisorBootID"], "");
+    }
+
+    #[test]
+    fn the_snapshot_of_a_running_guest_shares_no_cached_pages_and_does_not_count_as_running() {
+        let mut value = example();
+        value["FirecrackerSnapshotCacheKey"] = json!("key");
+        value["FirecrackerUFFDSessionID"] = json!("session");
+        value["FirecrackerUFFDPagerVersion"] = json!("v1");
+        value["FirecrackerUseUFFDOnNextRestore"] = json!(true);
+        value["FirecrackerDeferredSnapshotMemoryPath"] = json!("/elsewhere/memory");
+        value["phases"] = json!({
+            "current": "running", "since": "2026-09-01T08:00:05Z", "cumulative": {"running": 5}
+        });
+        let metadata = parse(value.clone());
+        let now = "2026-09-02T03:15:20.5Z".parse().unwrap();
+        let running = metadata.for_snapshot(State::Running, now);
+        assert_eq!(running["FirecrackerSnapshotCacheKey"], "");
+        assert_eq!(running["FirecrackerUFFDSessionID"], "");
+        assert_eq!(running["FirecrackerUFFDPagerVersion"], "");
+        assert_eq!(running["FirecrackerUseUFFDOnNextRestore"], false);
+        assert_eq!(running["FirecrackerDeferredSnapshotMemoryPath"], "");
+        assert_eq!(running["phases"]["current"], "standby");
+        let since: DateTime<Utc> = running["phases"]["since"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(since, now);
+        assert_eq!(running["phases"]["cumulative"], json!({"running": 5}));
+
+        // What hypeman wrote when it saved the guest itself is true of a copy.
+        let standby = metadata.for_snapshot(State::Standby, now);
+        assert_eq!(standby["FirecrackerSnapshotCacheKey"], "key");
+        assert_eq!(standby["FirecrackerUFFDSessionID"], "");
+        assert_eq!(standby["FirecrackerUseUFFDOnNextRestore"], true);
+        assert_eq!(standby["phases"], value["phases"]);
+
+        // An older server has no such keys, and gets none.
+        let stored = parse(example()).for_snapshot(State::Running, now);
+        assert!(!stored.contains_key("FirecrackerSnapshotCacheKey"));
+        assert!(!stored.contains_key("phases"));
     }
 
     #[test]

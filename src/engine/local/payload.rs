@@ -13,14 +13,15 @@ use rustix::io::Errno;
 
 use super::json::ReadError;
 use super::manifest::{self, FileEntry, Manifest, ManifestError};
+use super::record::Compression;
 use crate::snapshot::Kind;
 
 /// The saved state's directory where no manifest names one (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
 /// What memory can be called (contract, section 4).
 const MEMORY: [&str; 2] = ["memory", "memory-ranges"];
-/// What compression puts behind that (contract, section 5).
-const COMPRESSED: [&str; 2] = ["zst", "lz4"];
+/// What compression puts behind that, and what it is called (contract, section 5).
+const COMPRESSED: [(&str, &str); 2] = [("zst", "zstd"), ("lz4", "lz4")];
 /// What is in `guest/` and is no part of what a restore needs: it is written anew.
 const NOT_LISTED: [&str; 2] = ["metadata.json", manifest::FILE_NAME];
 /// A flaw names so many files at most.
@@ -39,6 +40,8 @@ pub(super) struct Claims<'a> {
     pub(super) hypervisor: &'a str,
     /// Whether `register` made the instance known, so that only a manifest knows its disks.
     pub(super) is_registered: bool,
+    /// Whether hypeman left the memory where it was.
+    pub(super) has_memory_elsewhere: bool,
 }
 
 /// Why nothing can be restored from the files in the open directory `guest`; `None` when they are what `claims` says, as
@@ -85,6 +88,28 @@ pub(super) fn list(guest: impl AsFd) -> io::Result<Vec<FileEntry>> {
     below(&opened, Path::new(""), 0, &mut found)?;
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+/// How the memory of a snapshot is compressed; `None` when it is there as it is, or not at all.
+pub(super) fn compression(manifest: &Manifest) -> Option<Compression> {
+    let state_dir = manifest.state_dir().unwrap_or_else(|| Path::new(STATE_DIR));
+    let size_of = |path: &Path| {
+        let entry = manifest.files.iter().find(|entry| entry.path == path);
+        entry.map(|entry| entry.size_bytes)
+    };
+    MEMORY.iter().find_map(|name| {
+        let raw = state_dir.join(name);
+        // A restore takes the raw one where both are there.
+        if size_of(&raw).is_some() {
+            return None;
+        }
+        COMPRESSED.iter().find_map(|(suffix, algorithm)| {
+            Some(Compression {
+                algorithm,
+                size_bytes: size_of(&with_suffix(&raw, suffix))?,
+            })
+        })
+    })
 }
 
 fn below(
@@ -246,7 +271,7 @@ impl Files<'_> {
         let Some(raw) = without_compression(path).filter(|raw| is_memory(raw)) else {
             return Ok(false);
         };
-        let compressed = COMPRESSED.map(|suffix| with_suffix(&raw, suffix));
+        let compressed = COMPRESSED.map(|(suffix, _)| with_suffix(&raw, suffix));
         for form in compressed.iter().chain([&raw]) {
             if matches!(self.find(form)?, Found::File(1..)) {
                 return Ok(true);
@@ -266,8 +291,10 @@ impl Files<'_> {
             .unwrap_or_else(|| Path::new(STATE_DIR));
         match claims.kind {
             Kind::Standby => {
-                if let Some(flaw) = self.state(claims.hypervisor, state_dir)? {
-                    return Ok(Some(flaw));
+                if !claims.has_memory_elsewhere {
+                    if let Some(flaw) = self.state(claims.hypervisor, state_dir)? {
+                        return Ok(Some(flaw));
+                    }
                 }
                 // Whoever wrote a manifest listed the disks there, and a VM may have none. Instances of hypeman's have.
                 if manifest.is_some() || claims.is_registered {
@@ -383,7 +410,7 @@ fn without_compression(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let raw = COMPRESSED
         .iter()
-        .find_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'))
+        .find_map(|(suffix, _)| name.strip_suffix(suffix)?.strip_suffix('.'))
         .unwrap_or(name);
     Some(path.with_file_name(raw))
 }

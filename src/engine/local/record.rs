@@ -34,6 +34,8 @@ struct Stored {
     id: Option<String>,
     #[serde(rename = "HypemanSnapRegistered", default)]
     is_registered: bool,
+    #[serde(rename = "FirecrackerDeferredSnapshotMemoryPath", default)]
+    deferred_memory: Option<String>,
 }
 
 impl Record {
@@ -41,6 +43,13 @@ impl Record {
     pub(super) fn is_registered(&self) -> bool {
         let stored = self.stored_metadata.as_ref();
         stored.is_some_and(|stored| stored.is_registered)
+    }
+
+    /// Whether hypeman left the memory where it was when it made the snapshot.
+    pub(super) fn has_memory_elsewhere(&self) -> bool {
+        let stored = self.stored_metadata.as_ref();
+        let path = stored.and_then(|stored| stored.deferred_memory.as_deref());
+        path.is_some_and(|path| !path.trim().is_empty())
     }
 
     /// Why the record can't be true of the snapshot in the directory `name`, if so.
@@ -121,6 +130,25 @@ struct WrittenSnapshot<'a> {
     created_at: String,
     size_bytes: u64,
     compression_state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compression: Option<WrittenCompression>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compressed_size_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct WrittenCompression {
+    enabled: bool,
+    algorithm: &'static str,
+}
+
+/// How the memory of a snapshot is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compression {
+    /// The algorithm, as hypeman calls it.
+    pub(super) algorithm: &'static str,
+    /// The length of the compressed file.
+    pub(super) size_bytes: u64,
 }
 
 /// Whether the instance of this metadata was made known by `register`.
@@ -132,8 +160,9 @@ pub(super) fn is_registered(stored_metadata: &Map<String, Value>) -> bool {
 ///
 /// # Errors
 /// Never in practice: everything in it has a JSON form.
-pub fn render(
+pub(super) fn render(
     snapshot: &Snapshot,
+    compression: Option<Compression>,
     stored_metadata: &Map<String, Value>,
 ) -> serde_json::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(&Written {
@@ -147,7 +176,12 @@ pub fn render(
             source_hypervisor: &snapshot.source_hypervisor,
             created_at: local_time(snapshot.created_at),
             size_bytes: snapshot.size_bytes,
-            compression_state: "none",
+            compression_state: compression.map_or("none", |_| "compressed"),
+            compression: compression.map(|it| WrittenCompression {
+                enabled: true,
+                algorithm: it.algorithm,
+            }),
+            compressed_size_bytes: compression.map(|it| it.size_bytes),
         },
         stored_metadata,
     })?;
@@ -195,7 +229,7 @@ mod tests {
         let Value::Object(stored) = json!({"Id": "vm", "Zebra": 1, "Aardvark": null}) else {
             panic!("not an object");
         };
-        let text = String::from_utf8(render(&snapshot, &stored).unwrap()).unwrap();
+        let text = String::from_utf8(render(&snapshot, None, &stored).unwrap()).unwrap();
         assert_eq!(parse(&text), snapshot);
         let value: Value = serde_json::from_str(&text).unwrap();
         let keys: Vec<&String> = value["snapshot"].as_object().unwrap().keys().collect();
@@ -229,9 +263,25 @@ mod tests {
         snapshot.name.clear();
         snapshot.tags.clear();
         let value: Value =
-            serde_json::from_slice(&render(&snapshot, &Map::new()).unwrap()).unwrap();
+            serde_json::from_slice(&render(&snapshot, None, &Map::new()).unwrap()).unwrap();
         assert_eq!(value["snapshot"]["name"], "");
         assert_eq!(value["snapshot"].get("tags"), None);
+    }
+
+    #[test]
+    fn compressed_memory_is_said_to_be_compressed() {
+        let compression = Compression {
+            algorithm: "zstd",
+            size_bytes: 77,
+        };
+        let bytes = render(&parse(EXAMPLE), Some(compression), &Map::new()).unwrap();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value["snapshot"]["compression_state"], "compressed");
+        assert_eq!(
+            value["snapshot"]["compression"],
+            json!({"enabled": true, "algorithm": "zstd"})
+        );
+        assert_eq!(value["snapshot"]["compressed_size_bytes"], 77);
     }
 
     #[test]

@@ -121,14 +121,15 @@ impl Staging {
         };
         let guest = self.guest();
         manifest.files = payload::list(self.dir()).map_err(failed)?;
+        let compression = payload::compression(&manifest);
         manifest.write(self.dir())?;
         seal::seal(guest).map_err(|error| {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         })?;
         require_usable(self.dir(), &snapshot, stored_metadata)?;
         snapshot.size_bytes = space::apparent_size(guest).map_err(failed)?;
-        let bytes =
-            record::render(&snapshot, stored_metadata).map_err(|error| failed(error.into()))?;
+        let bytes = record::render(&snapshot, compression, stored_metadata)
+            .map_err(|error| failed(error.into()))?;
         durable::write(&self.path.join(HIDDEN), &bytes, 0o600).map_err(failed)?;
         snapshot.disk_bytes = Some(space::disk_usage(&self.path).map_err(failed)?);
         self.give_name().map_err(failed)?;
@@ -162,6 +163,7 @@ fn require_usable(
         kind: snapshot.kind,
         hypervisor: &snapshot.source_hypervisor,
         is_registered: record::is_registered(stored_metadata),
+        has_memory_elsewhere: false,
     };
     let flaw = payload::flaw(guest, &claims).map_err(|error| {
         EngineError::caused(format!("can't look at {}", guest.path().display()), error)

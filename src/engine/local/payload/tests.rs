@@ -37,6 +37,7 @@ fn judge(guest: &TempDir, kind: Kind, hypervisor: &str, is_registered: bool) -> 
         kind,
         hypervisor,
         is_registered,
+        has_memory_elsewhere: false,
     };
     flaw(open(guest), &claims).unwrap()
 }
@@ -271,6 +272,43 @@ fn memory_may_be_compressed_after_it_was_listed_and_unpacked_again() {
 }
 
 #[test]
+fn memory_that_hypeman_left_elsewhere_is_not_missing() {
+    let guest = guest(&["overlay.raw", "snapshots/snapshot-latest/state"]);
+    let mut claims = Claims {
+        kind: Kind::Standby,
+        hypervisor: "firecracker",
+        is_registered: false,
+        has_memory_elsewhere: false,
+    };
+    assert!(flaw(open(&guest), &claims).unwrap().is_some());
+    claims.has_memory_elsewhere = true;
+    assert_eq!(flaw(open(&guest), &claims).unwrap(), None);
+}
+
+#[test]
+fn compression_is_told_by_what_the_memory_is_called() {
+    let of = |files: &[&str]| {
+        let guest = guest(files);
+        let mut manifest = Manifest::at_rest(Vec::new());
+        manifest.files = list(open(&guest)).unwrap();
+        compression(&manifest)
+    };
+    let zstd = Compression {
+        algorithm: "zstd",
+        size_bytes: 5,
+    };
+    let lz4 = Compression {
+        algorithm: "lz4",
+        size_bytes: 6,
+    };
+    let latest = "snapshots/snapshot-latest/memory";
+    assert_eq!(of(&[&format!("{latest}.zst:5")]), Some(zstd));
+    assert_eq!(of(&[&format!("{latest}-ranges.lz4:6")]), Some(lz4));
+    assert_eq!(of(&[&format!("{latest}.zst:5"), latest]), None);
+    assert_eq!(of(&["memory.zst", "disks/memory.lz4"]), None);
+}
+
+#[test]
 fn what_is_behind_a_symlink_is_not_in_the_snapshot() {
     let elsewhere = guest(&["a.raw:4096", "b.raw:8192", "memory:65536"]);
     let guest_of = |link: &str, target: &Path| {
@@ -457,7 +495,7 @@ proptest! {
                 prop_assert!(is_below_root(root.path(), &disk.file), "{:?}", disk.file);
             }
         }
-        let claims = Claims { kind, hypervisor: "qemu", is_registered: true };
+        let claims = Claims { kind, hypervisor: "qemu", is_registered: true, has_memory_elsewhere: false };
         let _ = flaw(&guest, &claims).unwrap();
     }
 
