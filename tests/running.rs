@@ -97,6 +97,25 @@ fn shared_ram_is_snapshotted_too() {
 }
 
 #[test]
+fn shared_ram_that_a_snapshot_will_take_up_is_foreseen_and_said() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |options| options.shared_ram = true);
+    host.schedule(5);
+    let is_warned = |text: &str| text.contains("memory is shared") && text.contains("256 MiB");
+    let doctor = host.tool(&["doctor"]);
+    let foreseen = String::from_utf8_lossy(&doctor.stdout).replace('\n', " ");
+    assert!(is_warned(&foreseen), "{doctor:?}");
+    host.make_due();
+    let run = host.json(&["run-due"]);
+    assert!(is_warned(&run["warnings"].to_string()), "{run}");
+    // By now it is taken up, and there is nothing left to foresee.
+    host.make_due();
+    let run = host.json(&["run-due"]);
+    assert!(!is_warned(&run["warnings"].to_string()), "{run}");
+    assert_eq!(run["results"][0]["outcome"], "snapshotted", "{run}");
+}
+
+#[test]
 fn migration_capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
     let parent = tempfile::tempdir().unwrap();
     let host = VmHost::boot(TOOL, parent.path(), |options| options.shared_ram = true);

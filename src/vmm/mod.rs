@@ -240,6 +240,14 @@ pub trait Vmm: Send {
         Ok(false)
     }
 
+    /// What will make a snapshot of this guest worse than it could be, in sentences for the user.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn foreseen(&mut self) -> Result<Vec<String>, VmmError> {
+        Ok(Vec::new())
+    }
+
     /// How the VMM is set before a capture changes that.
     ///
     /// # Errors

@@ -74,6 +74,7 @@ pub(super) fn running(
         )));
     }
     let version = vmm.version()?;
+    let foreseen = vmm.foreseen()?;
     let disks = vmm.disks()?;
     let guest = staging.dir();
     let process = vmm.process();
@@ -138,7 +139,7 @@ pub(super) fn running(
     Ok(Captured {
         manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
         pause: Some(saved.pause),
-        warnings: warnings(&plan, saved),
+        warnings: warnings(&plan, foreseen, saved),
     })
 }
 
@@ -189,8 +190,9 @@ fn abandon(session: Session<'_>, error: EngineError) -> EngineError {
     }
 }
 
-fn warnings(plan: &DiskPlan, saved: Saved) -> Vec<String> {
-    let mut warnings = saved.warnings;
+fn warnings(plan: &DiskPlan, foreseen: Vec<String>, saved: Saved) -> Vec<String> {
+    let mut warnings = foreseen;
+    warnings.extend(saved.warnings);
     if plan.copies_in_pause() {
         warnings.push(
             "disks are copied while the guest stands still, because the data directory's file system can't share \

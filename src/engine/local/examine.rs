@@ -313,6 +313,33 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                 format!("{detail}; its version is not known: {}", describe(&error)),
                 "look at the VMM's log",
             ),
+            (
+                None,
+                Some(Met {
+                    foreseen: Ok(foreseen),
+                    ..
+                }),
+            ) if !foreseen.is_empty() => Finding::warning(
+                INSTANCE,
+                id,
+                format!("{detail}; {}", foreseen.join("; ")),
+                "change how the VM is started",
+            ),
+            (
+                None,
+                Some(Met {
+                    foreseen: Err(error),
+                    ..
+                }),
+            ) => Finding::warning(
+                INSTANCE,
+                id,
+                format!(
+                    "{detail}; how long a snapshot pauses it is not known: {}",
+                    describe(error)
+                ),
+                "look at the VMM's log",
+            ),
             (None, _) => Finding::ok(INSTANCE, id, detail),
         },
         State::Paused => Finding::warning(

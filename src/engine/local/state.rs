@@ -56,6 +56,8 @@ pub struct Met {
     pub version: Result<String, VmmError>,
     /// Why it must not be asked for a snapshot, if so.
     pub harm: Result<Option<String>, EngineError>,
+    /// What will make a snapshot worse than it could be.
+    pub foreseen: Result<Vec<String>, VmmError>,
     /// The process, where the kernel can tell.
     pub process: Option<Process>,
 }
@@ -76,6 +78,7 @@ pub fn derive_and_meet(
         met = Some(Met {
             version: vmm.version(),
             harm: ownership::harm(metadata, guest_dir, vmm.as_mut()),
+            foreseen: vmm.foreseen(),
             process: answer.process.clone(),
         });
         Ok(answer)

@@ -19,6 +19,7 @@ mod map;
 mod memory;
 mod migration;
 mod qmp;
+mod shared;
 mod socket;
 mod wire;
 
@@ -31,6 +32,7 @@ use self::capabilities::Capabilities;
 use self::capture::Capture;
 use self::migration::Phase;
 use self::qmp::Qmp;
+use self::shared::Untouched;
 use self::wire::RunChange;
 use super::peer::Peer;
 use super::{
@@ -177,6 +179,11 @@ impl Vmm for Qemu {
         self.before = Some(settings);
     }
 
+    fn foreseen(&mut self) -> Result<Vec<String>, VmmError> {
+        let untouched = Untouched::look(&mut self.qmp, self.process.as_ref())?;
+        Ok(untouched.iter().map(Untouched::warning).collect())
+    }
+
     fn copies_disks(&self) -> bool {
         true
     }
@@ -188,6 +195,9 @@ impl Vmm for Qemu {
 
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
         self.is_saved = false;
+        if let Some(untouched) = Untouched::look(&mut self.qmp, self.process.as_ref())? {
+            untouched.check_room()?;
+        }
         if self.before.is_none() {
             self.settings()?;
         }

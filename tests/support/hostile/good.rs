@@ -45,6 +45,7 @@ impl Script {
             ("query-block", Value::from(drives)),
             ("qom-list", json!([])),
             ("human-monitor-command", json!("")),
+            ("query-memdev", json!([])),
             ("query-named-block-nodes", json!([])),
             ("query-fdsets", json!([])),
             (
