@@ -324,7 +324,10 @@ pub struct RunDueArgs {
     #[arg(long, conflicts_with = "force")]
     pub recover_only: bool,
 
-    /// How long a guest may stand still before its snapshot is given up [default: 30s]
+    /// How long a guest may be paused before its snapshot is given up [default: 30s]
+    ///
+    /// Firecracker and Cloud Hypervisor can't break off a save that has begun: their guests go on when it is done, however
+    /// long that takes. How long it was is in the result.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub pause_timeout: Option<Duration>,
 

@@ -272,6 +272,22 @@ fn a_save_beyond_the_pause_timeout_is_given_up_and_the_guest_goes_on_behind_it()
 }
 
 #[test]
+fn a_pause_beyond_its_limit_is_told_as_long_as_it_was() {
+    for dialect in DIALECTS {
+        let scene = Scene::new(dialect);
+        let save = Duration::from_millis(1500);
+        scene.fake.on(Request::Save, Fault::Slow(save));
+        let (said, result) = scene.force(&["--pause-timeout", "100ms"]);
+        let pause = Duration::from_secs_f64(result["pause_ms"].as_f64().unwrap() / 1e3);
+        assert!(pause >= save, "{dialect:?}: {said:?}");
+        let told = format!("paused for {:.1} s", pause.as_secs_f64());
+        said.exits(1)
+            .complains(&[&told, "0.1 s of --pause-timeout", "can't break it off"]);
+        scene.assert_clean(0);
+    }
+}
+
+#[test]
 fn a_tool_that_is_killed_around_the_pause_is_healed_by_the_next_run() {
     for dialect in DIALECTS {
         for request in [Request::Pause, Request::Save, Request::Resume] {

@@ -46,6 +46,15 @@ pub enum EngineError {
         /// What happened, and what was found so far.
         message: String,
     },
+    /// There is no snapshot although its guest was paused for one.
+    #[error("no snapshot was made, and the guest was paused for {:.1} s", pause.as_secs_f64())]
+    AfterPause {
+        /// How long the guest was paused.
+        pause: Duration,
+        /// What went wrong.
+        #[source]
+        error: Box<EngineError>,
+    },
     /// The process was asked to stop; the guest runs again and nothing is left behind.
     #[error("interrupted by a signal")]
     Interrupted,
@@ -70,6 +79,14 @@ impl From<Over> for EngineError {
 }
 
 impl EngineError {
+    /// How long the guest was paused before this, if it was and the engine can tell.
+    pub fn pause(&self) -> Option<Duration> {
+        if let Self::AfterPause { pause, .. } = self {
+            return Some(*pause);
+        }
+        None
+    }
+
     /// An [`EngineError::Unavailable`] without a cause underneath.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable {

@@ -32,6 +32,8 @@ pub(super) enum End {
         is_found: bool,
         /// Whether the snapshot may still turn up under the attempt's name.
         is_open: bool,
+        /// How long the guest was paused for it, if it was.
+        pause: Option<Duration>,
         error: String,
     },
 }
@@ -97,6 +99,7 @@ pub(super) fn record(
             kind,
             is_found,
             is_open,
+            pause,
             error,
         } => {
             schedule.fail(&error, now);
@@ -111,6 +114,7 @@ pub(super) fn record(
                 kind,
                 outcome: Outcome::Failed,
                 error: Some(error),
+                pause,
                 ..named
             };
             (result, None, true)

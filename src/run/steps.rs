@@ -221,6 +221,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         Err(error) => return not_found_out(&error),
     };
     let failed = |kind, error, is_open| End::Failed {
+        pause: None,
         kind,
         is_found: true,
         is_open,
@@ -252,10 +253,13 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
     match hooks.around(|| context.engine.create(&request)) {
         Ok(created) => End::Taken(kind, created),
         Err(EngineError::Interrupted) => End::Interrupted { kind: Some(kind) },
-        Err(error) => {
-            let is_open = matches!(error, EngineError::Unclear { .. });
-            failed(Some(kind), describe(&error), is_open)
-        }
+        Err(error) => End::Failed {
+            kind: Some(kind),
+            is_found: true,
+            is_open: matches!(error, EngineError::Unclear { .. }),
+            pause: error.pause(),
+            error: describe(&error),
+        },
     }
 }
 
@@ -265,6 +269,7 @@ fn not_found_out(error: &EngineError) -> End {
         return End::Interrupted { kind: None };
     }
     End::Failed {
+        pause: None,
         kind: None,
         is_found: false,
         is_open: false,

@@ -306,7 +306,7 @@ fn a_save_that_takes_too_long_is_given_up_and_the_resume_waits_behind_it() {
         let limit = Duration::from_secs(2);
         let error = vmm.save(Deadline::after(limit)).unwrap_err();
         assert!(
-            matches!(error, VmmError::PauseTooLong { limit: told } if told == limit),
+            matches!(error, VmmError::PauseTooLong { limit: told, goes_on: true } if told == limit),
             "{error:?}"
         );
         // The rest of the save outlasts the limit of an ordinary request.

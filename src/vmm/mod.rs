@@ -177,10 +177,12 @@ pub enum VmmError {
     #[error("the guest is paused, but not by this tool; it stays as it is")]
     PausedByOthers,
     /// The pause lasted as long as it may.
-    #[error("the guest stood still for {:.1} s, longer than --pause-timeout allows", limit.as_secs_f64())]
+    #[error("the save was not done within the {:.1} s of --pause-timeout{}", limit.as_secs_f64(), if *goes_on { ", and the VMM can't break it off: its guest goes on when it is done" } else { "" })]
     PauseTooLong {
         /// The limit.
         limit: Duration,
+        /// Whether the VMM goes on saving, with its guest paused, whatever is asked of it.
+        goes_on: bool,
     },
     /// A file of the snapshot could not be made.
     #[error("{what}")]

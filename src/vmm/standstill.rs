@@ -62,6 +62,7 @@ impl Standstill {
                 self.resume_limit = self.resume_limit.max(deadline.limit());
                 Err(VmmError::PauseTooLong {
                     limit: deadline.limit(),
+                    goes_on: true,
                 })
             }
             Err(error) => Err(error),

@@ -182,11 +182,16 @@ fn while_paused(
     session.resume()
 }
 
-/// Ends a failed session; if even that fails, the error says both.
+/// Ends a failed session; the error says how long the guest was paused, and both if even the end fails.
 fn abandon(session: Session<'_>, error: EngineError) -> EngineError {
-    match session.abandon() {
-        Ok(()) => error,
-        Err(worse) => EngineError::caused(describe(&worse), error),
+    match (session.abandon(), error) {
+        (Ok(_), EngineError::Interrupted) => EngineError::Interrupted,
+        (Ok(Some(pause)), error) => EngineError::AfterPause {
+            pause,
+            error: Box::new(error),
+        },
+        (Ok(None), error) => error,
+        (Err(worse), error) => EngineError::caused(describe(&worse), error),
     }
 }
 

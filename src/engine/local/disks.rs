@@ -166,6 +166,7 @@ impl DiskPlan {
                 } else if deadline.has_passed() {
                     VmmError::PauseTooLong {
                         limit: deadline.limit(),
+                        goes_on: false,
                     }
                     .into()
                 } else {

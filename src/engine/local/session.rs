@@ -3,7 +3,7 @@
 //! Resuming is a guard: [`Session::abandon`] on an error, `Drop` on a panic, the journal when the process dies.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::EngineError;
 use crate::engine::local::journal::{Entry, Journal, Phase};
@@ -23,6 +23,10 @@ pub(super) struct Session<'a> {
     timeouts: Timeouts,
     /// Whether the guest may stand still because of us.
     owns_pause: bool,
+    /// When that was asked for.
+    paused_at: Option<Instant>,
+    /// How long it was paused.
+    pause: Option<Duration>,
     is_open: bool,
 }
 
@@ -41,6 +45,8 @@ impl<'a> Session<'a> {
             entry,
             timeouts,
             owns_pause: false,
+            paused_at: None,
+            pause: None,
             is_open: true,
         })
     }
@@ -59,6 +65,8 @@ impl<'a> Session<'a> {
             entry,
             timeouts,
             owns_pause,
+            paused_at: None,
+            pause: None,
             is_open: true,
         }
     }
@@ -79,9 +87,11 @@ impl<'a> Session<'a> {
         self.entry.phase = Phase::Pausing;
         self.journal.write(&self.entry)?;
         self.owns_pause = true;
+        self.paused_at = Some(Instant::now());
         self.vmm.pause().map_err(|error| {
             if matches!(error, VmmError::PausedByOthers) {
                 self.owns_pause = false;
+                self.paused_at = None;
             }
             error.into()
         })
@@ -90,9 +100,14 @@ impl<'a> Session<'a> {
     /// Lets the guest go on.
     pub(super) fn resume(&mut self) -> Result<(), EngineError> {
         self.vmm.resume()?;
-        self.owns_pause = false;
+        self.resumed();
         self.entry.phase = Phase::Saving;
         self.journal.write(&self.entry)
+    }
+
+    fn resumed(&mut self) {
+        self.owns_pause = false;
+        self.pause = self.paused_at.take().map(|at| at.elapsed());
     }
 
     /// Ends a session that left nothing behind.
@@ -102,10 +117,11 @@ impl<'a> Session<'a> {
     }
 
     /// Ends a session that failed: the guest goes on, and nothing of ours stays in the VMM. The journal goes only when
-    /// that is certain.
-    pub(super) fn abandon(mut self) -> Result<(), EngineError> {
+    /// that is certain. Returns how long the guest was paused, if it was.
+    pub(super) fn abandon(mut self) -> Result<Option<Duration>, EngineError> {
         self.is_open = false;
-        self.undo()
+        self.undo()?;
+        Ok(self.pause)
     }
 
     fn undo(&mut self) -> Result<(), EngineError> {
@@ -133,7 +149,7 @@ impl<'a> Session<'a> {
         loop {
             let error = match self.vmm.resume() {
                 Ok(()) => {
-                    self.owns_pause = false;
+                    self.resumed();
                     return Ok(false);
                 }
                 Err(error) => error,

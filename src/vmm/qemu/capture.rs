@@ -166,6 +166,7 @@ impl Capture {
             if deadline.has_passed() {
                 return Err(VmmError::PauseTooLong {
                     limit: deadline.limit(),
+                    goes_on: false,
                 });
             }
             qmp.listen(PAUSE_LOOK)?;
@@ -182,6 +183,7 @@ impl Capture {
     fn save_in_pause(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
         let too_long = || VmmError::PauseTooLong {
             limit: deadline.limit(),
+            goes_on: false,
         };
         // Nobody needs QEMU's main loop now, and an urgent job is unlimited already: what crawls shall be, too.
         backup::hurry(qmp, &self.backups, Pace::OneByOne)?;

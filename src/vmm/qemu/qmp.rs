@@ -136,6 +136,7 @@ impl Qmp {
             Err(VmmError::TimedOut { .. }) if deadline.has_passed() => {
                 Err(VmmError::PauseTooLong {
                     limit: deadline.limit(),
+                    goes_on: false,
                 })
             }
             other => other,
