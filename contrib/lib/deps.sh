@@ -255,11 +255,21 @@ release_binary() {
 
 # Programs for the tests whose packages would start a server on this machine: unpacked below the build directory.
 ensure_unpacked() {
-  local to=$TOP/target/unpacked
-  export PATH="$PATH:$to/usr/bin"
-  there promtool && return
-  say "unpacking promtool into ${to#"$TOP"/}"
-  unpack "$to" prometheus
+  local to=$TOP/target/unpacked packages
+  export PATH="$PATH:$to/prometheus/usr/bin"
+  if ! there promtool; then
+    say "unpacking promtool into ${to#"$TOP"/}"
+    unpack "$to/prometheus" prometheus || return 1
+    rm -f "$to/prometheus/usr/bin/prometheus"
+  fi
+  if ! there libvirtd && [[ ! -x $to/libvirt/usr/sbin/libvirtd ]]; then
+    say "unpacking libvirt into ${to#"$TOP"/}"
+    # What apt would install; not what it would bring to another version, which is there.
+    packages=$(apt-get install --simulate --no-install-recommends libvirt-daemon-system libvirt-clients 2>/dev/null |
+      sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
+    # shellcheck disable=SC2086 # words
+    [[ -n $packages ]] && unpack "$to/libvirt" $packages
+  fi
 }
 
 # Ansible for the tests of contrib/ansible, below the build directory: Debian 12's own is too old for ansible-lint.

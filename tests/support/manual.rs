@@ -8,8 +8,8 @@ pub struct Example {
     pub after: Vec<String>,
     /// A disk image that has to be there.
     pub disk: Option<String>,
-    /// What has to be there besides: `a hypeman server`, `a monitor`, `a snapshot of a running VM`, `another host`, or a
-    /// program.
+    /// What has to be there besides: `a hypeman server`, `a monitor`, `a snapshot of a running VM`, `another host`,
+    /// `libvirt`, or a program.
     pub needs: Option<String>,
     /// Its exit code.
     pub exits: i32,
