@@ -6,10 +6,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use support::ansible::{Controller, collection};
+use support::ansible::{Controller, Ran, collection};
 use support::guests::write_stopped;
 use support::throwaway::text;
 
@@ -38,16 +38,7 @@ impl Host {
         for (name, value) in options.as_object().unwrap() {
             all[name] = value.clone();
         }
-        let output = self
-            .0
-            .command("ansible")
-            .args(["localhost", "-m"])
-            .arg("hypeman.snap.hypeman_snap_schedule")
-            .args(["-a", &all.to_string()])
-            .args(flags)
-            .output()
-            .unwrap();
-        Ran::of(&output)
+        self.0.module("hypeman_snap_schedule", &all, flags)
     }
 
     /// The schedule of the one VM as its file has it.
@@ -55,36 +46,6 @@ impl Host {
         let file = self.path("state/snapshot-schedules/web0.json");
         let schedule = fs::read(file).ok()?;
         Some(serde_json::from_slice(&schedule).unwrap())
-    }
-}
-
-/// What the module answered, and all that Ansible showed.
-#[derive(Debug)]
-struct Ran {
-    has_failed: bool,
-    answer: Value,
-    shown: String,
-}
-
-impl Ran {
-    fn of(output: &Output) -> Self {
-        let shown = text(output);
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        // `localhost | CHANGED => {…}`, with a difference or a warning above it.
-        let (_, answer) = stdout
-            .split_once("localhost | ")
-            .unwrap_or_else(|| panic!("no answer in {shown}"));
-        let (status, answer) = answer.split_once(" => ").unwrap();
-        Self {
-            has_failed: status == "FAILED!",
-            answer: serde_json::from_str(answer).unwrap(),
-            shown,
-        }
-    }
-
-    fn changed(&self) -> bool {
-        assert!(!self.has_failed, "{}", self.shown);
-        self.answer["changed"].as_bool().unwrap()
     }
 }
 
@@ -299,49 +260,58 @@ fn collection_passes_ansible_lint_at_its_production_profile() {
     );
 }
 
+/// The collection comes with the tool, and has its version.
+#[test]
+fn collection_has_the_version_of_the_tool() {
+    let version = env!("CARGO_PKG_VERSION");
+    let galaxy = fs::read_to_string(collection().join("galaxy.yml")).unwrap();
+    assert!(
+        galaxy.contains(&format!("\nversion: {version}\n")),
+        "contrib/ansible/galaxy.yml is not of {version}"
+    );
+    let log = fs::read_to_string(collection().join("CHANGELOG.md")).unwrap();
+    assert!(
+        log.contains(&format!("\n## {version}\n")),
+        "contrib/ansible/CHANGELOG.md does not know {version}"
+    );
+}
+
 #[test]
 fn documentation_renders_with_every_option_and_return_value() {
     let Some(controller) = Controller::create() else {
         return;
     };
-    let output = controller
-        .command("ansible-doc")
-        .args([
-            "--json",
-            "-t",
-            "module",
-            "hypeman.snap.hypeman_snap_schedule",
-        ])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text(&output));
-    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let module = &all["hypeman.snap.hypeman_snap_schedule"];
-    let documented = module["doc"]["options"].as_object().unwrap();
-    let source =
-        fs::read_to_string(collection().join("plugins/modules/hypeman_snap_schedule.py")).unwrap();
-    let (_, spec) = source.split_once("argument_spec={").unwrap();
-    let (spec, _) = spec.split_once("required_if").unwrap();
-    let accepted: Vec<&str> = spec
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix('"')?.split_once("\": {"))
-        .map(|(name, _)| name)
-        .collect();
-    let mut names: Vec<&str> = documented.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    let mut sorted = accepted.clone();
-    sorted.sort_unstable();
-    assert_eq!(names, sorted);
-    assert!(
-        module["return"]["schedule"]["description"].is_array(),
-        "{module}"
-    );
-    assert!(
-        module["examples"]
-            .as_str()
-            .unwrap()
-            .contains("state: absent")
-    );
+    for (name, answer) in [
+        ("hypeman_snap_register", "registration"),
+        ("hypeman_snap_schedule", "schedule"),
+    ] {
+        let full_name = format!("hypeman.snap.{name}");
+        let output = controller
+            .command("ansible-doc")
+            .args(["--json", "-t", "module", &full_name])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let module = &all[&full_name];
+        let documented = module["doc"]["options"].as_object().unwrap();
+        let source =
+            fs::read_to_string(collection().join(format!("plugins/modules/{name}.py"))).unwrap();
+        let (_, spec) = source.split_once("argument_spec={").unwrap();
+        let (spec, _) = spec.split_once("required_if").unwrap();
+        let mut accepted: Vec<&str> = spec
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"')?.split_once("\": {"))
+            .map(|(name, _)| name)
+            .collect();
+        let mut names: Vec<&str> = documented.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        accepted.sort_unstable();
+        assert_eq!(names, accepted);
+        assert!(module["return"][answer].is_object(), "{module}");
+        let examples = module["examples"].as_str().unwrap();
+        assert!(examples.contains("state: absent"), "{examples}");
+    }
 
     let role = controller
         .command("ansible-doc")

@@ -8,25 +8,12 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::ansible::{Controller, collection};
-use support::guests::write_stopped;
+use support::ansible::{Controller, play, plays, role_machine};
 use support::skip::skipped;
-use support::throwaway::{Throwaway, text};
+use support::throwaway::text;
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
-
-/// Sets the host up from nothing and again, each time with what Ansible says about it in `$SHARED/NAME`.
-const ROLE: &str = r#"
-export PATH="$BIN:$PATH" HOME=/root LC_ALL=C.UTF-8 ANSIBLE_COLLECTIONS_PATH="$SHARED/collections" ANSIBLE_NOCOLOR=1
-export ANSIBLE_LOCALHOST_WARNING=false ANSIBLE_PIPELINING=true
-rm -rf /etc/cron.d/hypeman-snap /etc/default/hypeman-snap /etc/credstore
-play() {
-  local name=$1
-  shift
-  ansible-playbook --diff "$@" "$SHARED/site.yml" >"$SHARED/$name" 2>&1 || { cat "$SHARED/$name" >&2; exit 1; }
-}
-"#;
 
 fn site(variables: &Value) -> String {
     let play = json!([{
@@ -34,45 +21,6 @@ fn site(variables: &Value) -> String {
         "roles": [{"role": "hypeman.snap.hypeman_snap", "vars": variables}],
     }]);
     serde_json::to_string_pretty(&play).unwrap()
-}
-
-/// A machine with the collection as `ansible-galaxy` installs it from the repository, the tool, and one VM.
-fn role_machine() -> Option<(Throwaway, String)> {
-    let controller = Controller::create()?;
-    let machine = Throwaway::create();
-    machine.share(Path::new(TOOL), "hypeman-snap");
-    let installed = controller
-        .command("ansible-galaxy")
-        .env_remove("ANSIBLE_COLLECTIONS_PATH")
-        .args(["collection", "install", "--offline", "--collections-path"])
-        .arg(machine.shared().join("collections"))
-        .arg(collection())
-        .output()
-        .unwrap();
-    assert!(installed.status.success(), "{}", text(&installed));
-    write_stopped(&machine.shared().join("vms"), "web0", "web");
-    let script = format!(
-        "BIN='{}'
-{ROLE}",
-        controller.bin().display()
-    );
-    Some((machine, script))
-}
-
-/// What a play showed, which must not have failed, and how many tasks changed something.
-fn play(machine: &Throwaway, name: &str) -> (String, u32) {
-    let shown = machine.read(name);
-    let recap = shown
-        .lines()
-        .find(|line| line.starts_with("localhost") && line.contains("changed="))
-        .unwrap_or_else(|| panic!("no recap in {shown}"));
-    let number = |key: &str| -> u32 {
-        let behind = recap.split_once(key).unwrap().1;
-        behind.split(' ').next().unwrap().parse().unwrap()
-    };
-    assert_eq!(number("failed="), 0, "{shown}");
-    let changed = number("changed=");
-    (shown, changed)
 }
 
 /// A collection that is installed knows only what is in its own folder, and `ansible-galaxy` does not resolve links out of it.
@@ -96,9 +44,35 @@ fn role_has_the_very_units_and_crontab_of_the_project() {
     }
 }
 
+/// With what to set, before anything is done.
+#[test]
+fn role_without_a_source_says_what_to_set() {
+    let Some(controller) = Controller::create() else {
+        return;
+    };
+    for (install, words) in [
+        ("binary", "target/release/hypeman-snap after cargo build"),
+        ("deb", ".deb file that contrib/package.sh makes"),
+    ] {
+        let playbook = controller.path("site.yml");
+        fs::write(&playbook, site(&json!({"hypeman_snap_install": install}))).unwrap();
+        let output = controller
+            .command("ansible-playbook")
+            .arg("--check")
+            .arg(&playbook)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let shown = text(&output);
+        for words in ["hypeman_snap_source is not set", words, "changed=0"] {
+            assert!(shown.contains(words), "{shown}");
+        }
+    }
+}
+
 #[test]
 fn role_sets_a_systemd_host_up_once() {
-    let Some((machine, setup)) = role_machine() else {
+    let Some((machine, setup)) = role_machine(TOOL) else {
         return;
     };
     let variables = json!({
@@ -158,7 +132,7 @@ fn role_sets_a_systemd_host_up_once() {
 
 #[test]
 fn role_sets_a_cron_host_up_once() {
-    let Some((machine, setup)) = role_machine() else {
+    let Some((machine, setup)) = role_machine(TOOL) else {
         return;
     };
     let variables = json!({
@@ -236,7 +210,7 @@ fn role_installs_a_package_once_and_changes_what_runs_it() {
         skipped("the role with a Debian package: install python3-apt");
         return;
     }
-    let Some((machine, setup)) = role_machine() else {
+    let Some((machine, setup)) = role_machine(TOOL) else {
         return;
     };
     let site_with = |scheduler: &str| {
@@ -278,14 +252,11 @@ fn role_installs_a_package_once_and_changes_what_runs_it() {
         return;
     };
     assert!(output.status.success(), "{}", text(&output));
-    for name in ["check", "first", "to-cron", "back"] {
-        let (shown, changed) = play(&machine, name);
-        assert!(changed > 0, "{shown}");
-    }
-    for name in ["second", "to-cron-again"] {
-        let (shown, changed) = play(&machine, name);
-        assert_eq!(changed, 0, "{shown}");
-    }
+    plays(
+        &machine,
+        &["check", "first", "to-cron", "back"],
+        &["second", "to-cron-again"],
+    );
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
         said,

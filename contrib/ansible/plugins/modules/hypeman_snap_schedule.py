@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: hypeman_snap_schedule
 short_description: Snapshot schedule of a VM
-version_added: "1.0.0"
+version_added: "0.1.0"
 description:
   - Declares or removes the schedule by which C(hypeman-snap) takes snapshots of a VM and removes old ones.
   - The schedule is declared as a whole. What is not given is not set, so leaving out O(max_age) removes the limit by age.
@@ -185,60 +185,11 @@ cmd:
   elements: str
 """
 
-import json
-
 from ansible.module_utils.basic import AnsibleModule
-
-# Exit code of the program when there is no such schedule or instance.
-NOT_FOUND = 3
+from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
 SETTINGS = ("interval", "name_prefix", "metadata", "retention", "hooks")
-
-
-class Program:
-    """The program on this host, with the options that each of its commands gets."""
-
-    def __init__(self, module):
-        self.module = module
-        params = module.params
-        self.path = module.get_bin_path(params["executable"], opt_dirs=["/usr/local/bin"])
-        self.options = ["--output=json"]
-        for name in ("state_dir", "data_dir", "engine", "base_url", "ca_file"):
-            if params[name]:
-                self.options.append("--%s=%s" % (name.replace("_", "-"), params[name]))
-        # Never on the command line: every user of the host sees those.
-        self.environment = {}
-        if params["api_key"]:
-            self.environment["HYPEMAN_API_KEY"] = params["api_key"]
-        if params["api_key_file"]:
-            self.environment["HYPEMAN_API_KEY_FILE"] = params["api_key_file"]
-
-    def run(self, command, *arguments, **kwargs):
-        """Runs one command and returns its answer, or None when it says "not found" and that may be."""
-        command_line = [self.path, command] + self.options + list(arguments)
-        # Behind the two dashes nothing is taken for a flag.
-        command_line += ["--", self.module.params["instance"]]
-        rc, stdout, stderr = self.module.run_command(command_line, environ_update=self.environment)
-        if rc == NOT_FOUND and kwargs.get("may_be_missing"):
-            return None
-        if rc != 0:
-            reason = stderr.strip() or stdout.strip() or "it said nothing"
-            self.fail("failed with exit code %d: %s" % (rc, reason), command, command_line, rc, stdout, stderr)
-        try:
-            return json.loads(stdout)
-        except ValueError as error:
-            self.fail("answered no JSON: %s" % error, command, command_line, rc, stdout, stderr)
-
-    def fail(self, what, command, command_line, rc, stdout, stderr):
-        """Ends the module with all that is known of a command that went wrong."""
-        self.module.fail_json(
-            msg="hypeman-snap %s %s %s" % (command, self.module.params["instance"], what),
-            cmd=command_line,
-            rc=rc,
-            stdout=stdout,
-            stderr=stderr,
-        )
 
 
 def settings(schedule):
@@ -282,18 +233,6 @@ def remove(module, program):
     return True, before, None
 
 
-def not_installed(module):
-    """The answer where the program is missing: in check mode a task before this one may be about to install it."""
-    executable = module.params["executable"]
-    if not module.check_mode:
-        module.fail_json(
-            msg="%s is no program on this host: install hypeman-snap, or set executable to its path" % executable
-        )
-    module.warn("%s is not installed yet: taking it that there is no schedule" % executable)
-    is_present = module.params["state"] == "present"
-    module.exit_json(changed=is_present, schedule={})
-
-
 def main():
     """Runs the module."""
     module = AnsibleModule(
@@ -327,8 +266,8 @@ def main():
         supports_check_mode=True,
     )
     program = Program(module)
-    if program.path is None:
-        not_installed(module)
+    if program.is_missing():
+        module.exit_json(changed=module.params["state"] == "present", schedule={})
     change = declare if module.params["state"] == "present" else remove
     changed, before, after = change(module, program)
     module.exit_json(
