@@ -48,8 +48,8 @@ fn the_committed_scripts_are_what_the_command_prints() {
         let printed = output(
             program,
             &[
-                "--state-dir=/nonexistent",
-                "--data-dir=/nonexistent",
+                "--state-dir=/nonexistent/state",
+                "--data-dir=/nonexistent/data",
                 "completions",
                 shell,
             ],
