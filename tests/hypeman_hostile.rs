@@ -5,8 +5,9 @@
 
 use std::io::{self, Write};
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
-use support::cli::{Host, now};
+use support::cli::{Host, Said, now, said};
 use support::fake_hypeman::{FakeHypeman, Fault, KEY};
 use support::memory;
 
@@ -33,6 +34,15 @@ impl Api {
         });
         api.host.write_schedule(ID, schedule.to_string());
         api
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        let mut command = self.host.command();
+        command
+            .env("HYPEMAN_BASE_URL", self.server.url())
+            .env("HYPEMAN_API_KEY", KEY)
+            .args(args);
+        said(&mut command)
     }
 }
 
@@ -148,11 +158,117 @@ fn a_list_that_holds_nothing_of_use_takes_next_to_nothing() {
     ] {
         let peak = peak_mib(&Big {
             status,
-            bytes: 2 * MIB,
+            bytes: MIB,
             first,
             piece: piece.to_owned(),
             last,
         });
-        assert!(peak < 60, "{name}: {peak} MiB");
+        assert!(peak < 50, "{name}: {peak} MiB");
     }
+}
+
+/// No line of `text` holds what a terminal obeys, or is longer than a person reads.
+fn assert_harmless(text: &str) {
+    for line in text.lines() {
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(line.chars().count() < 2000, "{line:?}");
+    }
+}
+
+#[test]
+fn hostile_values_in_lists_are_told_without_harm_and_cost_no_good_snapshot() {
+    let api = Api::new();
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\r\n\u{9b}31m\u{202e}";
+    let age = |hours| (now() - TimeDelta::hours(hours)).to_rfc3339();
+    let good = |id: &str, hours: i64| {
+        let mut good = record(id, &markers(ID));
+        good["created_at"] = json!(age(hours));
+        good
+    };
+    let with = |id: &str, field: &str, value: Value| {
+        let mut record = good(id, 9);
+        record[field] = value;
+        record
+    };
+    let mut evil_one = with("evil", "size_bytes", json!(i64::MAX));
+    for field in ["name", "source_instance_name", "source_hypervisor"] {
+        evil_one[field] = json!(evil);
+    }
+    let records = json!([
+        good("newest", 1),
+        good("old", 5),
+        // These don't count, whatever they say of themselves.
+        with("future", "created_at", json!("9999-12-31T23:59:59Z")),
+        with("far-future", "created_at", json!("+262142-12-31T23:59:59Z")),
+        with("twice", "created_at", json!(age(0))),
+        with("twice", "created_at", json!(age(3))),
+        with("other-source", "source_instance_id", json!("vm-b")),
+        with("other-tag", "tags", markers("vm-b")),
+        with("no-tags", "tags", json!({})),
+        with("../../snapshots/newest", "name", json!("x")),
+        with("a/b", "name", json!("x")),
+        with("", "name", json!("x")),
+        with(evil, "name", json!("x")),
+        with("too-big", "size_bytes", json!(1e30)),
+        with("negative", "size_bytes", json!(-1)),
+        with("long-name", "name", json!("x".repeat(100_000))),
+        with("kind", "kind", json!(evil)),
+        with(
+            "many-tags",
+            "tags",
+            (0..500)
+                .map(|n| (n.to_string(), json!("")))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        ),
+        // These do.
+        evil_one,
+        with("biggest", "size_bytes", json!(u64::MAX)),
+        with("ancient", "created_at", json!("0001-01-01T00:00:00Z")),
+        with(
+            "before-christ",
+            "created_at",
+            json!("-262142-01-01T00:00:00Z")
+        ),
+    ]);
+    let records = records.as_array().unwrap().clone();
+    api.server.world().snapshots = records;
+    let evil_name = format!("name {evil}");
+    api.server
+        .world()
+        .instances
+        .insert(ID.to_owned(), (evil_name, "Running".to_owned()));
+    for args in [
+        &["snapshots"][..],
+        &["snapshots", "-o", "json"],
+        &["list"],
+        &["list", "-o", "json"],
+        &["get", ID],
+        &["check"],
+        &["doctor"],
+        &["prune", "--dry-run"],
+        &["run-due", "--dry-run", "--force"],
+    ] {
+        let said = api.run(args);
+        assert_harmless(&said.stdout);
+        assert_harmless(&said.stderr);
+    }
+    api.run(&["run-due", "--dry-run", "--force"]).exits(0);
+    let told = api.run(&["prune"]).exits(0).stderr;
+    for id in [
+        "../../snapshots/newest",
+        "twice",
+        "long-name",
+        "many-tags",
+        "negative",
+    ] {
+        assert!(told.contains(id), "{id}: {told}");
+    }
+    let mut deleted = api.server.world().lines("DELETE ");
+    deleted.sort();
+    let expected = ["ancient", "before-christ", "biggest", "evil", "old"];
+    assert_eq!(
+        deleted,
+        expected.map(|id| format!("DELETE /snapshots/{id}"))
+    );
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
+use super::text::visible_json;
 use super::{View, check};
 use crate::commands::report::{
     Answer, Declared, Deleted, Fate, Finding, Health, HealthRow, Registration, RegistrationChange,
@@ -30,7 +31,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Findings(findings) => findings.iter().map(examined).collect(),
         Answer::Verbatim(text) => Value::from(text.as_str()),
     };
-    format!("{value:#}\n")
+    format!("{}\n", visible_json(&format!("{value:#}")))
 }
 
 fn declared(declared: &Declared) -> Value {

@@ -26,6 +26,21 @@ pub fn visible(text: &str) -> String {
     visible
 }
 
+/// JSON that means the same, without anything that a terminal would obey: such characters stand in its texts alone,
+/// where they may be spelled out.
+pub fn visible_json(json: &str) -> String {
+    let mut visible = String::with_capacity(json.len());
+    for c in json.chars() {
+        if ('\u{7f}'..='\u{9f}').contains(&c) || is_directional(c) {
+            // Writing to a string can't fail.
+            let _ = write!(visible, "\\u{:04x}", u32::from(c));
+        } else {
+            visible.push(c);
+        }
+    }
+    visible
+}
+
 /// `text` cut to at most `max` characters, with a mark that something is missing.
 pub fn shortened(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
@@ -51,6 +66,17 @@ mod tests {
             "a\\u{1b}[31mb\\nc\\u{202e}d"
         );
         assert_eq!(visible("web-ä (1)"), "web-ä (1)");
+    }
+
+    #[test]
+    fn json_without_control_characters_means_the_same() {
+        let value = serde_json::json!({"a\u{9b}31m\u{202e}": "ä\u{7f}\n\u{1b}[2J"});
+        let json = visible_json(&value.to_string());
+        assert!(!json.chars().any(|c| c.is_control() || is_directional(c)));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&json).unwrap(),
+            value
+        );
     }
 
     #[test]

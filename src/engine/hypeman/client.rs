@@ -11,12 +11,14 @@ use log::debug;
 use reqwest::blocking::Response;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, SERVER};
 use reqwest::{Certificate, Method, StatusCode};
+use serde::de::DeserializeOwned;
 
 use super::answer;
 use super::base_url::BaseUrl;
 use super::body::Body;
 use super::fault::Fault;
 use super::key::Secret;
+use super::wire;
 use crate::engine::EngineError;
 use crate::{http, interrupt};
 
@@ -169,6 +171,13 @@ impl Client {
         self.base.to_string()
     }
 
+    /// `text`, which may quote the server, without the key.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.key
+            .as_ref()
+            .map_or_else(|| text.to_owned(), |key| key.redact(text))
+    }
+
     /// Whether requests carry a key.
     pub(super) fn has_key(&self) -> bool {
         self.key.is_some()
@@ -183,6 +192,14 @@ impl Client {
     /// The last attempt's fault.
     pub(super) fn fetch(&self, request: &Request<'_>) -> Result<Answer, Fault> {
         self.fetch_as(request, &|headers, body| self.answer(headers, body))
+    }
+
+    /// As [`Client::fetch`], for what the answer says.
+    ///
+    /// # Errors
+    /// The last attempt's fault; [`Fault::Garbled`] when the answer has another form.
+    pub(super) fn fetch_for<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, Fault> {
+        self.fetch_as(request, &|_, body| wire::parse(&body.whole()?))
     }
 
     /// As [`Client::fetch`] for a list, whose records are given to `take` one after the other. What was taken starts
@@ -255,9 +272,19 @@ impl Client {
         self.send_as(request, &|headers, body| self.answer(headers, body))
     }
 
+    /// As [`Client::send`], for what the answer says.
+    ///
+    /// # Errors
+    /// As [`Client::send`]; [`Fault::Garbled`] when the answer has another form.
+    pub(super) fn send_for<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, Fault> {
+        self.send_as(request, &|_, body| wire::parse(&body.whole()?))
+    }
+
     fn send_as<T>(&self, request: &Request<'_>, read: &Reader<'_, T>) -> Result<T, Fault> {
         let began = Instant::now();
-        let result = self.exchange(request, read);
+        let result = self
+            .exchange(request, read)
+            .map_err(|fault| fault.redacted(self.key.as_ref()));
         let outcome = match &result {
             Ok((status, _)) => status.to_string(),
             Err(Fault::Refused(refusal)) => refusal.status.to_string(),

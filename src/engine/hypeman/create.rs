@@ -13,7 +13,7 @@ use super::Hypeman;
 use super::client::{Client, Request, pause};
 use super::fault::{Concern, Fault};
 use super::lists::Snapshots;
-use super::wire::{self, NewSnapshot};
+use super::wire::{NewSnapshot, WireSnapshot, garbled};
 use crate::engine::{CreateRequest, Created, EngineError};
 use crate::instance::State;
 use crate::interrupt;
@@ -76,11 +76,16 @@ impl<'a> Creation<'a> {
         // Strings and maps of strings always have a JSON form.
         .unwrap_or_default();
         let path = ["instances", self.id(), "snapshots"];
-        let answer = self.client.send(&Request {
+        let made: WireSnapshot = self.client.send_for(&Request {
             body: Some(body),
             ..Request::new(Method::POST, &path, self.engine.create_timeout)
         })?;
-        wire::parse_snapshot(&answer.body)
+        let made = made.into_snapshot().map_err(garbled)?;
+        if made.name != self.request.name {
+            // Somebody else's answer, such as one that a proxy kept.
+            return Err(garbled(format!("it is about snapshot {:?}", made.name)));
+        }
+        Ok(made)
     }
 
     /// Checks that the server did what was asked for: it takes names and prefixes for ids, too.
@@ -89,9 +94,19 @@ impl<'a> Creation<'a> {
         snapshot: Snapshot,
         mut warnings: Vec<String>,
     ) -> Result<Created, EngineError> {
+        let is_tagged = self
+            .request
+            .tags
+            .iter()
+            .all(|(key, value)| snapshot.tags.get(key) == Some(value));
         if snapshot.source_instance_id != self.id() {
-            // This very call has just made it, so it may be removed.
-            let fate = match super::Engine::delete(self.engine, &snapshot.id) {
+            let deleted = if is_tagged {
+                // Its name and its tags are those of this very call, which has just made it, so it may be removed.
+                super::Engine::delete(self.engine, &snapshot.id)
+            } else {
+                Err(EngineError::instance("its tags are another's"))
+            };
+            let fate = match deleted {
                 Ok(()) => "it was deleted again".to_owned(),
                 Err(error) => format!("snapshot {} of it is left: {error}", snapshot.id),
             };
@@ -102,11 +117,6 @@ impl<'a> Creation<'a> {
                 snapshot.source_instance_id
             )));
         }
-        let is_tagged = self
-            .request
-            .tags
-            .iter()
-            .all(|(key, value)| snapshot.tags.get(key) == Some(value));
         if !is_tagged {
             warnings.push(format!(
                 "the server did not keep every tag of snapshot {} of instance {}: without the marker tags retention \

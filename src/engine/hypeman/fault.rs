@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::key::Secret;
 use crate::engine::EngineError;
 
 /// Where a request without a key could get one.
@@ -142,6 +143,14 @@ impl Fault {
             | Self::Silent(_)
             | Self::Redirected { .. }
             | Self::Interrupted => false,
+        }
+    }
+
+    /// The same without the key, which the parser's message may quote from the answer.
+    pub(super) fn redacted(self, key: Option<&Secret>) -> Self {
+        match (self, key) {
+            (Self::Garbled(how), Some(key)) => Self::Garbled(key.redact(&how)),
+            (fault, _) => fault,
         }
     }
 

@@ -118,9 +118,8 @@ impl Hypeman {
 
     /// The instance with this id. The server takes names and prefixes too, so that what it finds may be another one.
     fn look_up(&self, client: &Client, id: &InstanceId) -> Result<Option<Instance>, Fault> {
-        match client.fetch(&self.get(&["instances", id.as_str()])) {
-            Ok(answer) => {
-                let found: WireInstance = wire::parse(&answer.body)?;
+        match client.fetch_for::<WireInstance>(&self.get(&["instances", id.as_str()])) {
+            Ok(found) => {
                 if found.id == id.as_str() {
                     return found.into_instance().map(Some);
                 }
@@ -160,7 +159,7 @@ impl Engine for Hypeman {
         let list = client.fetch_list(self.get(&["instances"]), Instances::take);
         let (instances, left_out) = list.map_err(error)?.into_parts();
         for line in left_out {
-            warn!("{line}");
+            warn!("{}", client.redact(&line));
         }
         Ok(instances)
     }
@@ -187,10 +186,12 @@ impl Engine for Hypeman {
     fn list(&self) -> Result<Listing, EngineError> {
         let client = self.client()?;
         let error = |fault| self.server_error(&client, fault, "list the snapshots");
-        client
-            .fetch_list(self.get(&["snapshots"]), Snapshots::take)
-            .map(Snapshots::into_listing)
-            .map_err(error)
+        let list = client.fetch_list(self.get(&["snapshots"]), Snapshots::take);
+        let mut listing = list.map_err(error)?.into_listing();
+        for problem in &mut listing.problems {
+            *problem = client.redact(problem);
+        }
+        Ok(listing)
     }
 
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {
@@ -216,10 +217,9 @@ impl Engine for Hypeman {
     fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
         let client = self.client()?;
         let task = format!("ask whether the server itself has a schedule for instance {id}");
-        match client.fetch(&self.get(&["instances", id.as_str(), "snapshot-schedule"])) {
-            Ok(answer) => {
-                let rival: WireSchedule = wire::parse(&answer.body)
-                    .map_err(|fault| self.instance_error(&client, fault, &task))?;
+        let path = ["instances", id.as_str(), "snapshot-schedule"];
+        match client.fetch_for::<WireSchedule>(&self.get(&path)) {
+            Ok(rival) => {
                 // The id may be another instance's name, as in `look_up`.
                 Ok((rival.instance_id == id.as_str()).then(|| {
                     format!(

@@ -153,16 +153,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(body).map_err(garbled)
 }
 
-/// One snapshot.
-///
-/// # Errors
-/// [`Fault::Garbled`] when it is none, or of a kind that is not known.
-pub(super) fn parse_snapshot(body: &[u8]) -> Result<Snapshot, Fault> {
-    parse::<WireSnapshot>(body)?
-        .into_snapshot()
-        .map_err(garbled)
-}
-
+/// An answer that is not the contract's.
 pub(super) fn garbled(cause: impl std::fmt::Display) -> Fault {
     // The parser's message may quote the server's text.
     Fault::Garbled(clean(&cause.to_string(), None))

@@ -451,6 +451,40 @@ fn a_snapshot_of_another_instance_is_undone() {
 }
 
 #[test]
+fn an_answer_about_another_snapshot_is_not_believed() {
+    let server = server();
+    let other = server
+        .world()
+        .make_snapshot(ID, "Standby", "nightly-0", &json!({}));
+    server
+        .world()
+        .fail(POST, Fault::after(make, Answer::json(201, &other)));
+    let created = create(&engine(&server), State::Running).unwrap();
+    assert_eq!(created.snapshot.id.as_str(), "snap002");
+    assert_created(&server, 2);
+}
+
+#[test]
+fn a_snapshot_of_another_instance_that_is_not_this_calls_own_is_left() {
+    let server = server();
+    server.world().set_state("vm-b", "Running");
+    let other =
+        server
+            .world()
+            .make_snapshot("vm-b", "Standby", "nightly-1", &json!({"team": "infra"}));
+    server.world().fail(POST, Answer::json(201, &other));
+    let message = create(&engine(&server), State::Running)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("vm-b") && message.contains("is left"),
+        "{message}"
+    );
+    assert_created(&server, 1);
+    assert!(server.world().lines("DELETE ").is_empty());
+}
+
+#[test]
 fn tags_that_the_server_dropped_are_told() {
     let server = server();
     let mut bare = server

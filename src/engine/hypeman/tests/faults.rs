@@ -259,6 +259,27 @@ fn a_server_that_quotes_the_key_does_not_get_it_into_an_error() {
 }
 
 #[test]
+fn a_server_that_puts_the_key_into_what_is_not_understood_does_not_get_it_out() {
+    let server = server();
+    let record = serde_json::json!({"id": format!("x {KEY}"), "kind": KEY, "state": 1});
+    let engine = engine(&server);
+    let list = Answer::json(200, &serde_json::json!([record]));
+    server.world().fail("GET /snapshots", list);
+    let listing = engine.list().unwrap();
+    assert_eq!(listing.problems.len(), 1);
+    server.world().fail(
+        "GET /instances/*",
+        Answer::json(200, &serde_json::json!(KEY)),
+    );
+    let found = engine.find(&id(ID)).unwrap_err();
+    let shown = format!("{:?} {found} {found:?}", listing.problems);
+    assert!(
+        shown.contains("[redacted]") && !shown.contains(KEY),
+        "{shown}"
+    );
+}
+
+#[test]
 fn an_error_body_that_is_no_json_is_shown_without_control_characters() {
     let server = server();
     let body = "{\"code\":\"Bad Request\",\"message\":\"value \"\u{1b}[31m\r\nX\" is bad\"}";
