@@ -177,6 +177,28 @@ fn alert_tells_of_retention_that_fails() {
 }
 
 #[test]
+fn alert_tells_of_snapshots_that_lost_something() {
+    let scraped = Scraped::new();
+    scraped.run_due(&["--force"]).exits(0);
+    scraped.run_due(&["--force"]).exits(0);
+    let disk = scraped
+        .host
+        .snapshots()
+        .into_iter()
+        .map(|id| scraped.host.data_dir().join("snapshots").join(id))
+        .find(|snapshot| {
+            let record = fs::read_to_string(snapshot.join("snapshot.json")).unwrap();
+            record.contains(OTHER_ID)
+        })
+        .unwrap()
+        .join("guest/overlay.raw");
+    fs::remove_file(disk).unwrap();
+    // What is in the store is looked at again when a run did something.
+    scraped.run_due(&["--force", "--instance", ID]).exits(0);
+    scraped.fires(14, &[("HypemanSnapUnusableSnapshots", "warning", WEB_B)]);
+}
+
+#[test]
 fn alerts_tell_of_a_store_that_is_empty_or_out_of_reach() {
     let scraped = Scraped::new();
     scraped.run_due(&["--force"]).exits(0);

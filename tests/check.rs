@@ -238,6 +238,91 @@ fn new_schedule_is_ok() {
 }
 
 #[test]
+fn newest_snapshot_that_lost_something_is_critical_until_there_is_a_better_one() {
+    let host = host_in_order();
+    add_snapshot(&host, "s0", (ID, "web-a"), 90 * 60);
+    let directory = host.data_dir().join("snapshots/s1");
+    let says = |part: &str| {
+        let said = host.run(&["check"]).exits(2);
+        assert!(said.stdout.contains(part), "{part}: {said:?}");
+        let json = host.run(&["check", "-o", "json"]).exits(2).json();
+        assert_eq!(json["instances"][0]["cause"], "unusable", "{json}");
+        let flaw = json["instances"][0]["unusable_reason"].as_str().unwrap();
+        assert!(part.contains(flaw), "{flaw}");
+        // `list` and `doctor` know it too.
+        let list = host.run(&["list"]).exits(0);
+        let row = format!("newest snapshot is unusable: {flaw}");
+        assert!(list.stdout.contains(&row), "{row}: {list:?}");
+        let list = host.run(&["list", "-o", "json"]).exits(0).json();
+        assert_eq!(list[0]["unusable_reason"], flaw);
+        let doctor = host.run(&["doctor", "-o", "json"]).json();
+        let finding = doctor
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|it| it["check"] == "snapshot" && it["subject"] == "s1")
+            .unwrap_or_else(|| panic!("{doctor}"));
+        assert_eq!(finding["status"], "warning");
+        assert!(
+            finding["detail"].as_str().unwrap().contains(flaw),
+            "{finding}"
+        );
+    };
+    let whole = fs::read(directory.join("snapshot.json")).unwrap();
+    fs::write(directory.join("snapshot.json"), "{").unwrap();
+    says(
+        "nothing can be restored from the newest snapshot: its snapshot.json can't be parsed: \
+         EOF while parsing an object at line 1 column 1; the newest usable one is 1h 30m old",
+    );
+    fs::write(directory.join("snapshot.json"), &whole).unwrap();
+    host.run(&["check"]).exits(0);
+    fs::write(directory.join("guest/overlay.raw"), "").unwrap();
+    says("nothing can be restored from the newest snapshot: there is no disk in it; ");
+    let standby = String::from_utf8(whole)
+        .unwrap()
+        .replace("\"Stopped\"", "\"Standby\"");
+    fs::write(directory.join("snapshot.json"), standby).unwrap();
+    says(
+        "nothing can be restored from the newest snapshot: \
+         snapshots/snapshot-latest/memory is missing; ",
+    );
+    add_snapshot(&host, "s2", (ID, "web-a"), 60);
+    write_schedule(
+        &host,
+        ID,
+        30 * MINUTE,
+        &json!({"last_run_at": from_now(-60), "last_success_at": from_now(-60), "last_snapshot_id": "s2"}),
+    );
+    host.run(&["check"]).exits(0);
+}
+
+#[test]
+fn store_in_which_nothing_is_left_is_critical_at_once() {
+    let host = host_in_order();
+    fs::remove_dir_all(host.data_dir().join("snapshots/s1")).unwrap();
+    let said = host.run(&["check"]).exits(2);
+    assert!(
+        first_line(&said).contains("no snapshot is left"),
+        "{said:?}"
+    );
+    let json = host.run(&["check", "-o", "json"]).exits(2).json();
+    assert_eq!(json["instances"][0]["cause"], "lost");
+}
+
+#[test]
+fn instance_that_is_gone_and_whose_last_snapshot_is_cut_is_critical() {
+    let host = host_in_order();
+    host.remove_instance(ID);
+    host.run(&["check"]).exits(0);
+    fs::write(host.data_dir().join("snapshots/s1/guest/overlay.raw"), "").unwrap();
+    let said = host.run(&["check"]).exits(2);
+    assert!(
+        first_line(&said).contains("there is no disk in it"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn instance_that_is_gone_is_named_and_no_alarm() {
     let host = host();
     write_schedule(&host, "gone", -HOUR, &succeeded(50 * HOUR));

@@ -108,9 +108,11 @@ fn json_holds_the_schedules_and_what_the_engine_knows() {
     let mut with_snapshots = schedule(ID);
     with_snapshots["instance_name"] = json!("web-a");
     with_snapshots["newest_snapshot_at"] = record["snapshot"]["created_at"].clone();
+    with_snapshots["unusable_reason"] = Value::Null;
     let mut without = schedule("gone");
     without["instance_name"] = Value::Null;
     without["newest_snapshot_at"] = Value::Null;
+    without["unusable_reason"] = Value::Null;
     assert_eq!(json, json!([without, with_snapshots]));
 }
 

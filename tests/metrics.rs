@@ -138,7 +138,7 @@ fn real_parsers_take_it() {
             .iter()
             .filter(|sample| sample[2]["instance_id"] == OTHER_ID)
             .collect();
-        assert_eq!(other.len(), 12, "{other:?}");
+        assert_eq!(other.len(), 13, "{other:?}");
         for sample in other {
             assert_eq!(sample[2]["name"], HOSTILE_NAME);
             let is_total = sample[1].as_str().unwrap().ends_with("_total");

@@ -168,6 +168,11 @@ fn judge(engine: &Asked, schedule: Schedule, rpo: Option<Duration>, now: DateTim
             .known
             .as_ref()
             .map_or(Newest::Unknown, |known| known.newest(id)),
+        flaw: engine
+            .known
+            .as_ref()
+            .ok()
+            .and_then(|known| known.flaw(&schedule)),
         is_gone: engine.is_gone(id),
     };
     let verdict = health::judge(&facts, rpo, now);

@@ -7,16 +7,27 @@ use chrono::{DateTime, Utc};
 use crate::engine::{Engine, EngineError};
 use crate::health::Newest;
 use crate::instance::InstanceId;
+use crate::schedule::Schedule;
+use crate::snapshot::Snapshot;
 
 /// The scheduled snapshots of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scheduled {
-    /// How many there are; at least one.
+    /// How many there are.
     pub count: u64,
+    /// How many of them are not usable.
+    pub unusable: u64,
     /// The lengths of their files together, in bytes.
     pub size_bytes: u64,
     /// When the newest usable one was taken.
     pub newest_at: Option<DateTime<Utc>>,
+}
+
+/// A snapshot that is not usable.
+#[derive(Debug)]
+struct Unusable {
+    at: DateTime<Utc>,
+    flaw: String,
 }
 
 /// Names and scheduled snapshots.
@@ -26,6 +37,10 @@ pub struct Known {
     names: BTreeMap<InstanceId, String>,
     /// The scheduled snapshots of each instance that has any, whether it exists or not.
     pub scheduled: BTreeMap<InstanceId, Scheduled>,
+    /// Of each instance, the newest snapshot that is not usable: a scheduled one, or one that can't be told from them.
+    newest_unusable: BTreeMap<InstanceId, Unusable>,
+    /// Why a snapshot is not usable, by its id.
+    flaws: BTreeMap<String, String>,
 }
 
 impl Known {
@@ -34,30 +49,46 @@ impl Known {
     /// # Errors
     /// When it can't list instances or snapshots.
     pub fn ask(engine: &dyn Engine) -> Result<Self, EngineError> {
-        let names = engine
-            .instances()?
-            .into_iter()
-            .map(|instance| (instance.id, instance.name))
-            .collect();
-        let mut scheduled: BTreeMap<InstanceId, Scheduled> = BTreeMap::new();
+        let mut known = Self {
+            names: engine
+                .instances()?
+                .into_iter()
+                .map(|instance| (instance.id, instance.name))
+                .collect(),
+            ..Self::default()
+        };
         for snapshot in engine.list()?.snapshots {
-            if !snapshot.is_scheduled() {
-                continue;
-            }
-            if let Ok(id) = snapshot.source_instance_id.parse::<InstanceId>() {
-                let all = scheduled.entry(id).or_insert(Scheduled {
-                    count: 0,
-                    size_bytes: 0,
-                    newest_at: None,
-                });
-                all.count += 1;
-                all.size_bytes = all.size_bytes.saturating_add(snapshot.size_bytes);
-                if snapshot.is_usable() {
-                    all.newest_at = all.newest_at.max(Some(snapshot.created_at));
-                }
+            known.add(snapshot);
+        }
+        Ok(known)
+    }
+
+    fn add(&mut self, snapshot: Snapshot) {
+        let id = snapshot.source_instance_id.parse::<InstanceId>();
+        if let (true, Ok(id)) = (snapshot.is_scheduled(), &id) {
+            let all = self.scheduled.entry(id.clone()).or_default();
+            all.count += 1;
+            all.size_bytes = all.size_bytes.saturating_add(snapshot.size_bytes);
+            if snapshot.is_usable() {
+                all.newest_at = all.newest_at.max(Some(snapshot.created_at));
+            } else {
+                all.unusable += 1;
             }
         }
-        Ok(Self { names, scheduled })
+        // A record that says nothing leaves neither name nor tags.
+        let is_unsaid = snapshot.name.is_empty() && snapshot.tags.is_empty();
+        let may_be_scheduled = snapshot.is_scheduled() || is_unsaid;
+        let Some(flaw) = snapshot.unusable else {
+            return;
+        };
+        self.flaws.insert(snapshot.id.into(), flaw.clone());
+        if let (true, Ok(id)) = (may_be_scheduled, id) {
+            let at = snapshot.created_at;
+            let newest = self.newest_unusable.get(&id);
+            if newest.is_none_or(|newest| newest.at < at) {
+                self.newest_unusable.insert(id, Unusable { at, flaw });
+            }
+        }
     }
 
     /// Whether the engine lists the instance. One that it does not list need not be gone.
@@ -75,9 +106,22 @@ impl Known {
 
     /// The instance's newest usable scheduled snapshot.
     pub fn newest(&self, id: &InstanceId) -> Newest {
-        self.scheduled
-            .get(id)
-            .and_then(|all| all.newest_at)
-            .map_or(Newest::None, Newest::At)
+        self.newest_at(id).map_or(Newest::None, Newest::At)
+    }
+
+    fn newest_at(&self, id: &InstanceId) -> Option<DateTime<Utc>> {
+        self.scheduled.get(id).and_then(|all| all.newest_at)
+    }
+
+    /// Why nothing can be restored from the newest snapshot of the schedule, if so.
+    pub fn flaw(&self, schedule: &Schedule) -> Option<&str> {
+        let id = &schedule.instance_id;
+        let recorded = schedule.last_snapshot_id.as_ref();
+        if let Some(flaw) = recorded.and_then(|id| self.flaws.get(id)) {
+            return Some(flaw);
+        }
+        let unusable = self.newest_unusable.get(id)?;
+        let is_newest = self.newest_at(id).is_none_or(|newest| newest < unusable.at);
+        is_newest.then_some(unusable.flaw.as_str())
     }
 }

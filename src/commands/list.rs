@@ -35,6 +35,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
             name: None,
             schedule: Err(problem.to_string()),
             newest: Newest::Unknown,
+            flaw: None,
         })
         .collect();
     for id in ids {
@@ -52,6 +53,10 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
             newest: known
                 .as_ref()
                 .map_or(Newest::Unknown, |known| known.newest(&id)),
+            flaw: match (&known, &schedule) {
+                (Some(known), Ok(schedule)) => known.flaw(schedule).map(str::to_owned),
+                _ => None,
+            },
             instance_id: id.into(),
             schedule,
         });

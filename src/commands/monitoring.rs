@@ -115,6 +115,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
                     .get(&id)
                     .map_or_else(Snapshots::default, |all| Snapshots {
                         count: all.count,
+                        unusable: all.unusable,
                         size_bytes: all.size_bytes,
                         newest_at: all.newest_at,
                     })

@@ -108,8 +108,10 @@ pub struct ScheduleRow {
     pub name: Option<String>,
     /// The schedule, or why it can't be read.
     pub schedule: Result<Schedule, String>,
-    /// The newest scheduled snapshot.
+    /// The newest usable scheduled snapshot.
     pub newest: Newest,
+    /// Why nothing can be restored from the newest one, if so.
+    pub flaw: Option<String>,
 }
 
 /// What `delete` did.

@@ -1,12 +1,13 @@
 //! Whether an instance's newest snapshot is young enough, and if not, what is wrong. Pure: no I/O, no clock.
 //!
-//! The level depends on ages, so that it can be foretold, and on retention; the cause explains it. The limits:
+//! The level depends on ages, so that it can be foretold, on retention and on what is left; the cause explains it. The limits:
 //!
 //! - The RPO (recovery point objective) is the age up to which the newest scheduled snapshot is good enough. What is
 //!   not declared is the interval, the instance's jitter and a slack together.
 //! - The slack is a tenth of the interval, at least 5 minutes and at most an hour, and the time that the last run took:
 //!   enough for a minute's tick, for runs that wait for each other, and for the first retries of one that failed.
 //! - Older than the RPO is a warning; older than twice the RPO is critical.
+//! - A newest snapshot from which nothing can be restored is critical, and so is a store in which none is left.
 //! - Retention that fails is a warning, whatever the age: snapshots are still taken, until the disk is full of them.
 //! - Where no RPO is declared, an instance whose next run is still to come, and for which nothing has failed, is never
 //!   late: that is so after a new or a changed interval.
@@ -64,8 +65,10 @@ pub enum Newest {
 pub struct Facts<'a> {
     /// The schedule.
     pub schedule: &'a Schedule,
-    /// The newest whole snapshot that the schedule made.
+    /// The newest usable snapshot that the schedule made.
     pub newest: Newest,
+    /// Why nothing can be restored from the newest one, if so; then `newest` is an older one.
+    pub flaw: Option<&'a str>,
     /// Whether the engine has positively said that the instance is gone.
     pub is_gone: bool,
 }
@@ -102,6 +105,8 @@ pub enum Cause {
     Failing,
     /// Snapshots are taken and young enough, but old ones can't be removed.
     RetentionFailing,
+    /// Nothing can be restored from the newest snapshot.
+    Unusable,
     /// The last snapshot is in the store no more.
     Lost,
     /// The interval is longer than the RPO that was asked for.
@@ -125,6 +130,7 @@ impl Cause {
             Self::Unfinished { .. } => "unfinished",
             Self::Failing => "failing",
             Self::RetentionFailing => "retention_failing",
+            Self::Unusable => "unusable",
             Self::Lost => "lost",
             Self::Sparse => "interval_longer_than_rpo",
             Self::Late => "late",
@@ -141,6 +147,8 @@ pub struct Verdict {
     pub level: Level,
     /// Why.
     pub cause: Cause,
+    /// Why nothing can be restored from the newest snapshot, if so.
+    pub flaw: Option<String>,
     /// When the newest scheduled snapshot was taken, and how that is known.
     pub newest: Option<(DateTime<Utc>, Source)>,
     /// How old that is, or how long there has been no snapshot at all; `None` where that can't be told.
@@ -172,6 +180,15 @@ pub fn default_rpo(schedule: &Schedule) -> Duration {
 /// Judges one instance by its newest snapshot and its schedule's record. `rpo` is what the user asks for, if anything.
 pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Verdict {
     let verdict = judge_age(facts, rpo, now);
+    if let Some(flaw) = facts.flaw {
+        // However young it is, and whether or not the instance is there to make another one.
+        return Verdict {
+            level: Level::Critical,
+            cause: Cause::Unusable,
+            flaw: Some(flaw.to_owned()),
+            ..verdict
+        };
+    }
     if facts.schedule.retention_error.is_none() || verdict.level >= Level::Warning {
         return verdict;
     }
@@ -190,6 +207,7 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
     let verdict = Verdict {
         level: Level::Ok,
         cause: Cause::Gone,
+        flaw: None,
         newest,
         age: newest.map(|(at, _)| elapsed(at, now)),
         rpo: limit,
@@ -218,7 +236,7 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
         limit
     };
     let critical_after = warning_after.saturating_add(limit);
-    let level = if age > critical_after {
+    let level = if age > critical_after || is_nothing_left(facts) {
         Level::Critical
     } else if age > warning_after || is_in_future(newest, now) {
         Level::Warning
@@ -290,6 +308,9 @@ fn cause(
     if is_in_future(newest, now) {
         return Cause::InFuture;
     }
+    if is_nothing_left(facts) {
+        return Cause::Lost;
+    }
     match &schedule.attempt {
         // An attempt beside an error is one whose end is not clear; it waits for its retry like any failure.
         Some(attempt) if schedule.run_error().is_none() => {
@@ -348,6 +369,11 @@ fn overdue(schedule: &Schedule, now: DateTime<Utc>) -> Overdue {
 
 fn is_failing(schedule: &Schedule) -> bool {
     schedule.consecutive_failures > 0 || schedule.run_error().is_some()
+}
+
+/// Whether there were snapshots, and there is none any more.
+fn is_nothing_left(facts: &Facts<'_>) -> bool {
+    facts.newest == Newest::None && recorded_success(facts.schedule).is_some()
 }
 
 /// Whether the schedule records a success that is in the store no more. A server's clock may differ from this host's.

@@ -50,6 +50,7 @@ fn judge_at(schedule: &Schedule, newest: Newest, now: i64) -> Verdict {
     let facts = Facts {
         schedule,
         newest,
+        flaw: None,
         is_gone: false,
     };
     judge(&facts, None, at(now))
@@ -116,6 +117,7 @@ fn failing_retention_is_a_warning_at_any_age_and_hides_nothing_worse() {
     let gone = Facts {
         schedule: &schedule,
         newest,
+        flaw: None,
         is_gone: true,
     };
     let verdict = judge(&gone, None, at(HOUR));
@@ -158,6 +160,7 @@ fn new_schedule_is_not_late_before_its_first_run_whatever_the_rpo() {
     let facts = |newest| Facts {
         schedule: &schedule,
         newest,
+        flaw: None,
         is_gone: false,
     };
     for newest in [Newest::None, Newest::Unknown] {
@@ -192,6 +195,7 @@ fn changed_interval_is_waited_for_unless_an_rpo_is_declared() {
     let facts = Facts {
         schedule: &schedule,
         newest,
+        flaw: None,
         is_gone: false,
     };
     let verdict = judge(&facts, Some(seconds(HOUR)), at(now + MINUTE));
@@ -204,6 +208,7 @@ fn interval_beyond_the_declared_rpo_is_named() {
     let facts = Facts {
         schedule: &schedule,
         newest: Newest::At(at(0)),
+        flaw: None,
         is_gone: false,
     };
     let verdict = judge(&facts, Some(seconds(30 * MINUTE)), at(31 * MINUTE));
@@ -273,6 +278,7 @@ fn instance_that_is_gone_is_no_alarm() {
     let facts = Facts {
         schedule: &schedule,
         newest: Newest::At(at(0)),
+        flaw: None,
         is_gone: true,
     };
     let verdict = judge(&facts, None, at(100 * HOUR));
@@ -343,7 +349,7 @@ proptest! {
         now in 0..1000 * HOUR,
         later in 0..1000 * HOUR,
     ) {
-        let facts = Facts { schedule: &schedule, newest, is_gone: false };
+        let facts = Facts { schedule: &schedule, newest, flaw: None, is_gone: false };
         let rpo = rpo.map(seconds);
         let first = judge(&facts, rpo, at(now));
         let second = judge(&facts, rpo, at(now + later));
@@ -360,7 +366,7 @@ proptest! {
         age in 0..3000 * HOUR,
     ) {
         let newest = Newest::At(at(0));
-        let facts = Facts { schedule: &schedule, newest, is_gone: false };
+        let facts = Facts { schedule: &schedule, newest, flaw: None, is_gone: false };
         let verdict = judge(&facts, Some(seconds(rpo)), at(age));
         let expected = if age <= rpo {
             Level::Ok

@@ -73,6 +73,8 @@ pub struct Instance {
 pub struct Snapshots {
     /// How many there are.
     pub count: u64,
+    /// How many of them are not usable.
+    pub unusable: u64,
     /// The lengths of their files together, in bytes.
     pub size_bytes: u64,
     /// When the newest one was taken.
@@ -204,7 +206,7 @@ struct Metric {
     value: fn(&Instance) -> Option<f64>,
 }
 
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 14] = [
     Metric {
         name: NAME_BEARER,
         kind: "gauge",
@@ -280,6 +282,12 @@ const METRICS: [Metric; 13] = [
         value: |it| it.snapshots.map(|all| whole(all.count)),
     },
     Metric {
+        name: "unusable_snapshots",
+        kind: "gauge",
+        help: "How many of these snapshots lost something, so that nothing can be restored from them.",
+        value: |it| it.snapshots.map(|all| whole(all.unusable)),
+    },
+    Metric {
         name: "snapshots_size_bytes",
         kind: "gauge",
         help: "Lengths of the files of these snapshots together; sparse and shared files occupy less.",
@@ -288,7 +296,7 @@ const METRICS: [Metric; 13] = [
     Metric {
         name: "newest_snapshot_timestamp_seconds",
         kind: "gauge",
-        help: "When the newest of these snapshots was taken; absent where there is none.",
+        help: "When the newest usable one of these snapshots was taken; absent where there is none.",
         value: |it| it.snapshots.and_then(|all| all.newest_at).map(timestamp),
     },
 ];

@@ -64,6 +64,7 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
     web.schedule.last_duration_ms = Some(1250);
     web.snapshots = Some(Snapshots {
         count: 2,
+        unusable: 1,
         size_bytes: 3 << 40,
         newest_at: Some(at(3700)),
     });
@@ -80,6 +81,7 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
         format!("hypeman_snap_last_pause_seconds{labels} 0.0125"),
         format!("hypeman_snap_last_duration_seconds{labels} 1.25"),
         format!("hypeman_snap_snapshots{labels} 2"),
+        format!("hypeman_snap_unusable_snapshots{labels} 1"),
         format!("hypeman_snap_snapshots_size_bytes{labels} 3298534883328"),
     ] {
         assert!(text.lines().any(|it| it == line), "{line} in {text}");

@@ -145,6 +145,16 @@ fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
             let again = schedule.retry_at.unwrap_or(schedule.next_run_at);
             format!("{age}; next try {}; {failures}", time(again, view))
         }
+        Cause::Unusable => {
+            let flaw = verdict.flaw.as_deref().map(visible).unwrap_or_default();
+            let before = match (verdict.newest, verdict.age) {
+                (Some((_, Source::Snapshot)), Some(age)) => {
+                    format!("the newest usable one is {} old", rough(age))
+                }
+                _ => "there is no usable one".to_owned(),
+            };
+            format!("nothing can be restored from the newest snapshot: {flaw}; {before}")
+        }
         Cause::Lost => {
             let age = match verdict.newest {
                 Some(_) => age,

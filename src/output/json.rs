@@ -70,6 +70,7 @@ fn schedule_row(row: &ScheduleRow) -> Value {
 fn add_known(fields: &mut Map<String, Value>, row: &ScheduleRow, newest: Value) {
     fields.insert("instance_name".to_owned(), json!(row.name));
     fields.insert("newest_snapshot_at".to_owned(), newest);
+    fields.insert("unusable_reason".to_owned(), json!(row.flaw));
 }
 
 fn deleted(deleted: &Deleted) -> Value {
@@ -182,6 +183,7 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
         Finding::Judged { schedule, verdict } => {
             value["cause"] = json!(verdict.cause.as_str());
             value["newest_snapshot_at"] = json!(verdict.newest.map(|(at, _)| at));
+            value["unusable_reason"] = json!(verdict.flaw);
             value["newest_is_recorded"] =
                 json!(verdict.newest.map(|(_, source)| source == Source::Record));
             value["age_seconds"] = json!(verdict.age.map(|age| age.as_secs()));

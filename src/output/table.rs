@@ -35,9 +35,14 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                     units::time(schedule.next_run_at, view),
                     newest(row.newest, view),
                     schedule.consecutive_failures.to_string(),
-                    last_run(schedule, view),
+                    match &row.flaw {
+                        Some(flaw) => message("newest snapshot is unusable", flaw, view),
+                        None => last_run(schedule, view),
+                    },
                 ],
-                tint(schedule),
+                row.flaw
+                    .as_ref()
+                    .map_or_else(|| tint(schedule), |_| Some(Tint::Failure)),
             ),
             Err(error) => table.push(
                 [

@@ -12,7 +12,9 @@ use super::instances::Instances;
 use super::journal::{Entry, Journal, Phase};
 use super::metadata::Metadata;
 use super::ownership;
+use super::soundness;
 use super::state::{self, Derived, Met};
+use super::store::SnapshotStore;
 use crate::engine::describe;
 use crate::engine::hypeman::ServerPresence;
 use crate::finding::{Finding, Status};
@@ -67,6 +69,7 @@ impl Examination<'_> {
             match looked {
                 Ok((data, instances)) => {
                     findings.extend(self.snapshots_dir(&data));
+                    findings.extend(soundness::examine(&SnapshotStore::of(&data)));
                     findings.extend(reflinks(&data));
                     findings.extend(self.all(&instances));
                 }

@@ -19,6 +19,7 @@ pub mod registration;
 mod rest;
 mod rival;
 mod session;
+mod soundness;
 pub mod staging;
 pub mod state;
 pub mod store;
