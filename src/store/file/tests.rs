@@ -388,6 +388,25 @@ fn patience_ends_soon_and_is_for_fresh_files_only() {
     assert_eq!(waited(invalid.as_bytes(), fresh), Duration::ZERO);
 }
 
+#[test]
+fn numbers_that_nobody_here_knows_stay_what_they_are() {
+    for number in [
+        "-118446744073709551615",
+        "1e23",
+        "0.1",
+        "18446744073709551615",
+        "5e-324",
+    ] {
+        let text = HYPEMANS.replacen('{', &format!("{{ \"weight\": {number},"), 1);
+        let schedule = decoded(&text).unwrap();
+        assert_eq!(
+            decoded(&encoded(&schedule)).as_ref(),
+            Ok(&schedule),
+            "{number}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
