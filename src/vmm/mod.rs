@@ -13,6 +13,8 @@ mod capture_tests;
 pub mod cloud_hypervisor;
 pub mod disk_files;
 pub mod firecracker;
+#[cfg(test)]
+mod foreign_tests;
 mod handover;
 mod http;
 mod peer;

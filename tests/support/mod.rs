@@ -10,6 +10,7 @@ pub mod fake_hypeman_routes;
 pub mod fake_tls;
 pub mod fake_vmm;
 pub mod filesystems;
+pub mod foreign;
 pub mod guests;
 pub mod hostile;
 pub mod linux_guest;
