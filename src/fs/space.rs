@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -19,6 +20,15 @@ const BLOCK_BYTES: u64 = 64 << 10;
 /// When the file system can't be asked.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     room(path).map(|room| room.free_bytes)
+}
+
+/// How many bytes this user may still write to the file system of the open directory `dir`.
+///
+/// # Errors
+/// When the file system can't be asked.
+pub fn free_bytes_in(dir: impl AsFd) -> io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// How much room a file system has.

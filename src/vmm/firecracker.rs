@@ -162,8 +162,9 @@ impl Vmm for Firecracker {
     }
 
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
-        let needed_bytes =
-            (self.config()?.machine.mem_size_mib << 20).saturating_add(STATE_MAX_BYTES);
+        // Any number may come, and a size that no memory has needs room that no file system has.
+        let memory_bytes = self.config()?.machine.mem_size_mib.saturating_mul(1 << 20);
+        let needed_bytes = memory_bytes.saturating_add(STATE_MAX_BYTES);
         self.handover = Some(Handover::open(
             self.http.peer(),
             self.http.socket(),

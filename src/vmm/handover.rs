@@ -2,32 +2,45 @@
 //! root directory, so a jailed one, or one of another user, cannot write where a snapshot is staged: it gets a directory
 //! of its own within its reach, whose files are moved over once the guest runs again.
 //!
-//! What such a VMM leaves there is not trusted: it may be a symlink, a link to somebody else's file, or nothing.
+//! Others may write in that place: the VMM itself, or whoever owns the directory of its socket. So nothing there is done
+//! by path. The VMM's directory stands in one that only this user can write to, and is reached through descriptors alone;
+//! what is not surely of this tool's making is neither given away nor removed. What a VMM leaves there is not trusted
+//! either: it may be a symlink, a link to somebody else's file, or nothing.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use log::debug;
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use crate::fs::beneath::Beneath;
-use crate::fs::{copy, space};
+use crate::fs::{copy, given, space};
 use crate::interrupt;
 use crate::vmm::VmmError;
-use crate::vmm::peer::Peer;
+use crate::vmm::peer::{Peer, RootKind};
 
-/// The directory's name. Always the same, so that the next run finds what a killed one left; a VMM has one capture at
-/// a time.
+/// The name of this tool's directory. Always the same, so that the next run finds what a killed one left; a VMM has one
+/// capture at a time.
 const NAME: &str = ".hypeman-snap";
+/// The VMM's own directory in it.
+const INNER: &str = "saved-state";
+/// More files than this no VMM leaves.
+const FILES_MAX: usize = 64;
+/// For everything that is opened here.
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
 
 /// Where the VMM writes, and where that has to go.
 #[derive(Debug)]
 pub struct Handover {
-    state_dir: PathBuf,
+    state_dir: Beneath,
     seen_as: PathBuf,
     own: Option<OwnDir>,
 }
@@ -35,13 +48,17 @@ pub struct Handover {
 /// A directory of the VMM's, made by us.
 #[derive(Debug)]
 struct OwnDir {
-    path: PathBuf,
-    // Files are taken out through this: whoever owns the directory can put another one at its path.
+    place: Place,
     dir: OwnedFd,
+    /// The VMM's user.
+    uid: u32,
 }
 
-/// A place where both sides can write.
+/// A directory where both sides can write.
+#[derive(Debug)]
 struct Place {
+    dir: OwnedFd,
+    /// For messages.
     path: PathBuf,
     seen_as: PathBuf,
 }
@@ -57,30 +74,31 @@ impl Handover {
         state_dir: &Beneath,
         needed_bytes: u64,
     ) -> Result<Self, VmmError> {
-        let state_dir = std::path::absolute(state_dir.path())
-            .map_err(file_error("can't tell the full path of", state_dir.path()))?;
+        let state_dir = state_dir.clone();
         let place = match peer {
-            Some(peer) => meeting_place(peer, socket)?.map(|place| (place, peer.owner)),
+            Some(peer) => place_of(peer, socket)?.map(|place| (place, peer)),
             None => None,
         };
-        let handover = match place {
-            None => Self {
-                seen_as: state_dir.clone(),
+        let handover = if let Some((place, peer)) = place {
+            let shown = place.path.display();
+            debug!("{}: hands its state over in {shown}", socket.display());
+            check_seen(peer, &place.dir, &place.seen_as)?;
+            place.clear()?;
+            Self {
                 state_dir,
+                seen_as: place.seen_as.join(NAME).join(INNER),
+                own: Some(OwnDir::create(place, peer.owner)?),
+            }
+        } else {
+            let seen_as = std::path::absolute(state_dir.path())
+                .map_err(file_error("can't tell the full path of", state_dir.path()))?;
+            if let Some(peer) = peer {
+                check_seen(peer, &state_dir, &seen_as)?;
+            }
+            Self {
+                state_dir,
+                seen_as,
                 own: None,
-            },
-            Some((place, owner)) => {
-                debug!(
-                    "{}: hands its state over in {}",
-                    socket.display(),
-                    place.path.display()
-                );
-                remove(&place.path)?;
-                Self {
-                    state_dir,
-                    seen_as: place.seen_as,
-                    own: Some(OwnDir::create(place.path, owner)?),
-                }
             }
         };
         handover.check_space(needed_bytes)?;
@@ -108,17 +126,18 @@ impl Handover {
     /// Brings the files `names` into the state directory, 0600 and ours, and removes what was made for the VMM.
     ///
     /// # Errors
-    /// When one is missing, empty or no plain file; [`Handover::clear`] removes what is left.
+    /// When one is missing, empty, another user's or no plain file; [`Handover::clear`] removes what is left.
     pub fn collect(&self, names: &[&str]) -> Result<(), VmmError> {
         for name in names {
-            let target = self.state_dir.join(name);
+            let target = self.state_dir.path().join(name);
             if let Some(own) = &self.own {
-                own.take(name, &target)
+                own.take(name, &self.state_dir)
                     .map_err(file_error("can't take over the VMM's", &target))?;
             }
-            make_private(&target).map_err(file_error("can't use the VMM's", &target))?;
+            make_private(&self.state_dir, name)
+                .map_err(file_error("can't use the VMM's", &target))?;
         }
-        self.own.as_ref().map_or(Ok(()), |own| remove(&own.path))
+        self.own.as_ref().map_or(Ok(()), |own| own.place.clear())
     }
 
     /// Removes what an earlier handover, also of a process that died, left within the reach of `peer`.
@@ -127,20 +146,23 @@ impl Handover {
     /// When something is still there.
     pub fn clear(peer: Option<&Peer>, socket: &Path) -> Result<(), VmmError> {
         // Whom we can't look at, we can't have made anything for.
-        let place = peer.and_then(|peer| meeting_place(peer, socket).ok().flatten());
-        place.map_or(Ok(()), |place| remove(&place.path))
+        let place = peer.and_then(|peer| place_of(peer, socket).ok().flatten());
+        place.map_or(Ok(()), |place| place.clear())
     }
 
     /// Refuses a directory with less room than `needed_bytes`.
     fn check_space(&self, needed_bytes: u64) -> Result<(), VmmError> {
-        let directory = self.own.as_ref().map_or(&self.state_dir, |own| &own.path);
-        let free_bytes = space::free_bytes(directory)
-            .map_err(file_error("can't tell the free space of", directory))?;
+        let (dir, path) = match &self.own {
+            Some(own) => (own.dir.as_fd(), own.place.path.as_path()),
+            None => (self.state_dir.as_fd(), self.state_dir.path()),
+        };
+        let free_bytes =
+            space::free_bytes_in(dir).map_err(file_error("can't tell the free space of", path))?;
         if free_bytes < needed_bytes {
             return Err(VmmError::Unsupported(format!(
                 "the guest's memory needs {} MiB in {}, which has {} MiB left; make room there",
                 needed_bytes >> 20,
-                directory.display(),
+                path.display(),
                 free_bytes >> 20
             )));
         }
@@ -148,77 +170,228 @@ impl Handover {
     }
 }
 
+impl Place {
+    fn own_path(&self) -> PathBuf {
+        self.path.join(NAME)
+    }
+
+    /// Makes this tool's directory here and the VMM's in it, which belongs to `owner`.
+    fn make(&self, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
+        let outer = make_dir(&self.dir, NAME)?;
+        // The VMM passes through, and sees nothing of it.
+        rustix::fs::fchmod(&outer, Mode::from_raw_mode(0o711))?;
+        let inner = make_dir(&outer, INNER)?;
+        rustix::fs::fchown(&inner, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        Ok(inner)
+    }
+
+    /// Removes this tool's directory, if it is there and this tool's.
+    fn clear(&self) -> Result<(), VmmError> {
+        let path = self.own_path();
+        self.remove().map_err(file_error("can't remove", &path))
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        let outer =
+            match rustix::fs::openat(&self.dir, NAME, OPEN | OFlags::DIRECTORY, Mode::empty()) {
+                Ok(outer) => outer,
+                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_ours("it is no directory")),
+                Err(error) => return Err(error.into()),
+            };
+        check_ours(&outer)?;
+        match rustix::fs::openat(&outer, INNER, OPEN | OFlags::DIRECTORY, Mode::empty()) {
+            // Only this user can have made it there: what is in it is the VMM's, which may remove it itself.
+            Ok(inner) => {
+                unlink_all(&inner)?;
+                rustix::fs::unlinkat(&outer, INNER, AtFlags::REMOVEDIR)?;
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Nothing but an empty directory goes, whatever has that name by now.
+        match rustix::fs::unlinkat(&self.dir, NAME, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(not_ours("it holds something else")),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 impl OwnDir {
-    /// Makes `path`, 0700, and gives it to `owner`.
-    fn create(path: PathBuf, (uid, gid): (u32, u32)) -> Result<Self, VmmError> {
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(file_error("can't create, for the VMM to write to,", &path))?;
-        let given = rustix::fs::open(
-            &path,
-            OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .and_then(|dir| {
-            rustix::fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            Ok(dir)
-        });
-        match given {
-            Ok(dir) => Ok(Self { path, dir }),
+    /// Makes a directory in `place` and gives it to `owner`.
+    fn create(place: Place, owner: (u32, u32)) -> Result<Self, VmmError> {
+        match place.make(owner) {
+            Ok(dir) => Ok(Self {
+                place,
+                dir,
+                uid: owner.0,
+            }),
             Err(error) => {
-                let _ = fs::remove_dir(&path);
+                // The first error is the one to tell.
+                let _ = place.remove();
                 let what = format!(
-                    "can't give to user {uid}, whose VMM has to write there (run this tool as root),"
+                    "can't make, for user {}, whose VMM has to write there (run this tool as root),",
+                    owner.0
                 );
-                Err(file_error(&what, &path)(error.into()))
+                Err(file_error(&what, &place.own_path())(error))
             }
         }
     }
 
-    /// Moves the file `name` to `target`; copies it where the file systems differ.
-    fn take(&self, name: &str, target: &Path) -> io::Result<()> {
-        match rustix::fs::renameat(&self.dir, name, CWD, target) {
-            Err(Errno::XDEV) => {}
-            moved => return Ok(moved?),
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?);
+    /// Moves the file `name` into `state_dir`: blocks that can be shared become a file that the VMM never had open, others
+    /// keep theirs, and between file systems they are copied.
+    fn take(&self, name: &str, state_dir: &Beneath) -> io::Result<()> {
+        let source = File::from(rustix::fs::openat(&self.dir, name, OPEN, Mode::empty())?);
         check_plain(&source)?;
-        let target = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(target)?;
-        copy::file(&source, &target, &interrupt::requested, &|_| {}).map(drop)
+        let uid = source.metadata()?.uid();
+        if uid != self.uid {
+            return Err(io::Error::other(format!("it belongs to user {uid}")));
+        }
+        let target = state_dir.create_file(name)?;
+        match copy::reflink(&source, &target) {
+            Ok(()) => return Ok(()),
+            Err(error) if copy::is_unsupported(&error) => {}
+            Err(error) => return Err(error),
+        }
+        match rustix::fs::renameat(&self.dir, name, state_dir, name) {
+            Err(Errno::XDEV) => {
+                copy::file(&source, &target, &interrupt::requested, &|_| {}).map(drop)
+            }
+            moved => Ok(moved?),
+        }
     }
+}
+
+/// Creates the directory `name` in `parent`, 0700, and opens it: that very one, and nobody else's.
+fn make_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    let made = rustix::fs::openat(parent, name, OPEN | OFlags::DIRECTORY, Mode::empty())?;
+    check_ours(&made)?;
+    if entries(&made)?.next().is_some() {
+        return Err(not_ours("it is not empty"));
+    }
+    Ok(made)
+}
+
+/// # Errors
+/// When the directory is not one that only this user can write to.
+fn check_ours(dir: &OwnedFd) -> io::Result<()> {
+    let stat = rustix::fs::fstat(dir)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(not_ours(&format!("it belongs to user {}", stat.st_uid)));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(not_ours("others can write to it"));
+    }
+    Ok(())
+}
+
+fn not_ours(why: &str) -> io::Error {
+    io::Error::other(format!(
+        "it is not this tool's: {why}; see what it is, and remove or rename it"
+    ))
+}
+
+/// The names in a directory.
+fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<CString>> + use<>> {
+    Ok(Dir::read_from(dir)?.filter_map(|entry| match entry {
+        Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
+        Ok(entry) => Some(Ok(entry.file_name().to_owned())),
+        Err(error) => Some(Err(error.into())),
+    }))
+}
+
+/// Removes the files in `dir`, and directories that are empty. Never looks into one.
+fn unlink_all(dir: &OwnedFd) -> io::Result<()> {
+    for (count, name) in entries(dir)?.enumerate() {
+        let name = name?;
+        if count >= FILES_MAX {
+            return Err(io::Error::other(format!(
+                "the VMM left more than {FILES_MAX} files there; remove them"
+            )));
+        }
+        match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Where a VMM that cannot write to our directories gets one of its own: in its jail, or beside its socket, where it
 /// could create that. `None` for one that can write where we can.
-fn meeting_place(peer: &Peer, socket: &Path) -> Result<Option<Place>, VmmError> {
-    if let Some(jail) = peer.chroot(socket)? {
+fn place_of(peer: &Peer, socket: &Path) -> Result<Option<Place>, VmmError> {
+    let root = peer.root()?;
+    if root.kind == RootKind::Jail {
+        let path = root.path();
         return Ok(Some(Place {
-            path: jail.join(NAME),
-            seen_as: Path::new("/").join(NAME),
+            dir: open_again(&root.dir).map_err(file_error("can't open the jail", &path))?,
+            path,
+            seen_as: PathBuf::from("/"),
         }));
     }
     let (uid, _) = peer.owner;
     if uid == 0 || uid == rustix::process::geteuid().as_raw() {
         return Ok(None);
     }
-    let socket = fs::canonicalize(socket).map_err(file_error("can't find", socket))?;
-    let beside = socket.with_file_name(NAME);
-    Ok(Some(Place {
-        path: beside.clone(),
-        seen_as: beside,
-    }))
+    beside(socket)
+        .map(Some)
+        .map_err(file_error("can't find a place beside", socket))
 }
 
-/// Makes the file at `path`, in a directory of ours, one that only we can use.
-fn make_private(path: &Path) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+/// The directory of `socket`, which no symlink of another user leads to, and which holds a socket of that name.
+fn beside(socket: &Path) -> io::Result<Place> {
+    let socket = std::path::absolute(socket)?;
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = open_again(&given::trusted_directory(parent)?)?;
+    let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(io::Error::other("it is no socket any more"));
+    }
+    Ok(Place {
+        dir,
+        path: parent.to_owned(),
+        seen_as: parent.to_owned(),
+    })
+}
+
+/// The directory that is held as `dir`, opened for reading.
+fn open_again(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(
+        dir,
+        ".",
+        OPEN | OFlags::DIRECTORY,
+        Mode::empty(),
+    )?)
+}
+
+/// Refuses, before anything is paused, a VMM to which `path` is not the directory `dir`.
+fn check_seen(peer: &Peer, dir: impl AsFd, path: &Path) -> Result<(), VmmError> {
+    let root = peer.root()?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let seen = rustix::fs::openat2(&root.dir, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    let is_same = || -> Result<bool, Errno> {
+        let (seen, dir) = (rustix::fs::fstat(seen?)?, rustix::fs::fstat(dir)?);
+        Ok((seen.st_dev, seen.st_ino) == (dir.st_dev, dir.st_ino))
+    };
+    if is_same().unwrap_or(false) {
+        return Ok(());
+    }
+    Err(VmmError::Unsupported(format!(
+        "the VMM (process {}) sees other files than this tool, and not the directory {}; let it see that at the same \
+         path, or run it without mounts of its own",
+        peer.process.pid,
+        path.display()
+    )))
+}
+
+/// Makes the file `name` in a directory of ours one that only we can use.
+fn make_private(dir: &Beneath, name: &str) -> io::Result<()> {
+    let file = File::from(rustix::fs::openat(dir, name, OPEN, Mode::empty())?);
     check_plain(&file)?;
     rustix::fs::fchown(
         &file,
@@ -243,127 +416,10 @@ fn check_plain(file: &File) -> io::Result<()> {
     Err(io::Error::other(wrong))
 }
 
-fn remove(path: &Path) -> Result<(), VmmError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(file_error("can't remove", path)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 fn file_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
     let what = format!("{what} {}", path.display());
     move |source| VmmError::File { what, source }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    /// A handover with a directory of its own, as for a jailed VMM of this very user.
-    fn own_dir(dir: &Path) -> Handover {
-        let state_dir = dir.join("state");
-        fs::create_dir(&state_dir).unwrap();
-        let me = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
-        Handover {
-            state_dir,
-            seen_as: Path::new("/").join(NAME),
-            own: Some(OwnDir::create(dir.join(NAME), me).unwrap()),
-        }
-    }
-
-    #[test]
-    fn files_from_a_directory_of_its_own_end_in_the_state_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let handover = own_dir(dir.path());
-        assert_eq!(handover.seen_as("memory").unwrap(), "/.hypeman-snap/memory");
-        assert_eq!(handover.seen_as("").unwrap(), "/.hypeman-snap");
-        let written = dir.path().join(NAME).join("memory");
-        fs::write(&written, "m").unwrap();
-        fs::set_permissions(&written, PermissionsExt::from_mode(0o644)).unwrap();
-        handover.collect(&["memory"]).unwrap();
-        let kept = dir.path().join("state/memory");
-        assert_eq!(fs::read_to_string(&kept).unwrap(), "m");
-        assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o7777, 0o600);
-        assert!(!dir.path().join(NAME).exists());
-    }
-
-    #[test]
-    fn files_on_another_file_system_are_copied_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let Ok(shm) = tempfile::tempdir_in("/dev/shm") else {
-            eprintln!("SKIPPED: a handover between file systems: no /dev/shm");
-            return;
-        };
-        let mut handover = own_dir(dir.path());
-        handover.state_dir = shm.path().to_owned();
-        fs::write(dir.path().join(NAME).join("memory"), "m").unwrap();
-        handover.collect(&["memory"]).unwrap();
-        let kept = shm.path().join("memory");
-        assert_eq!(fs::read_to_string(&kept).unwrap(), "m");
-        assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o7777, 0o600);
-        assert!(!dir.path().join(NAME).exists());
-    }
-
-    #[test]
-    fn what_is_no_plain_file_of_the_vmms_is_not_taken() {
-        type Trick = fn(&Path, &Path) -> io::Result<()>;
-        let tricks: [(&str, Trick); 5] = [
-            ("symbolic link", |secret, file| symlink(secret, file)),
-            ("more than one name", |secret, file| {
-                fs::hard_link(secret, file)
-            }),
-            ("no regular file", |_, file| fs::create_dir(file)),
-            ("it is empty", |_, file| fs::write(file, "")),
-            ("No such file", |_, _| Ok(())),
-        ];
-        for (reason, trick) in tricks {
-            let dir = tempfile::tempdir().unwrap();
-            let secret = dir.path().join("secret");
-            fs::write(&secret, "s").unwrap();
-            fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).unwrap();
-            let handover = own_dir(dir.path());
-            trick(&secret, &dir.path().join(NAME).join("memory")).unwrap();
-            let VmmError::File { what, source } = handover.collect(&["memory"]).unwrap_err() else {
-                panic!("{reason}");
-            };
-            assert!(source.to_string().contains(reason), "{what}: {source}");
-            // Neither read nor given away.
-            assert_eq!(
-                fs::metadata(&secret).unwrap().mode() & 0o7777,
-                0o644,
-                "{reason}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_directory_that_was_swapped_for_a_symlink_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let others = dir.path().join("others");
-        fs::create_dir(&others).unwrap();
-        fs::write(others.join("memory"), "secret").unwrap();
-        let handover = own_dir(dir.path());
-        fs::rename(dir.path().join(NAME), dir.path().join("moved")).unwrap();
-        symlink(&others, dir.path().join(NAME)).unwrap();
-        handover.collect(&["memory"]).unwrap_err();
-        assert_eq!(fs::read_to_string(others.join("memory")).unwrap(), "secret");
-        remove(&dir.path().join(NAME)).unwrap();
-        assert!(others.join("memory").exists());
-    }
-
-    #[test]
-    fn more_than_the_room_there_is_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let handover = own_dir(dir.path());
-        handover.check_space(1).unwrap();
-        let error = handover.check_space(u64::MAX).unwrap_err();
-        assert!(error.to_string().contains("make room"), "{error}");
-    }
-}
+mod tests;

@@ -24,6 +24,37 @@ pub struct Peer {
     pub owner: (u32, u32),
 }
 
+/// The root directory of a process, held.
+#[derive(Debug)]
+pub struct Root {
+    /// The directory.
+    pub dir: OwnedFd,
+    /// What it is to this process.
+    pub kind: RootKind,
+}
+
+/// What another process's root directory is to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootKind {
+    /// The same; the mounts below may be others.
+    Shared,
+    /// Another one, which only root can have put it into.
+    Jail,
+    /// Another one, in a user namespace of its own: any user can make such a one, of whatever directories there are.
+    Foreign,
+}
+
+impl Root {
+    /// Its path from here, for messages.
+    pub fn path(&self) -> PathBuf {
+        let link = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&self.dir)
+        );
+        fs::read_link(link).unwrap_or_else(|_| PathBuf::from("/"))
+    }
+}
+
 /// A control socket by a path that fits into a socket address.
 #[derive(Debug)]
 pub struct Address {
@@ -103,36 +134,39 @@ impl Peer {
         })
     }
 
-    /// The root directory of the process as this process reaches it; `None` when both have the same one. `socket` is
-    /// where it listens: a jail holds its own socket, so the jail is the directory above it that is the same.
+    /// The root directory of the process.
     ///
     /// # Errors
-    /// [`VmmError::Unsupported`] when this user may not look.
-    pub fn chroot(&self, socket: &Path) -> Result<Option<PathBuf>, VmmError> {
-        let root = self.proc("root");
-        let found = fs::metadata(&root).and_then(|its| {
-            let is_it = |path: &Path| -> io::Result<bool> {
-                let other = fs::metadata(path)?;
-                Ok((other.dev(), other.ino()) == (its.dev(), its.ino()))
-            };
-            if is_it(Path::new("/"))? {
-                return Ok(None);
-            }
-            let socket = fs::canonicalize(socket)?;
-            let above = socket.ancestors().skip(1);
-            let jail = above
-                .filter(|path| is_it(path).unwrap_or(false))
-                .map(Path::to_owned)
-                .last();
-            Ok(Some(jail.unwrap_or(root)))
-        });
-        found.map_err(|error| {
+    /// [`VmmError::Unsupported`] when this user may not look, or the process is gone.
+    pub fn root(&self) -> Result<Root, VmmError> {
+        self.look_at_root().map_err(|error| {
             VmmError::Unsupported(format!(
                 "can't see the root directory of the VMM (process {}, user {}), which tells whether it is jailed: \
                  {error}; run this tool as root or as that user",
                 self.process.pid, self.owner.0
             ))
         })
+    }
+
+    fn look_at_root(&self) -> io::Result<Root> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(self.proc("root"), flags, Mode::empty())?;
+        let inode = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+        let (its, ours) = (rustix::fs::fstat(&dir)?, inode(Path::new("/"))?);
+        let namespace = inode(&self.proc("ns/user"))?;
+        let kind = if (its.st_dev, its.st_ino) == ours {
+            RootKind::Shared
+        } else if namespace == inode(Path::new("/proc/self/ns/user"))? {
+            RootKind::Jail
+        } else {
+            RootKind::Foreign
+        };
+        // Else its number may be another's by now.
+        let stat = fs::read_to_string(self.proc("stat"))?;
+        if start_ticks(&stat) != Some(self.process.start_ticks) {
+            return Err(io::Error::other("it has ended"));
+        }
+        Ok(Root { dir, kind })
     }
 
     fn proc(&self, name: &str) -> PathBuf {
@@ -172,7 +206,54 @@ mod tests {
         let peer = Peer::at(&Address::of(&socket).unwrap()).unwrap().unwrap();
         assert_eq!(u32::try_from(peer.process.pid).unwrap(), std::process::id());
         assert_eq!(peer.owner.0, rustix::process::geteuid().as_raw());
-        assert_eq!(peer.chroot(&socket).unwrap(), None);
+        assert_eq!(peer.root().unwrap().kind, RootKind::Shared);
+    }
+
+    #[test]
+    fn roots_of_jails_are_told_from_those_that_any_user_can_make() {
+        use std::io::Read as _;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        // Goes into its new root without becoming another program, which it would not find there.
+        let jail = "$| = 1; chroot($ARGV[0]) or exit; print 'in'; sleep 1000";
+        let namespace = ["unshare", "--user", "--map-root-user"];
+        for (before, kind) in [
+            (&[][..], RootKind::Jail),
+            (&namespace[..], RootKind::Foreign),
+        ] {
+            let words = [before, &["perl", "-e", jail]].concat();
+            let mut child = std::process::Command::new(words[0])
+                .args(&words[1..])
+                .arg(&root)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = [0; 2];
+            if child
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut said)
+                .is_err()
+            {
+                support::skip::skipped(&format!("the root of {words:?}: it is not allowed here"));
+                child.wait().unwrap();
+                continue;
+            }
+            let pid = i32::try_from(child.id()).unwrap();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let peer = |start_ticks| Peer {
+                process: Process { pid, start_ticks },
+                owner: (0, 0),
+            };
+            let seen = peer(start_ticks(&stat).unwrap()).root().unwrap();
+            let another = peer(1).root();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(seen.kind, kind);
+            assert_eq!(seen.path(), root);
+            assert!(another.is_err());
+        }
     }
 
     #[test]
