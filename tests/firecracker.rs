@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use support::cli::Host;
 use support::fake_vmm::Dialect;
 use support::micro_vm::{self, MicroVm};
@@ -109,4 +110,31 @@ fn a_jailed_guest_is_snapshotted_through_its_jail_and_nothing_stays_there() {
 
     let restored = MicroVm::restore_jailed(&binary, &copy, &state_dir);
     restored.assert_goes_on_between(before, after);
+}
+
+#[test]
+fn a_guest_whose_dirty_pages_are_tracked_for_hypeman_is_not_saved() {
+    let Some(binary) = micro_vm::binary(Dialect::Firecracker) else {
+        return;
+    };
+    let host = Host::new(TOOL);
+    let disk = host.dir().join("disk.raw");
+    fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let vm = MicroVm::boot_tracking(&binary, &disk);
+    // An instance that hypeman runs is known by its metadata alone.
+    host.add_instance("vm-a", "vm-a");
+    let path = host.data_dir().join("guests/vm-a/metadata.json");
+    let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    metadata["HypervisorType"] = "firecracker".into();
+    metadata["SocketPath"] = vm.socket().to_str().unwrap().into();
+    metadata["ProgramStartedAt"] = "2026-09-01T08:00:04Z".into();
+    fs::write(path, metadata.to_string()).unwrap();
+    host.run(&["set", "vm-a", "--interval", "1h", "--max-count", "3"])
+        .exits(0);
+
+    host.run(&["run-due", "--force"])
+        .exits(1)
+        .complains(&["tracks dirty pages", "--engine hypeman"]);
+    assert!(host.snapshots().is_empty());
+    vm.wait_ticks_beyond(*vm.ticks().last().unwrap());
 }

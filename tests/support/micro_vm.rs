@@ -142,6 +142,27 @@ impl MicroVm {
         .booted()
     }
 
+    /// Boots the guest with one disk in a Firecracker that tracks which pages the guest writes, as hypeman does it.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn boot_tracking(binary: &Path, disk: &Path) -> Self {
+        Self::start(Dialect::Firecracker, |dir| {
+            let path = dir.join("config");
+            write_firecracker_config(&path, guest(), &[(disk, false)]);
+            let config = fs::read(&path).expect("Firecracker's configuration");
+            let mut config: Value =
+                serde_json::from_slice(&config).expect("a configuration in JSON");
+            config["machine-config"]["track_dirty_pages"] = Value::Bool(true);
+            fs::write(&path, config.to_string()).expect("Firecracker's configuration");
+            let mut command = Command::new(binary);
+            command.args(["--no-seccomp", "--api-sock", "vmm.sock"]);
+            command.args(["--config-file", "config"]);
+            command
+        })
+        .booted()
+    }
+
     /// Starts the VMM from a saved state; its disks must be where the saved state knows them, and the VM that was saved
     /// must have been stopped.
     ///
