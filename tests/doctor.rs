@@ -434,6 +434,48 @@ fn a_server_is_asked_whether_it_is_well_and_takes_the_key() {
 }
 
 #[test]
+fn a_wrong_address_is_told_as_such_and_not_as_a_wrong_key() {
+    let host = host();
+    let server = FakeHypeman::start();
+    let url = server.url();
+    let doctor = || {
+        let mut command = command(&host, &["doctor", "-o", "json", "--base-url", &url]);
+        said(command.env("HYPEMAN_API_KEY", KEY)).exits(1)
+    };
+    // Another service, whose health is its own affair.
+    for body in ["{\"status\":\"UP\"}", "{}", "\"ok\"", "ok"] {
+        let answer = Answer::text(200, "application/json", body);
+        server.world().fail("GET /health", answer);
+        let said = doctor();
+        assert_says(
+            &finding(&said, "server", &url),
+            "broken",
+            &["not the hypeman API's", "correct --base-url"],
+        );
+        let key = finding(&said, "API key", "HYPEMAN_API_KEY");
+        assert_says(&key, "warning", &["not tried"]);
+    }
+    // One that looks well, and one with a proxy before it that knows another path.
+    for answer in [
+        Answer::text(404, "text/plain", "404 page not found\n"),
+        Answer::text(200, "text/html", "<html>"),
+        Answer::text(302, "", "").with("Location", "/login"),
+        Answer::text(200, "application/json", "{\"items\":[]}"),
+    ] {
+        server.world().fail("GET /instances", answer);
+        let key = finding(&doctor(), "API key", "HYPEMAN_API_KEY");
+        assert_says(&key, "broken", &["correct --base-url"]);
+        assert!(!key["remedy"].to_string().contains("valid key"), "{key}");
+    }
+    for (status, code) in [(401, "Unauthorized"), (403, "Forbidden")] {
+        let refusal = Answer::error(status, code, "no");
+        server.world().fail("GET /instances", refusal);
+        let key = finding(&doctor(), "API key", "HYPEMAN_API_KEY");
+        assert_says(&key, "broken", &["valid key"]);
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_broken() {
     let host = host();
     // Nobody listens at a port that was free a moment ago.

@@ -4,12 +4,19 @@
 use std::time::Instant;
 
 use super::Hypeman;
-use crate::engine::{Engine, EngineError, describe};
+use super::fault::Fault;
+use super::wire;
+use crate::engine::{EngineError, describe};
 use crate::finding::Finding;
 use crate::http;
 
 const SERVER: &str = "server";
 const KEY: &str = "API key";
+
+const CORRECT_KEY: &str = "put a valid key where it is looked for: HYPEMAN_API_KEY, the file that HYPEMAN_API_KEY_FILE \
+                           names, the systemd credential hypeman-api-key, or ~/.config/hypeman/cli.yaml";
+const CORRECT_URL: &str =
+    "correct --base-url: what answers there is no hypeman API, so nothing is known of the key";
 
 /// How it is with the server of `engine`.
 pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
@@ -62,9 +69,12 @@ pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
 fn health(engine: &Hypeman) -> Result<String, EngineError> {
     let client = engine.client()?;
     let began = Instant::now();
-    let answer = client
-        .fetch(&engine.get(&["health"]))
-        .map_err(|fault| engine.server_error(&client, fault, "ask whether the server is well"))?;
+    let error = |fault| engine.server_error(&client, fault, "ask whether the server is well");
+    let answer = client.fetch(&engine.get(&["health"])).map_err(error)?;
+    if !wire::is_well(&answer.body) {
+        let how = "it does not say that all is well".to_owned();
+        return Err(error(Fault::Garbled(how)));
+    }
     let took = began.elapsed().as_millis();
     Ok(match answer.server {
         Some(name) => format!("{name} is well and answered within {took} ms"),
@@ -74,19 +84,27 @@ fn health(engine: &Hypeman) -> Result<String, EngineError> {
 
 /// The key from `origin`, by a request that needs it.
 fn key(engine: &Hypeman, origin: String) -> Finding {
-    match engine.instances() {
-        Ok(instances) => {
+    let client = match engine.client() {
+        Ok(client) => client,
+        Err(error) => return Finding::broken(KEY, origin, describe(&error), CORRECT_KEY),
+    };
+    match engine.list_instances(&client) {
+        Ok((instances, _)) => {
             let shown = instances.len();
             let plural = if shown == 1 { "" } else { "s" };
             let detail = format!("the server accepts it and shows {shown} instance{plural}");
             Finding::ok(KEY, origin, detail)
         }
-        Err(error) => Finding::broken(
-            KEY,
-            origin,
-            describe(&error),
-            "put a valid key where it is looked for: HYPEMAN_API_KEY, the file that HYPEMAN_API_KEY_FILE names, the \
-             systemd credential hypeman-api-key, or ~/.config/hypeman/cli.yaml",
-        ),
+        Err(fault) => {
+            let remedy = if fault.is_about_key() {
+                CORRECT_KEY
+            } else if fault.is_foreign() {
+                CORRECT_URL
+            } else {
+                "look at the server's log; the key was neither taken nor refused"
+            };
+            let error = engine.server_error(&client, fault, "list the instances");
+            Finding::broken(KEY, origin, describe(&error), remedy)
+        }
     }
 }

@@ -93,6 +93,20 @@ impl Fault {
                 && matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED))
     }
 
+    /// Whether the server refused the key, or missed a permission.
+    pub(super) fn is_about_key(&self) -> bool {
+        matches!(self, Self::Refused(refusal)
+            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+
+    /// Whether something answered that is not the hypeman API.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::Garbled(_) | Self::Page(_) | Self::Redirected { .. }
+        ) || self.is_no_such_route()
+    }
+
     /// Whether the reference matched several instances by name or prefix, so that none has it as its id.
     pub(super) fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Refused(refusal)

@@ -116,6 +116,13 @@ impl Hypeman {
         Request::new(Method::GET, path, self.request_timeout)
     }
 
+    /// The instances, and a line for each that can't be understood.
+    fn list_instances(&self, client: &Client) -> Result<(Vec<InstanceRef>, Vec<String>), Fault> {
+        client
+            .fetch_list(self.get(&["instances"]), Instances::take)
+            .map(Instances::into_parts)
+    }
+
     /// The instance with this id. The server takes names and prefixes too, so that what it finds may be another one.
     fn look_up(&self, client: &Client, id: &InstanceId) -> Result<Option<Instance>, Fault> {
         match client.fetch_for::<WireInstance>(&self.get(&["instances", id.as_str()])) {
@@ -155,9 +162,9 @@ impl Hypeman {
 impl Engine for Hypeman {
     fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
         let client = self.client()?;
-        let error = |fault| self.server_error(&client, fault, "list the instances");
-        let list = client.fetch_list(self.get(&["instances"]), Instances::take);
-        let (instances, left_out) = list.map_err(error)?.into_parts();
+        let (instances, left_out) = self
+            .list_instances(&client)
+            .map_err(|fault| self.server_error(&client, fault, "list the instances"))?;
         for line in left_out {
             warn!("{}", client.redact(&line));
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use log::{debug, warn};
 use reqwest::Method;
-use serde_json::{Map, Value};
 
 use super::base_url::BaseUrl;
 use super::client::{Client, Pace, Request};
@@ -114,10 +113,7 @@ impl ServerPresence {
         };
         let fault = match client.send(&request) {
             Ok(answer) => {
-                // The contract, section 3.
-                let is_hypeman = wire::parse::<Map<String, Value>>(&answer.body)
-                    .is_ok_and(|health| health.get("status").is_some_and(|it| it == "ok"));
-                return Ok(is_hypeman.then_some(address));
+                return Ok(wire::is_well(&answer.body).then_some(address));
             }
             Err(fault) => fault,
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::answer::clean;
 use super::fault::Fault;
@@ -143,6 +143,12 @@ impl WireSnapshot {
 pub(super) struct WireSchedule {
     pub(super) instance_id: String,
     pub(super) interval: String,
+}
+
+/// Whether this is what a server that is well answers to `GET /health` (contract, section 3).
+pub(super) fn is_well(body: &[u8]) -> bool {
+    parse::<Map<String, Value>>(body)
+        .is_ok_and(|health| health.get("status").is_some_and(|status| status == "ok"))
 }
 
 /// A JSON answer.
