@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 use crate::interrupt::Watch;
-use crate::vmm::{self, Deadline, SavePlan, Timeouts, Vmm};
+use crate::vmm::{self, Deadline, DiskCopy, SavePlan, Timeouts, Vmm};
 
 /// How long a VMM may take for an answer here.
 const REQUEST: Duration = Duration::from_millis(60);
@@ -215,7 +216,7 @@ fn read_request(stream: &UnixStream) -> Option<String> {
 }
 
 /// A whole capture of what listens there; errors are as good as anything.
-fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path) {
+fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc<fs::File>) {
     let timeouts = Timeouts {
         request: REQUEST,
         watch: Watch::unlimited().with_signal(signal),
@@ -228,10 +229,24 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path) {
     let _ = vmm.version();
     let _ = vmm.tracks_writes();
     let _ = vmm.settings();
-    let _ = vmm.disks();
+    let disks = vmm.disks().unwrap_or_default();
+    let directory = Beneath::open(state_dir).unwrap();
+    let copied = disks.into_iter().filter(|disk| !disk.is_read_only).take(3);
     let plan = SavePlan {
-        state_dir: Beneath::open(state_dir).unwrap(),
-        disks: Vec::new(),
+        disks: copied
+            .enumerate()
+            .map(|(index, disk)| DiskCopy {
+                disk,
+                source: Arc::clone(source),
+                target: Arc::new(
+                    directory
+                        .create_file(Path::new(&format!("disk{index}")))
+                        .unwrap(),
+                ),
+                target_path: state_dir.join(format!("disk{index}")),
+            })
+            .collect(),
+        state_dir: directory,
     };
     let is_saved = vmm.prepare(&plan).is_ok()
         && vmm.pause().is_ok()
@@ -265,6 +280,7 @@ fn assert_is_survived(hypervisor: Hypervisor, manner: Manner) {
     let (socket, state) = (dir.path().join("s"), dir.path().join("state"));
     let disk = dir.path().join("disk.raw");
     fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let source = Arc::new(fs::File::open(&disk).unwrap());
     fs::create_dir(&state).unwrap();
     let listener = UnixListener::bind(&socket).unwrap();
     let stop = listener.try_clone().unwrap();
@@ -279,7 +295,7 @@ fn assert_is_survived(hypervisor: Hypervisor, manner: Manner) {
         let before: Vec<String> = names(dir.path()).into_iter().filter(outside).collect();
         let began = Instant::now();
         BEGAN.set(Some(began));
-        capture(hypervisor, &socket, &state);
+        capture(hypervisor, &socket, &state, &source);
         let took = began.elapsed();
         let after: Vec<String> = names(dir.path()).into_iter().filter(outside).collect();
         assert!(took < END, "{hypervisor:?} {manner:?} took {took:?}");
