@@ -50,6 +50,7 @@ strip --strip-unneeded --remove-section=.comment --remove-section=.note "$root/u
 put 644 contrib/systemd/hypeman-snap.service usr/lib/systemd/system/
 put 644 contrib/systemd/hypeman-snap.timer usr/lib/systemd/system/
 put 644 contrib/default/hypeman-snap etc/default/
+put 755 contrib/hooks/mail usr/libexec/hypeman-snap/hooks/
 put 755 contrib/hooks/restic usr/libexec/hypeman-snap/hooks/
 put 644 contrib/completions/hypeman-snap.bash usr/share/bash-completion/completions/hypeman-snap
 put 644 contrib/completions/_hypeman-snap usr/share/zsh/vendor-completions/

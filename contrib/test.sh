@@ -66,7 +66,7 @@ real_vmm() {
 ensure build vm test
 (ensure lint) || say "going on without"
 (ensure_ansible) || say "going on without Ansible"
-ensure_unpacked || say "going on without promtool or libvirt"
+ensure_unpacked || say "going on without promtool, libvirt or dma"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -75,6 +75,7 @@ fn package_holds_what_a_host_needs() {
         "usr/share/bash-completion/completions/hypeman-snap",
         "usr/share/zsh/vendor-completions/_hypeman-snap",
         "usr/share/fish/vendor_completions.d/hypeman-snap.fish",
+        "usr/libexec/hypeman-snap/hooks/mail",
         "usr/libexec/hypeman-snap/hooks/restic",
         "usr/share/doc/hypeman-snap/README.Debian",
         "usr/share/doc/hypeman-snap/changelog.gz",

@@ -262,14 +262,19 @@ ensure_unpacked() {
     unpack "$to/prometheus" prometheus || return 1
     rm -f "$to/prometheus/usr/bin/prometheus"
   fi
-  if ! there libvirtd && [[ ! -x $to/libvirt/usr/sbin/libvirtd ]]; then
-    say "unpacking libvirt into ${to#"$TOP"/}"
-    # What apt would install; not what it would bring to another version, which is there.
-    packages=$(apt-get install --simulate --no-install-recommends libvirt-daemon-system libvirt-clients 2>/dev/null |
-      sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
-    # shellcheck disable=SC2086 # words
-    [[ -n $packages ]] && unpack "$to/libvirt" $packages
-  fi
+  there libvirtd || [[ -x $to/libvirt/usr/sbin/libvirtd ]] || unpack_missing libvirt libvirt-daemon-system libvirt-clients || return 1
+  [[ -x $to/dma/usr/sbin/dma ]] || unpack_missing dma dma
+}
+
+# unpack_missing NAME PACKAGE…: what apt would install, below target/unpacked/NAME; not what it would bring to another version,
+# which is there.
+unpack_missing() {
+  local name=$1 packages
+  shift
+  say "unpacking $name into target/unpacked"
+  packages=$(apt-get install --simulate --no-install-recommends "$@" 2>/dev/null | sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
+  # shellcheck disable=SC2086 # words
+  [[ -n $packages ]] && unpack "$TOP/target/unpacked/$name" $packages
 }
 
 # Ansible for the tests of contrib/ansible, below the build directory: Debian 12's own is too old for ansible-lint.
