@@ -100,7 +100,7 @@ fn role_sets_a_systemd_host_up_once() {
         stat --format='%a %U' /etc/default/hypeman-snap /etc/credstore /etc/credstore/hypeman-api-key
         # The timer may be at it just now.
         sed -i 's/"next_run_at": "[^"]*"/"next_run_at": "2026-01-01T00:00:00Z"/' /var/lib/hypeman-snap/snapshot-schedules/web0.json
-        systemctl start hypeman-snap.service
+        systemctl start hypeman-snap.service || {{ journalctl --unit=hypeman-snap.service >&2; exit 1; }}
         hypeman-snap --data-dir "$SHARED/vms" --output json snapshots >"$SHARED/snapshots"
         "#
     )) else {
