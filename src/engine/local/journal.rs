@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineError;
+use crate::engine::local::json::{self, ReadError};
 use crate::fs::durable;
 use crate::instance::{Hypervisor, InstanceId};
 use crate::snapshot::SnapshotId;
@@ -83,25 +84,21 @@ impl Journal {
     /// The instance's journal, if a capture is under way or died.
     pub(super) fn read(&self, id: &InstanceId) -> Result<Option<Entry>, EngineError> {
         let path = self.path(id);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(EngineError::caused(
-                    format!("can't read the journal {}", path.display()),
-                    error,
-                ));
-            }
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            EngineError::caused(
+        match json::read_once(&path) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(ReadError::File(error)) => Err(EngineError::caused(
+                format!("can't read the journal {}", path.display()),
+                error,
+            )),
+            Err(error) => Err(EngineError::caused(
                 format!(
                     "the journal {} makes no sense; check that the guest runs, then remove the file",
                     path.display()
                 ),
                 error,
-            )
-        })
+            )),
+        }
     }
 
     /// Removes the instance's journal: nothing of its capture is left anywhere.
@@ -182,8 +179,11 @@ mod tests {
         let journal = Journal::new(state.path());
         journal.write(&entry(Phase::Pausing)).unwrap();
         let path = state.path().join("journal/vm.json");
-        fs::write(&path, "{").unwrap();
-        let error = journal.read(&"vm".parse().unwrap()).unwrap_err();
-        assert!(error.to_string().contains("vm.json"), "{error}");
+        let endless = " ".repeat(2 << 20);
+        for content in ["{", &endless] {
+            fs::write(&path, content).unwrap();
+            let error = journal.read(&"vm".parse().unwrap()).unwrap_err();
+            assert!(error.to_string().contains("vm.json"), "{error}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Reads the small JSON files of the data directory, which other programs may be overwriting in place at that moment.
 
+mod shape;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -55,7 +57,7 @@ pub(super) fn read_in<T: DeserializeOwned>(
 /// Reads `path` once.
 ///
 /// # Errors
-/// When it is no regular file, can't be read, is longer than 1 MiB, or is not a `T`.
+/// When it is no regular file, can't be read, is longer than 1 MiB, holds very many values, or is not a `T`.
 pub fn read_once<T: DeserializeOwned>(path: &Path) -> Result<T, ReadError> {
     let not_blocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let file = OpenOptions::new()
@@ -91,6 +93,9 @@ fn read_open<T: DeserializeOwned>(file: File) -> Result<T, ReadError> {
     let mut bytes = Vec::with_capacity(length + 1);
     if file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX_BYTES {
         return Err(ReadError::Unfit("it is longer than 1 MiB"));
+    }
+    if shape::is_too_rich(&bytes) {
+        return Err(ReadError::Unfit("it holds more values than any metadata"));
     }
     Ok(serde_json::from_slice(&bytes)?)
 }
