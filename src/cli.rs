@@ -24,7 +24,8 @@ The newest scheduled snapshot of an instance is OK up to the age of the RPO, a W
 twice the RPO. Without --rpo, the RPO is the schedule's interval, its jitter (at most 5m) and a slack: a tenth of the \
 interval, at least 5m and at most 1h, and the time that the last run took. An instance whose first run is still to \
 come is OK, and so is one that is gone. A schedule file that holds no schedule is CRITICAL. While old \
-snapshots can't be removed, an instance is at least a WARNING. Without any schedule the \
+snapshots can't be removed, or a run has been at work on it for longer than the interval, an instance is at least a \
+WARNING. Without any schedule the \
 answer is UNKNOWN, because then nothing is protected, or the wrong place was looked at. When the engine can't be asked, \
 ages are those that the schedules record.
 
@@ -306,7 +307,7 @@ pub struct RunDueArgs {
     #[arg(long, value_name = "INSTANCE")]
     pub instance: Vec<String>,
 
-    /// How many instances to work on at once [default: the number of processors, at most 4]
+    /// How many instances to work on at once [default: the number of processors, at least 2 and at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
 

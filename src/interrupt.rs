@@ -1,12 +1,15 @@
-//! When long work has to end before it is done: at a signal, or when its time is over. Nothing here ends anything by
-//! itself: whoever waits or copies looks at its [`Watch`] between steps.
+//! When long work has to end before it is done: at a signal, or when its time is over. Whoever waits or copies looks at
+//! its [`Watch`] between steps; what hangs all the same, in a system call or at a server that does not answer, is ended
+//! by [`when_overdue`].
 //!
 //! A run that is asked to stop must first let the guest go on, so SIGINT and SIGTERM only raise a flag. What puts a guest
 //! right goes on after that, but not for ever: a VMM that does not answer must not keep the run from ending.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What an instance may take besides what its size accounts for.
@@ -18,8 +21,15 @@ const GRACE_AFTER_SIGNAL: Duration = Duration::from_secs(7);
 /// How long after the end of its time a guest is still put right.
 const GRACE_AFTER_TIME: Duration = Duration::from_secs(60);
 
+const SIGNALS: [i32; 3] = [
+    signal_hook::consts::SIGINT,
+    signal_hook::consts::SIGTERM,
+    signal_hook::consts::SIGHUP,
+];
+
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 static SEEN_AT: OnceLock<Instant> = OnceLock::new();
+static IS_WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// Starts to catch SIGINT, SIGTERM and SIGHUP. Called once, by commands that pause guests or copy files.
 ///
@@ -27,11 +37,7 @@ static SEEN_AT: OnceLock<Instant> = OnceLock::new();
 /// When the kernel refuses the signal handler.
 pub fn catch() -> io::Result<()> {
     let flag = FLAG.get_or_init(|| Arc::new(AtomicBool::new(false)));
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
+    for signal in SIGNALS {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
     }
     Ok(())
@@ -43,9 +49,37 @@ pub fn requested() -> bool {
 }
 
 /// When it was first seen that the process has been asked to stop.
-fn seen_at() -> Option<Instant> {
+pub fn seen_at() -> Option<Instant> {
     let is_raised = FLAG.get().is_some_and(|flag| flag.load(Ordering::SeqCst));
     is_raised.then(|| *SEEN_AT.get_or_init(Instant::now))
+}
+
+/// Has a thread wait for one of the signals and, if the process is still there so long after it, call `end`, which no
+/// hanging thread can hold up. The first call in a process counts, others do nothing.
+///
+/// # Errors
+/// When the kernel refuses the thread or the signal handler.
+pub fn when_overdue(patience: Duration, end: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    if IS_WATCHED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let (mut wakes, wake) = UnixStream::pair()?;
+    for signal in SIGNALS {
+        signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
+    }
+    thread::Builder::new()
+        .name("interrupt".to_owned())
+        .spawn(move || {
+            // A signal that came before the pipe was there has raised the flag only.
+            while !requested() {
+                // Whatever it says, the flag tells.
+                let _ = wakes.read(&mut [0]);
+            }
+            let waited = seen_at().map_or(Duration::ZERO, |at| at.elapsed());
+            thread::sleep(patience.saturating_sub(waited));
+            end();
+        })?;
+    Ok(())
 }
 
 /// A moment after which waiting ends.

@@ -23,6 +23,8 @@ const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
 const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// With one more worker than VMMs that hang, others are served beside them.
+const MIN_DEFAULT_JOBS: usize = 2;
 /// More instances than this at once would only make their guests stand still at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
 
@@ -99,7 +101,7 @@ impl Default for Limits {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            jobs: processors.min(MAX_DEFAULT_JOBS),
+            jobs: processors.clamp(MIN_DEFAULT_JOBS, MAX_DEFAULT_JOBS),
             pause_timeout: Duration::from_secs(30),
             vmm_timeout: Duration::from_secs(10),
             instance_timeout: None,

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,92 @@ fn minute_that_meets_a_run_at_work_skips_its_instance() {
     let _held = host.lock(ID);
     let said = host.run(&["-o", "json", "run-due"]).exits(0).is_content();
     assert_eq!(said.json()["results"][0]["outcome"], "skipped");
+}
+
+#[test]
+fn run_that_takes_longer_than_the_interval_is_an_error_for_those_that_it_keeps_out() {
+    let host = host();
+    let an_hour_ago = support::cli::now() - Duration::from_secs(3700);
+    let mut schedule = host.schedule(ID);
+    schedule["attempt"] = serde_json::json!({
+        "run_at": an_hour_ago, "snapshot_name": "scheduled-20260101-000000", "tries": 1,
+        "started_at": an_hour_ago,
+    });
+    host.write_schedule(ID, schedule.to_string());
+    let held = host.lock(ID);
+    let process = format!("process {}", std::process::id());
+    // Two runs that start at the same time are normal, however long it has been due.
+    host.run(&["run-due"]).exits(0).is_content();
+
+    held.set_modified(an_hour_ago.into()).unwrap();
+    let said = host.run(&["-o", "json", "run-due"]).exits(1).complains(&[
+        "error: ",
+        ID,
+        &process,
+        "longer than its interval of 1h",
+    ]);
+    assert_eq!(said.json()["results"][0]["outcome"], "failed");
+    let said = host.run(&["-o", "json", "check", "web-a"]).exits(1);
+    let row = &said.json()["instances"][0];
+    assert_eq!(
+        (&row["status"], &row["cause"]),
+        (&"warning".into(), &"unfinished".into())
+    );
+    assert!(
+        host.schedule(ID)["consecutive_failures"].is_null(),
+        "it is not this run's to record"
+    );
+
+    // What holds it need not have begun to take a snapshot.
+    schedule.as_object_mut().unwrap().remove("attempt");
+    schedule["next_run_at"] = an_hour_ago.to_rfc3339().into();
+    host.write_schedule(ID, schedule.to_string());
+    host.run(&["run-due"]).exits(1).complains(&[ID, &process]);
+    drop(held);
+    host.run(&["run-due"]).exits(0);
+    host.run(&["check"]).exits(0);
+}
+
+#[test]
+fn vmms_that_hang_keep_no_other_instance_from_being_served() {
+    let host = Host::new(env!("CARGO_BIN_EXE_hypeman-snap"));
+    let hanging = ["hangs-1", "hangs-2", "hangs-3", "hangs-4"];
+    let mut listeners = Vec::new();
+    for id in hanging.iter().chain(&["serves"]) {
+        host.add_instance(id, id);
+        host.run(&["set", id, "--interval", "1h", "--max-count", "3"])
+            .exits(0);
+        let mut schedule = host.schedule(id);
+        schedule["next_run_at"] = support::cli::now().to_rfc3339().into();
+        if hanging.contains(id) {
+            schedule["consecutive_failures"] = 1.into();
+            let socket = host.data_dir().join("guests").join(id).join("qemu.sock");
+            // Takes connections and never says a word.
+            listeners.push(UnixListener::bind(socket).unwrap());
+        }
+        host.write_schedule(id, schedule.to_string());
+    }
+    let mut command = host.std_command();
+    let mut run = command
+        .args(["run-due", "--jobs", "2"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the snapshot", || {
+        host.schedule("serves")["last_snapshot_id"].is_string()
+    });
+    for id in hanging {
+        let schedule = host.schedule(id);
+        assert_eq!(schedule["consecutive_failures"], 1, "{id} was waited for");
+    }
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    let began = Instant::now();
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    for id in hanging {
+        let schedule = host.schedule(id);
+        assert_eq!(schedule["consecutive_failures"], 1, "{schedule}");
+    }
 }
 
 /// Waits until the process has the lock's file open.

@@ -36,7 +36,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
         ],
         "metrics" => vec!["fs", "schedule"],
         "heartbeat" => vec!["http", "interrupt"],
-        "run" => vec!["store", "engine", "clock", "interrupt"],
+        // A run that is told to stop and hangs ends the process itself.
+        "run" => vec!["store", "engine", "clock", "interrupt", "exit"],
         "settings" => vec!["cli", "heartbeat::Target"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
         "commands" => vec![

@@ -2,17 +2,22 @@
 //! for. What goes wrong here is a warning and never changes how the run ended.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::Context;
 use super::known::Known;
-use crate::clock;
 use crate::engine::describe;
+use crate::exit::Exit;
 use crate::heartbeat::{self, Beat};
 use crate::metrics::{self, Instance, Run, Snapshots, Stamp, Stock};
 use crate::run::report::{Outcome, Report};
+use crate::settings::Monitoring;
+use crate::{clock, interrupt};
 
+/// How long after a signal monitoring is waited for.
+const END_AFTER_SIGNAL: Duration = Duration::from_secs(8);
 /// How many instances a heartbeat's message names.
 const NAMED_MAX: usize = 5;
 
@@ -23,6 +28,13 @@ pub fn tell(
     outcome: Result<&Report, &anyhow::Error>,
 ) {
     let monitoring = &context.settings.monitoring;
+    if *monitoring != Monitoring::default() {
+        // A server that does not answer must not keep this process from ending.
+        let end = || std::process::exit(Exit::Failed.code().into());
+        if let Err(error) = interrupt::when_overdue(END_AFTER_SIGNAL, end) {
+            log::debug!("a signal may not end this process: {error}");
+        }
+    }
     if let Some(path) = &monitoring.metrics_file {
         let ended_at = clock::now();
         let run = Run {

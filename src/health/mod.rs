@@ -8,6 +8,7 @@
 //!   enough for a minute's tick, for runs that wait for each other, and for the first retries of one that failed.
 //! - Older than the RPO is a warning; older than twice the RPO is critical.
 //! - A newest snapshot from which nothing can be restored is critical, and so is a store in which none is left.
+//! - A run that has not ended within the interval is a warning, whatever the age: what comes next waits for it.
 //! - Retention that fails is a warning, whatever the age: snapshots are still taken, until the disk is full of them.
 //! - Where no RPO is declared, an instance whose next run is still to come, and for which nothing has failed, is never
 //!   late: that is so after a new or a changed interval.
@@ -189,12 +190,21 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
             ..verdict
         };
     }
-    if facts.schedule.retention_error.is_none() || verdict.level >= Level::Warning {
+    if verdict.level >= Level::Warning {
         return verdict;
     }
+    let interval = facts.schedule.interval;
+    let cause = if matches!(verdict.cause, Cause::Unfinished { since } if elapsed(since, now) > interval)
+    {
+        verdict.cause
+    } else if facts.schedule.retention_error.is_some() {
+        Cause::RetentionFailing
+    } else {
+        return verdict;
+    };
     Verdict {
         level: Level::Warning,
-        cause: Cause::RetentionFailing,
+        cause,
         ..verdict
     }
 }

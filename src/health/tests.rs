@@ -128,6 +128,17 @@ fn failing_retention_is_a_warning_at_any_age_and_hides_nothing_worse() {
 }
 
 #[test]
+fn run_that_does_not_end_within_the_interval_is_a_warning() {
+    let mut schedule = hourly();
+    schedule.begin(at(HOUR), |_| false);
+    let newest = Newest::At(at(HOUR - MINUTE));
+    for (now, level) in [(2 * HOUR, Level::Ok), (2 * HOUR + 1, Level::Warning)] {
+        let verdict = judge_at(&schedule, newest, now);
+        assert_eq!(summary(&verdict), (level, "unfinished"), "{now}");
+    }
+}
+
+#[test]
 fn timer_that_does_not_fire_is_told_from_snapshots_that_fail() {
     let mut failing = hourly();
     for (begins, tries) in [(HOUR, 1), (HOUR + MINUTE, 2), (HOUR + 3 * MINUTE, 3)] {

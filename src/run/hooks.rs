@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 use crate::engine::{Created, EngineError, describe};
 use crate::instance::InstanceId;
 use crate::interrupt;
+use crate::run::at_work::AtWork;
 use crate::run::outcome;
 use crate::run::report::{HookRun, Outcome};
 use crate::schedule::hooks::{Hooks as Declared, Stage};
 use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Kind, Snapshot};
 
-/// How long a hook that undoes or reports may go on after this process has been asked to stop.
-const UNDO_GRACE: Duration = Duration::from_secs(10);
+/// How long after a signal to this process a hook that undoes or reports is told to end, and how long it has for that.
+const UNDO_GRACE: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(1)];
+/// The same for one that only prepares.
+const PRE_GRACE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3)];
 /// How much of its last line of output is part of a hook's error, in characters.
 const QUOTE_MAX_CHARS: usize = 200;
 
@@ -77,6 +80,7 @@ impl Hooks {
     /// process was asked to stop meanwhile, whatever came of that.
     pub(super) fn around(
         &mut self,
+        at_work: &AtWork,
         create: impl FnOnce() -> Result<Created, EngineError>,
     ) -> Result<Created, EngineError> {
         if interrupt::requested() {
@@ -84,14 +88,18 @@ impl Hooks {
         }
         let created = match self.run(Stage::Pre) {
             Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted)),
-            Ok(()) => catch_unwind(AssertUnwindSafe(create)),
+            Ok(()) => {
+                at_work.arm(&self.id, Box::new(self.undo()));
+                let created = catch_unwind(AssertUnwindSafe(create));
+                at_work.disarm(&self.id);
+                created
+            }
             Err(error) => Ok(Err(EngineError::instance(error))),
         };
         match created {
             Ok(Err(error)) if outcome::is_interruption(&error) => {
                 log::debug!(instance = self.id.as_str(); "{}", describe(&error));
-                self.facts.outcome = Some(Outcome::Interrupted);
-                self.facts.error = Some(EngineError::Interrupted.to_string());
+                self.facts = self.facts.interrupted();
                 self.post();
                 Err(EngineError::Interrupted)
             }
@@ -153,37 +161,82 @@ impl Hooks {
         self.ran
     }
 
+    /// The post-hook of a run that is interrupted, for somebody else to run.
+    fn undo(&self) -> impl FnOnce() + Send + use<> {
+        let call = self.call(Stage::Post, &self.facts.interrupted());
+        move || {
+            if let Some(call) = call {
+                if let Some(error) = call.run().error {
+                    log::error!("{error}");
+                }
+            }
+        }
+    }
+
     /// Runs the hook of `stage`, if there is one, and says what it said.
     fn run(&mut self, stage: Stage) -> Result<(), String> {
-        let words = self.declared.command(stage);
-        let Some((program, arguments)) = words.split_first() else {
+        let Some(call) = self.call(stage, &self.facts) else {
             return Ok(());
         };
+        let ran = call.run();
+        let error = ran.error.clone();
+        self.ran.push(ran);
+        error.map_or(Ok(()), Err)
+    }
+
+    /// The hook of `stage`, if there is one, told these facts.
+    fn call(&self, stage: Stage, facts: &Facts) -> Option<Call> {
+        let words = self.declared.command(stage);
+        let (program, arguments) = words.split_first()?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir("/");
         for secret in SECRETS {
             command.env_remove(secret);
         }
-        for (name, value) in self.facts.variables(&self.id, stage) {
+        for (name, value) in facts.variables(&self.id, stage) {
             match value {
                 // A process can't be given a NUL; messages of foreign software may hold one.
                 Some(value) => command.env(name, value.replace('\0', " ")),
                 None => command.env_remove(name),
             };
         }
+        Some(Call {
+            id: self.id.clone(),
+            stage,
+            words: words.to_vec(),
+            command,
+            timeout: self.declared.timeout(),
+        })
+    }
+}
+
+/// One hook that is about to run.
+struct Call {
+    id: InstanceId,
+    stage: Stage,
+    words: Vec<String>,
+    command: Command,
+    timeout: Duration,
+}
+
+impl Call {
+    /// Runs it, and passes on what it said.
+    fn run(mut self) -> HookRun {
         let began = Instant::now();
+        let [stop_grace, end_grace] = match self.stage {
+            Stage::Pre => PRE_GRACE,
+            Stage::Post | Stage::Failure => UNDO_GRACE,
+        };
         let ended = process::run(
-            &mut command,
+            &mut self.command,
             &process::Limits {
-                timeout: self.declared.timeout(),
-                is_stopped: &interrupt::requested,
-                stop_grace: match stage {
-                    Stage::Pre => Duration::ZERO,
-                    Stage::Post | Stage::Failure => UNDO_GRACE,
-                },
+                timeout: self.timeout,
+                stopped_since: &interrupt::seen_at,
+                stop_grace,
+                end_grace,
             },
         );
-        let hook = stage.hook();
+        let hook = self.stage.hook();
         let instance = self.id.as_str();
         for line in &ended.output {
             if ended.failure.is_some() {
@@ -192,6 +245,7 @@ impl Hooks {
                 log::info!(instance; "{hook}: {line}");
             }
         }
+        let program = self.words.first().map_or("", String::as_str);
         let error = ended.failure.map(|failure| {
             let quoted = ended.output.last().map_or_else(String::new, |line| {
                 let line: String = line.chars().take(QUOTE_MAX_CHARS).collect();
@@ -199,17 +253,25 @@ impl Hooks {
             });
             format!("the {hook} {program} {failure}{quoted}")
         });
-        self.ran.push(HookRun {
-            stage,
-            command: words.to_vec(),
+        HookRun {
+            stage: self.stage,
             duration: Some(began.elapsed()),
-            error: error.clone(),
-        });
-        error.map_or(Ok(()), Err)
+            error,
+            command: self.words,
+        }
     }
 }
 
 impl Facts {
+    /// The same for a run that a signal has ended.
+    fn interrupted(&self) -> Self {
+        Self {
+            outcome: Some(Outcome::Interrupted),
+            error: Some(EngineError::Interrupted.to_string()),
+            ..self.clone()
+        }
+    }
+
     /// What a hook's environment holds, and what it must not hold because it is not so.
     fn variables(&self, id: &InstanceId, stage: Stage) -> [(&'static str, Option<String>); 9] {
         let pause_ms = self

@@ -2,12 +2,14 @@
 //!
 //! Knows engines by their trait only, prints nothing, and lets no instance's failure stop the others.
 
+mod at_work;
 mod foresee;
 mod hooks;
 mod outcome;
 mod parallel;
 mod pick;
 mod prune;
+mod queue;
 mod record;
 pub mod report;
 mod retain;
@@ -16,7 +18,7 @@ mod steps;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -24,10 +26,17 @@ use chrono::{DateTime, Utc};
 use crate::clock;
 use crate::engine::{Engine, EngineError, Listing, describe};
 use crate::instance::InstanceId;
+use crate::interrupt;
 use crate::run::report::{InstanceResult, Report};
 use crate::store::Store;
+use at_work::AtWork;
+use pick::Job;
+use queue::Queue;
 
 pub use prune::prune;
+
+/// How often a run whose first instances take long looks for others that have become due.
+const MORE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -57,8 +66,9 @@ struct Context<'a> {
     store: &'a Store,
     engine: &'a dyn Engine,
     options: &'a Options,
-    /// The store's content, read by whoever needs it first: once per run.
-    listing: OnceLock<Result<Listing, String>>,
+    /// The store's content, read by whoever needs it first: once for all that was picked together.
+    listing: Mutex<Option<Result<Arc<Listing>, String>>>,
+    at_work: AtWork,
     /// What the user should know, each thing once, however many instances say it.
     warnings: Mutex<BTreeSet<String>>,
 }
@@ -69,17 +79,29 @@ impl<'a> Context<'a> {
             store,
             engine,
             options,
-            listing: OnceLock::new(),
+            listing: Mutex::default(),
+            at_work: AtWork::default(),
             warnings: Mutex::new(BTreeSet::new()),
         }
     }
 
-    /// The snapshots as they were when this run first looked.
-    fn listing(&self) -> Result<&Listing, String> {
+    /// The snapshots as they were when somebody first looked.
+    fn listing(&self) -> Result<Arc<Listing>, String> {
         self.listing
-            .get_or_init(|| self.engine.list().map_err(|error| describe(&error)))
-            .as_ref()
-            .map_err(Clone::clone)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| {
+                let listing = self.engine.list().map_err(|error| describe(&error))?;
+                // What it met that is no snapshot.
+                self.warn(listing.problems.clone());
+                Ok(Arc::new(listing))
+            })
+            .clone()
+    }
+
+    /// Whoever looks next looks anew.
+    fn forget_listing(&self) {
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn warn(&self, warnings: Vec<String>) {
@@ -92,35 +114,30 @@ impl<'a> Context<'a> {
     fn report(
         self,
         started_at: DateTime<Utc>,
-        mut results: Vec<InstanceResult>,
+        results: Vec<InstanceResult>,
         problems: Vec<String>,
     ) -> Report {
-        results.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
         let is_dry_run = self.options.dry_run;
         Report {
             started_at,
             finished_at: clock::now(),
-            results,
+            results: outcome::merged(results),
             problems,
-            warnings: self.warnings(),
+            warnings: self
+                .warnings
+                .into_inner()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             is_dry_run,
         }
-    }
-
-    /// All warnings, and what the listing met that is no snapshot, if anybody had to look.
-    fn warnings(self) -> Vec<String> {
-        let mut all: Vec<String> = match self.listing.into_inner() {
-            Some(Ok(listing)) => listing.problems,
-            Some(Err(_)) | None => Vec::new(),
-        };
-        all.extend(self.warnings.into_inner().unwrap_or_default());
-        all
     }
 }
 
 /// Snapshots what is due and applies retention to it (design, section 5).
 ///
-/// When nothing is due, it reads each schedule file once and does nothing else.
+/// When nothing is due, it reads each schedule file once and does nothing else. While instances that were due take
+/// their time, it serves those that become due meanwhile: a timer starts no second run beside it.
 ///
 /// # Errors
 /// Only when the schedules can't be listed at all or the engine can't be set up; everything else is in the report.
@@ -136,10 +153,29 @@ pub fn run_due(
     problems.extend(picked.strays);
 
     let context = Context::new(store, engine.as_ref(), options);
+    if !jobs.is_empty() {
+        context.at_work.watch();
+    }
     let mut results = picked.unreadable;
-    results.extend(parallel::each(
-        options.jobs,
-        &jobs,
+    // What was asked for, or to be shown, is not added to.
+    let is_open = !options.force && !options.dry_run;
+    let more = || {
+        if interrupt::requested() {
+            return Vec::new();
+        }
+        context.forget_listing();
+        // What can't be read has been reported.
+        pick::pick(store, options, clock::now()).map_or_else(|_| Vec::new(), |it| it.jobs)
+    };
+    let queue = Queue {
+        workers: options.jobs,
+        is_suspect: |job: &Job| job.trouble > 0,
+        is_same: |a, b| a.id == b.id,
+        more: is_open.then_some(&more),
+        more_every: MORE_EVERY,
+    };
+    results.extend(queue.work_off(
+        jobs,
         |job| {
             if options.dry_run {
                 foresee::foresee(&context, job)
@@ -169,6 +205,9 @@ pub fn recover(
         .filter(|id| options.selects(id))
         .collect();
     let context = Context::new(store, engine.as_ref(), options);
+    if !jobs.is_empty() {
+        context.at_work.watch();
+    }
     let results = parallel::each(
         options.jobs,
         &jobs,

@@ -16,6 +16,8 @@ pub(super) struct Job {
     pub(super) id: InstanceId,
     /// Whether its schedule wanted attention when it was picked; else only its journal does.
     pub(super) is_due: bool,
+    /// How often in a row its runs have failed or died (see [`cadence::Times::trouble`]).
+    pub(super) trouble: u32,
 }
 
 /// What was picked.
@@ -29,35 +31,44 @@ pub(super) struct Picked {
     pub(super) strays: Vec<String>,
 }
 
-/// Reads each selected schedule once and picks those that want attention at `now`.
+/// Reads each selected schedule once and picks those that want attention at `now`: first those whose last run went well,
+/// so that VMMs that hang can't keep others from being served, and among them first those that have waited longest.
 pub(super) fn pick(store: &Store, options: &Options, now: DateTime<Utc>) -> anyhow::Result<Picked> {
     let mut picked = Picked::default();
     let (ids, strays) = store.ids()?;
     picked.strays = strays.iter().map(ToString::to_string).collect();
+    let mut jobs = Vec::new();
     for id in ids {
         if !options.selects(&id) {
             continue;
         }
-        let is_due = options.force
-            || match store.peek(&id) {
-                // Deleted since it was listed.
-                Ok(None) => continue,
-                Ok(Some(times)) => !matches!(cadence::due(&times, &id, now), Due::No { .. }),
-                Err(error) => {
-                    picked
-                        .unreadable
-                        .push(outcome::failed(&id, describe(&error)));
-                    continue;
-                }
+        let times = match store.peek(&id) {
+            // Deleted since it was listed.
+            Ok(None) => continue,
+            Ok(Some(times)) => times,
+            Err(error) => {
+                picked
+                    .unreadable
+                    .push(outcome::failed(&id, describe(&error)));
+                continue;
+            }
+        };
+        if options.force || !matches!(cadence::due(&times, &id, now), Due::No { .. }) {
+            let job = Job {
+                id,
+                is_due: true,
+                trouble: times.trouble(),
             };
-        if is_due {
-            picked.jobs.push(Job { id, is_due });
+            jobs.push((times.wanted_at(), job));
         }
     }
+    jobs.sort_by_key(|(wanted_at, job)| (job.trouble, *wanted_at));
+    picked.jobs = jobs.into_iter().map(|(_, job)| job).collect();
     Ok(picked)
 }
 
-/// Adds the instances that an earlier run left in mid-snapshot. Returns the jobs, and what went wrong in finding them.
+/// Adds the instances that an earlier run left in mid-snapshot, in front and whether they are due or not: their guests
+/// may be paused, and what the others take is long. Returns the jobs, and what went wrong in finding them.
 pub(super) fn with_unfinished(
     mut jobs: Vec<Job>,
     engine: &dyn Engine,
@@ -65,11 +76,15 @@ pub(super) fn with_unfinished(
 ) -> (Vec<Job>, Vec<String>) {
     match engine.unfinished() {
         Ok(unfinished) => {
-            for id in unfinished {
-                if options.selects(&id) && !jobs.iter().any(|job| job.id == id) {
-                    jobs.push(Job { id, is_due: false });
-                }
-            }
+            let left_behind = unfinished
+                .into_iter()
+                .filter(|id| options.selects(id))
+                .map(|id| Job {
+                    id,
+                    is_due: false,
+                    trouble: 1,
+                });
+            jobs.splice(0..0, left_behind);
             (jobs, Vec::new())
         }
         Err(error) => (jobs, vec![describe(&error)]),

@@ -25,6 +25,7 @@ pub fn prune(
     ids.retain(|id| options.selects(id));
     let engine = engine()?;
     let context = Context::new(store, engine.as_ref(), options);
+    context.at_work.watch();
     let known: BTreeSet<InstanceId> = engine
         .instances()?
         .into_iter()
@@ -51,6 +52,7 @@ fn prune_one(context: &Context<'_>, id: &InstanceId, is_known: bool) -> Instance
     if interrupt::requested() {
         return outcome::interrupted(id, "not begun: interrupted by a signal");
     }
+    let _working = context.at_work.begin(id);
     let began = Instant::now();
     let mut result = prune_under_lock(context, id, is_known).unwrap_or_else(|error| {
         if interrupt::requested() {

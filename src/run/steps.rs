@@ -1,6 +1,7 @@
 //! The steps of a run for one instance, under its lock (design, section 5).
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use log::debug;
@@ -17,9 +18,12 @@ use crate::run::report::{InstanceResult, Outcome};
 use crate::run::{Context, Options};
 use crate::schedule::cadence::{self, Due};
 use crate::schedule::hooks::Stage;
-use crate::schedule::{Attempt, Schedule, progress};
+use crate::schedule::{Attempt, Schedule, duration, progress};
 use crate::snapshot::{self, Kind};
 use crate::store::{Lock, LockError};
+
+/// How long it takes at most to note that a lock was taken.
+const NOTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Takes one instance through its run.
 pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
@@ -77,6 +81,7 @@ fn with_lock(
     id: &InstanceId,
     work: impl FnOnce(&Lock) -> InstanceResult,
 ) -> InstanceResult {
+    let _working = context.at_work.begin(id);
     let began = Instant::now();
     let Options {
         force,
@@ -90,14 +95,46 @@ fn with_lock(
     };
     let mut result = match lock {
         Ok(Some(lock)) => work(&lock),
-        Ok(None) => InstanceResult {
-            is_locked: true,
-            ..outcome::skipped(id, "busy: another run is working on it")
-        },
+        Ok(None) => busy(context, id),
         Err(error) => without_lock(id, &error),
     };
     result.duration = began.elapsed();
     result
+}
+
+/// Another run is at work on the instance. That is normal while it takes less time than there is between two runs; after
+/// that, the instance gets no snapshots for a reason that somebody has to look at.
+fn busy(context: &Context<'_>, id: &InstanceId) -> InstanceResult {
+    let too_long = || {
+        let interval = context.store.peek(id).ok()??.interval;
+        let since = context.store.held_since(id)?;
+        let held = (clock::now() - since).to_std().unwrap_or_default();
+        (held > interval).then_some((since, interval))
+    };
+    // Whoever has just taken the lock notes it a moment later.
+    let too_long = too_long().and_then(|_| {
+        thread::sleep(NOTED_WITHIN);
+        too_long()
+    });
+    let Some((since, interval)) = too_long else {
+        return InstanceResult {
+            is_locked: true,
+            ..outcome::skipped(id, "busy: another run is working on it")
+        };
+    };
+    let process = match context.store.holder(id) {
+        Some(process) if process > 0 => format!("process {process}"),
+        Some(_) | None => "another run".to_owned(),
+    };
+    outcome::failed(
+        id,
+        format!(
+            "{process} has kept it since {}, longer than its interval of {}, so that it gets no snapshots: see what that \
+             process waits for (a VMM, a hook, a disk), and end it with SIGTERM if nothing moves",
+            since.format("%Y-%m-%dT%H:%M:%SZ"),
+            duration::format_human(interval)
+        ),
+    )
 }
 
 /// What it means that a lock was waited for and not had.
@@ -250,7 +287,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         // Not the run time: a run that died may be taken up much later.
         now: clock::now(),
     };
-    match hooks.around(|| context.engine.create(&request)) {
+    match hooks.around(&context.at_work, || context.engine.create(&request)) {
         Ok(created) => End::Taken(kind, created),
         Err(EngineError::Interrupted) => End::Interrupted { kind: Some(kind) },
         Err(error) => End::Failed {

@@ -1,5 +1,6 @@
 //! The promises of a run, with an engine in memory that can fail in ways that a real one can't be made to.
 
+mod order;
 mod unclear;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ enum Behaviour {
 struct World {
     behaviours: BTreeMap<InstanceId, Behaviour>,
     snapshots: Vec<Snapshot>,
+    unfinished: Vec<InstanceId>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +96,7 @@ impl Engine for &Fake {
     }
 
     fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
-        Ok(Vec::new())
+        Ok(self.world.lock().unwrap().unfinished.clone())
     }
 
     fn recover(&self, _: &InstanceId) -> Result<Vec<String>, EngineError> {

@@ -23,8 +23,24 @@ pub struct Times {
     pub retry_at: Option<DateTime<Utc>>,
     /// The run that is under way or died: when it began, and how often its run time was begun.
     pub attempt: Option<(DateTime<Utc>, u32)>,
+    /// Runs that failed since the last good one.
+    pub failures: u32,
     /// Time between two runs.
     pub interval: Duration,
+}
+
+impl Times {
+    /// How often in a row its runs have failed or died; zero where nothing speaks against the next one.
+    pub fn trouble(&self) -> u32 {
+        let deaths = self.attempt.map_or(0, |(_, tries)| tries);
+        self.failures.saturating_add(deaths)
+    }
+
+    /// The time from which on a run has been wanted.
+    pub fn wanted_at(&self) -> DateTime<Utc> {
+        self.retry_at
+            .map_or(self.next_run_at, |at| at.min(self.next_run_at))
+    }
 }
 
 /// Why a schedule is due.
@@ -107,6 +123,7 @@ pub fn due(times: &Times, id: &InstanceId, now: DateTime<Utc>) -> Due {
         retry_at,
         attempt,
         interval,
+        ..
     } = *times;
     if next_run_at <= now {
         return Due::Now(Why::Cadence);

@@ -248,6 +248,7 @@ impl Schedule {
                 .attempt
                 .as_ref()
                 .map(|attempt| (attempt.started_at, attempt.tries)),
+            failures: self.consecutive_failures,
             interval: self.interval,
         }
     }

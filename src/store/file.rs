@@ -185,6 +185,8 @@ struct Glimpse<'a> {
     retry_at: Option<DateTime<Utc>>,
     #[serde(default)]
     attempt: Option<AttemptGlimpse>,
+    #[serde(default)]
+    consecutive_failures: u32,
 }
 
 #[derive(Deserialize)]
@@ -221,6 +223,7 @@ pub(super) fn peek(bytes: &[u8], id: &InstanceId) -> Result<Times, Refusal> {
         attempt: glimpse
             .attempt
             .map(|attempt| (attempt.started_at, attempt.tries)),
+        failures: glimpse.consecutive_failures,
         interval: glimpse.interval,
     })
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use fs2::FileExt;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Store;
 use crate::fs::durable;
@@ -19,6 +20,17 @@ use crate::schedule::duration::format_human;
 
 /// How often a held lock is tried again; `flock` itself knows no time-out.
 const POLL: Duration = Duration::from_millis(50);
+
+const MODIFIED_NOW: Timestamps = Timestamps {
+    last_access: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    },
+    last_modification: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    },
+};
 
 /// Why a lock was not had.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +102,8 @@ impl Store {
             }
             thread::sleep(left.min(POLL));
         }
+        // For `held_since`; what goes by it can do without.
+        let _ = rustix::fs::futimens(&file, &MODIFIED_NOW);
         Ok(Lock { file })
     }
 
@@ -108,9 +122,21 @@ impl Store {
     /// Whether a run works on `id` now, by the kernel's list of locks: unlike an attempt to take the lock this creates no
     /// file and gets in nobody's way. A run of another PID namespace is not on the list.
     pub fn is_busy(&self, id: &InstanceId) -> bool {
-        let inode = std::fs::symlink_metadata(self.lock_path(id)).map(|it| it.ino());
-        let locks = std::fs::read_to_string("/proc/locks");
-        inode.is_ok_and(|inode| locks.is_ok_and(|locks| is_flocked(&locks, inode)))
+        self.holder(id).is_some()
+    }
+
+    /// The id of the process that took `id`'s lock, by the same list. It may have handed it on to a child and be gone.
+    pub fn holder(&self, id: &InstanceId) -> Option<u32> {
+        let inode = std::fs::symlink_metadata(self.lock_path(id)).ok()?.ino();
+        holder_of(&std::fs::read_to_string("/proc/locks").ok()?, inode)
+    }
+
+    /// When `id`'s lock was last taken; `None` when that can't be told.
+    pub fn held_since(&self, id: &InstanceId) -> Option<DateTime<Utc>> {
+        let modified = std::fs::symlink_metadata(self.lock_path(id))
+            .ok()?
+            .modified();
+        modified.ok().map(DateTime::from)
     }
 
     fn lock_path(&self, id: &InstanceId) -> PathBuf {
@@ -142,14 +168,18 @@ fn is_locked(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether `/proc/locks` (proc_locks(5)) has an `flock` of the file with this inode. Its device is not compared: for
-/// btrfs the list has another one than `stat`.
-fn is_flocked(locks: &str, inode: u64) -> bool {
-    locks.lines().any(|line| {
+/// The process that holds an `flock` of the file with this inode, by `/proc/locks` (proc_locks(5)). The file's device is
+/// not compared: for btrfs the list has another one than `stat`.
+fn holder_of(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // `1: FLOCK  ADVISORY  WRITE 4242 fd:00:1234 0 EOF`; who waits for a lock has `->` behind the number.
         let number = fields.get(5).and_then(|file| file.rsplit(':').next());
-        fields.get(1) == Some(&"FLOCK") && number.and_then(|it| it.parse().ok()) == Some(inode)
+        let is_it =
+            fields.get(1) == Some(&"FLOCK") && number.and_then(|it| it.parse().ok()) == Some(inode);
+        // The lock of another PID namespace has the number 0.
+        let process = fields.get(4).and_then(|it| it.parse().ok()).unwrap_or(0);
+        is_it.then_some(process)
     })
 }
 

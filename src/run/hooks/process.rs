@@ -24,10 +24,19 @@ const SLICE: Duration = Duration::from_millis(20);
 pub(super) struct Limits<'a> {
     /// How long it may run.
     pub(super) timeout: Duration,
-    /// Whether this process has been asked to stop.
-    pub(super) is_stopped: &'a dyn Fn() -> bool,
-    /// How long the hook may go on behind that.
+    /// Since when this process has been asked to stop, if it has.
+    pub(super) stopped_since: &'a dyn Fn() -> Option<Instant>,
+    /// How long behind that the hook may go on before it is told to end.
     pub(super) stop_grace: Duration,
+    /// How long it then has for that before it is killed.
+    pub(super) end_grace: Duration,
+}
+
+impl Limits<'_> {
+    /// Whether this process has been asked to stop, and that long ago.
+    fn is_stopped_for(&self, grace: Duration) -> bool {
+        (self.stopped_since)().is_some_and(|since| since.elapsed() >= grace)
+    }
 }
 
 /// How a hook ended.
@@ -62,8 +71,11 @@ pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
             |error| Some(format!("could not be waited for: {error}")),
             failure,
         ),
-        Wait::TimedOut => Some(hook.end(&format!("did not end within {:?}", limits.timeout))),
-        Wait::Stopped => Some(hook.end("was interrupted by a signal to hypeman-snap")),
+        Wait::TimedOut => {
+            let why = format!("did not end within {:?}", limits.timeout);
+            Some(hook.end(&why, limits))
+        }
+        Wait::Stopped => Some(hook.end("was interrupted by a signal to hypeman-snap", limits)),
     };
     Ended {
         failure,
@@ -116,7 +128,6 @@ struct Running {
 impl Running {
     fn wait(&mut self, limits: &Limits<'_>) -> Wait {
         let began = Instant::now();
-        let mut stopped_at = None;
         loop {
             let has_ended = self.has_ended();
             // What it wrote before it ended is there by now.
@@ -127,9 +138,7 @@ impl Running {
             if began.elapsed() >= limits.timeout {
                 return Wait::TimedOut;
             }
-            if (limits.is_stopped)()
-                && stopped_at.get_or_insert_with(Instant::now).elapsed() >= limits.stop_grace
-            {
+            if limits.is_stopped_for(limits.stop_grace) {
                 return Wait::Stopped;
             }
             self.pause();
@@ -138,12 +147,12 @@ impl Running {
 
     /// Tells the whole group to end, and kills it if its first process doesn't. Returns `why`, and what could not be
     /// done.
-    fn end(&mut self, why: &str) -> String {
+    fn end(&mut self, why: &str, limits: &Limits<'_>) -> String {
         // A group that is gone already is what is wanted.
         let _ = kill_process_group(self.group, Signal::TERM);
-        self.wait_at_most(END_GRACE);
+        self.wait_to_end(limits);
         let _ = kill_process_group(self.group, Signal::KILL);
-        if !self.wait_at_most(END_GRACE) {
+        if !self.wait_to_end(limits) {
             return format!("{why}, and can't be killed");
         }
         match self.reap() {
@@ -152,12 +161,17 @@ impl Running {
         }
     }
 
-    fn wait_at_most(&mut self, limit: Duration) -> bool {
+    fn wait_to_end(&mut self, limits: &Limits<'_>) -> bool {
         let began = Instant::now();
         loop {
             let has_ended = self.has_ended();
             self.listen();
-            if has_ended || began.elapsed() >= limit {
+            let grace = if limits.is_stopped_for(Duration::ZERO) {
+                limits.end_grace.min(END_GRACE)
+            } else {
+                END_GRACE
+            };
+            if has_ended || began.elapsed() >= grace {
                 return has_ended;
             }
             self.pause();

@@ -18,6 +18,7 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn times(next_run_at: DateTime<Utc>, interval: Duration) -> Times {
     Times {
+        failures: 0,
         next_run_at,
         retry_at: None,
         attempt: None,
@@ -253,6 +254,7 @@ fn any_times() -> impl Strategy<Value = Times> {
         any_interval(),
     )
         .prop_map(|(next_run_at, retry_at, attempt, interval)| Times {
+            failures: 0,
             next_run_at,
             retry_at,
             attempt,
@@ -273,6 +275,7 @@ fn usual_times() -> impl Strategy<Value = (Times, DateTime<Utc>)> {
         .prop_map(|(now, next, retry, attempt, interval)| {
             let at = |seconds| now + chrono::TimeDelta::seconds(seconds);
             let times = Times {
+                failures: 0,
                 next_run_at: at(next),
                 retry_at: retry.map(at),
                 attempt: attempt.map(|(seconds, tries)| (at(seconds), tries)),

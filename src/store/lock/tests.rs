@@ -154,8 +154,8 @@ fn only_a_held_flock_of_the_file_counts() {
     let locks = "1: POSIX  ADVISORY  WRITE 7 fd:00:12 0 EOF\n\
                  2: FLOCK  ADVISORY  WRITE 8 fd:00:1234 0 EOF\n\
                  2: -> FLOCK  ADVISORY  WRITE 9 fd:00:55 0 EOF\n";
-    assert!(is_flocked(locks, 1234));
+    assert_eq!(holder_of(locks, 1234), Some(8));
     for other in [12, 34, 55] {
-        assert!(!is_flocked(locks, other), "{other}");
+        assert_eq!(holder_of(locks, other), None, "{other}");
     }
 }

@@ -18,8 +18,9 @@ fn run_for(command: &mut Command, timeout: Duration) -> Ended {
         command,
         &Limits {
             timeout,
-            is_stopped: &|| false,
+            stopped_since: &|| None,
             stop_grace: Duration::ZERO,
+            end_grace: END_GRACE,
         },
     )
 }
@@ -138,13 +139,15 @@ fn a_hook_may_clean_up_when_it_is_told_to_end() {
 
 #[test]
 fn a_stop_ends_it_after_its_grace() {
+    let began = Instant::now();
     let stopped = |stop_grace, script: &str| {
         run(
             &mut sh(script),
             &Limits {
                 timeout: FOREVER,
-                is_stopped: &|| true,
+                stopped_since: &|| Some(began),
                 stop_grace,
+                end_grace: Duration::from_millis(300),
             },
         )
     };
@@ -153,6 +156,10 @@ fn a_stop_ends_it_after_its_grace() {
         ended.failure.as_deref(),
         Some("was interrupted by a signal to hypeman-snap and was ended")
     );
+    let began = Instant::now();
+    let ended = stopped(Duration::ZERO, "trap '' TERM; while :; do sleep 0.1; done");
+    assert!(ended.failure.unwrap().ends_with("and was ended"));
+    assert!(began.elapsed() < END_GRACE);
     let ended = stopped(FOREVER, "echo undone");
     assert_eq!(
         (ended.failure, ended.output),
