@@ -1,12 +1,13 @@
 //! The command line: flags, arguments and their help. Definitions only: what a value means is decided by the types'
 //! own parsers, and what flags and environment amount to by `settings`.
 
+mod register;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::instance::{Hypervisor, InstanceId};
 use crate::schedule::duration;
 
 const AFTER_HELP: &str = "\
@@ -118,6 +119,8 @@ pub enum OutputFormat {
     /// For programs
     Json,
 }
+
+pub use register::{RegisterArgs, UnregisterArgs};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -406,36 +409,6 @@ pub struct CheckArgs {
     /// How old the newest snapshot may be [default: the interval, its jitter and a slack]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub rpo: Option<Duration>,
-}
-
-/// What `register` takes.
-#[derive(Debug, Args)]
-pub struct RegisterArgs {
-    /// The id to give it; a plain file name
-    pub id: InstanceId,
-
-    /// What runs it: cloud-hypervisor, firecracker, qemu or qemu-microvm
-    #[arg(long)]
-    pub hypervisor: Hypervisor,
-
-    /// The VMM's control socket
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
-
-    /// A name to call it by [default: the id]
-    #[arg(long)]
-    pub name: Option<String>,
-
-    /// A disk of the VM, by its path; may be given several times
-    #[arg(long, value_name = "PATH")]
-    pub disk: Vec<PathBuf>,
-}
-
-/// What `unregister` takes.
-#[derive(Debug, Args)]
-pub struct UnregisterArgs {
-    /// The id that it was registered with
-    pub id: InstanceId,
 }
 
 /// What `completions` takes.

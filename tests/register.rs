@@ -53,7 +53,11 @@ fn registered_vm_is_an_instance_like_any_other() {
         "--disk",
         disk.to_str().unwrap(),
     ];
-    let said = host.run(&arguments).exits(0).is_content();
+    let said = host.run(&arguments).exits(0).complains(&[
+        "nobody serves the socket",
+        "below /tmp",
+        "PrivateTmp",
+    ]);
     assert_eq!(said.stdout, "registered vm-1\n");
     let found = registration(&host, "vm-1");
     assert_eq!(found["name"], "database");
@@ -106,6 +110,7 @@ fn registering_is_declarative() {
                         "firecracker",
                         "--socket",
                         "/run/a.sock",
+                        "--force",
                     ],
                     more,
                     &["-o", "json"],
@@ -267,6 +272,7 @@ fn instance_that_a_run_works_on_is_waited_for() {
         "qemu",
         "--socket",
         "/run/x.sock",
+        "--force",
     ];
     host.run(&register).exits(0);
     let held = host.lock("vm-1");
@@ -420,4 +426,31 @@ fn disks_that_hypemans_metadata_names_for_us_are_not_copied() {
     let [id] = host.snapshots().try_into().unwrap();
     let copied = host.data_dir().join("snapshots").join(id).join("guest");
     assert!(!copied.join("disks").exists());
+}
+
+#[test]
+fn vm_whose_disks_nobody_knows_is_registered_only_by_force() {
+    let (host, disk) = host_with_disk();
+    let arguments = [
+        "register",
+        "vm-1",
+        "--hypervisor",
+        "qemu",
+        "--socket",
+        "/run/no.sock",
+    ];
+    host.run(&arguments).exits(2).complains(&[
+        "nobody serves the socket /run/no.sock",
+        "--disk",
+        "--force",
+    ]);
+    assert!(!registration_path(&host, "vm-1").exists());
+    let named = [&arguments[..], &["--disk", disk.to_str().unwrap()]].concat();
+    for sure in [&[&arguments[..], &["--force"]].concat(), &named] {
+        host.run(sure)
+            .exits(0)
+            .complains(&["nobody serves the socket"]);
+        // The same again, as Ansible does it while the VM is off, is no news.
+        host.run(sure).exits(0).is_content();
+    }
 }

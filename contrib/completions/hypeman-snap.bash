@@ -679,7 +679,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__register)
-            opts="-o -v -q -h --hypervisor --socket --name --disk --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --hypervisor --socket --name --disk --force --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -223,6 +223,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l c
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l force -d 'Register a VM whose socket nobody serves and of which no disk is known'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'

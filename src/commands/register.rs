@@ -35,13 +35,21 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
     let _lock = context
         .store
         .lock(&args.id, context.settings.lock_timeout)?;
-    let registered = registration::register(
+    let request = registration::Request {
+        declared,
+        is_forced: args.force,
+        vmm_timeout: context.settings.limits.vmm_timeout,
+    };
+    let (registered, warnings) = registration::register(
         &context.settings.state_dir,
         &context.settings.data_dir,
-        declared,
+        request,
         clock::now(),
     )
     .map_err(refusal)?;
+    for warning in warnings {
+        log::warn!(instance = args.id.as_str(); "{warning}");
+    }
     Ok(Answer::Registration(Registration {
         instance_id: args.id.clone(),
         change: match registered {

@@ -64,6 +64,16 @@ impl Given {
         Self::of(walk(path)?)
     }
 
+    /// The file at `path`, with no symlink on the way to it.
+    ///
+    /// # Errors
+    /// As [`Given::at`], and for a symlink.
+    pub fn plain(path: &Path) -> io::Result<Self> {
+        let resolve = ResolveFlags::NO_SYMLINKS;
+        let held = rustix::fs::openat2(rustix::fs::CWD, path, HOLD, Mode::empty(), resolve)?;
+        Self::of(held)
+    }
+
     fn of(held: OwnedFd) -> io::Result<Self> {
         check_kind(&rustix::fs::fstat(&held)?)?;
         let id = FileId::of(&held)?;

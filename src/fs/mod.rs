@@ -4,13 +4,6 @@ pub mod beneath;
 pub mod copy;
 pub mod durable;
 pub mod given;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the checks of guests at rest and of disks come next"
-    )
-)]
 pub mod open_files;
 pub mod remove;
 pub mod seal;

@@ -32,7 +32,7 @@ use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
-pub use peer::start_ticks;
+pub use peer::{start_ticks, user_of};
 
 /// What a VMM says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -174,6 +174,15 @@ impl Peer {
     }
 }
 
+/// The user by which a process reaches files; `None` when it has ended.
+pub fn user_of(process: &Process) -> Option<u32> {
+    let directory = PathBuf::from(format!("/proc/{}", process.pid));
+    let status = fs::read_to_string(directory.join("status")).ok()?;
+    // The number may be another process's by now.
+    let stat = fs::read_to_string(directory.join("stat")).ok()?;
+    (start_ticks(&stat)? == process.start_ticks).then(|| file_system_id(&status, "Uid:"))?
+}
+
 /// When a process started, in clock ticks since boot: field 22 of its `stat` (proc_pid_stat(5)). The second field is a
 /// name in parentheses that may itself contain any of them.
 pub fn start_ticks(stat: &str) -> Option<u64> {

@@ -96,9 +96,17 @@ impl Host {
     /// # Panics
     /// When its directories can't be created.
     pub fn new(program: &str) -> Self {
+        Self::new_in(program, &std::env::temp_dir())
+    }
+
+    /// The same with all its directories below `parent`.
+    ///
+    /// # Panics
+    /// When they can't be created.
+    pub fn new_in(program: &str, parent: &Path) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("hs-cli-")
-            .tempdir()
+            .tempdir_in(parent)
             .unwrap();
         fs::create_dir_all(dir.path().join("data/guests")).unwrap();
         fs::create_dir_all(dir.path().join("data/snapshots")).unwrap();

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::guest_files;
+use crate::engine::local::instances::Instances;
 use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::engine::local::learn;
 use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
@@ -45,6 +47,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) timeouts: Timeouts,
     /// How long a guest may stand still.
     pub(super) pause_timeout: Duration,
+    /// Where it is kept what they teach.
+    pub(super) instances: &'a Instances,
     /// Where it is shown how far they are.
     pub(super) progress: &'a Progress,
 }
@@ -81,6 +85,11 @@ pub(super) fn running(
     let named = metadata.named_disks();
     let files = DiskFiles::of(process.as_ref(), named);
     let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
+    let learnt = plan.learnt()?;
+    around.instances.learn(&metadata.id, |all| {
+        all.vmm = learn::seen(vmm.as_ref());
+        all.disks = learnt;
+    })?;
     let disk_bytes = plan.needed_bytes()?;
     let memory = process.and_then(|process| resident_bytes(process.pid));
     let needed_bytes = disk_bytes.saturating_add(memory.unwrap_or(0));

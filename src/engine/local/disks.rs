@@ -1,13 +1,16 @@
 //! The disks of a running guest: where each copy goes and how it is made as of the instant of the pause.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::EngineError;
+use crate::engine::local::learn;
 use crate::engine::local::manifest::DiskEntry;
 use crate::engine::local::places::{Place, Places};
+use crate::engine::local::registration::LearntDisk;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::interrupt::Watch;
@@ -76,6 +79,13 @@ impl DiskPlan {
         Ok(Self {
             disks: planned.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The disks as they are remembered for the time when no VMM answers.
+    pub(super) fn learnt(&self) -> Result<Vec<LearntDisk>, EngineError> {
+        let learn = |planned: &PlannedDisk| learn::disk(&planned.source);
+        let learnt: io::Result<_> = self.disks.iter().map(learn).collect();
+        learnt.map_err(|error| EngineError::caused("can't tell which files the disks are", error))
     }
 
     /// The disks that the VMM copies.

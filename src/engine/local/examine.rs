@@ -11,7 +11,9 @@ use super::data_dir::DataDir;
 use super::instances::Instances;
 use super::journal::{Entry, Journal, Phase};
 use super::metadata::Metadata;
+use super::off::{self, Surveys};
 use super::ownership;
+use super::registration;
 use super::soundness;
 use super::state::{self, Derived, Met};
 use super::store::SnapshotStore;
@@ -34,6 +36,8 @@ pub(super) struct Examination<'a> {
     pub(super) data_dir: &'a Path,
     /// The instances in it, and those that are registered.
     pub(super) instances: &'a Instances,
+    /// Looks at who uses their disks.
+    pub(super) surveys: &'a Surveys,
     /// The journals.
     pub(super) journal: &'a Journal,
     /// How long a VMM may take to answer.
@@ -153,12 +157,27 @@ impl Examination<'_> {
                 return Some(finding);
             }
         }
-        let (derived, met) = state::derive_and_meet(&metadata, guest_dir.as_deref(), self.timeouts);
+        let guest_dir = guest_dir.as_deref();
+        let objection = || off::objection(&metadata, guest_dir, self.surveys, None);
+        let (derived, met) =
+            state::derive_and_meet(&metadata, guest_dir, self.timeouts, &objection);
         if derived.state != State::Running && (self.is_busy)(id) {
             // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
             return Some(busy());
         }
-        Some(judge(&metadata, &derived, met.as_ref()))
+        let finding = judge(&metadata, &derived, met.as_ref());
+        let socket = Some(&metadata.socket).filter(|_| metadata.is_registered());
+        Some(
+            match socket.and_then(|socket| registration::hidden_from_units(socket)) {
+                Some(why) if finding.status == Status::Ok => Finding::warning(
+                    INSTANCE,
+                    id,
+                    format!("{}; {why}", finding.detail),
+                    "move the socket, then `hypeman-snap register` the VM again",
+                ),
+                Some(_) | None => finding,
+            },
+        )
     }
 
     /// An instance whose VMM is not asked, because a hypeman server runs it.
@@ -342,6 +361,12 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                     describe(error)
                 ),
                 "look at the VMM's log",
+            ),
+            (None, None) if metadata.has_no_known_disk() => Finding::warning(
+                INSTANCE,
+                id,
+                format!("{detail}; {}", off::nothing_to_copy(metadata)),
+                "hypeman-snap register with --disk, or while the VM runs",
             ),
             (None, _) => Finding::ok(INSTANCE, id, detail),
         },

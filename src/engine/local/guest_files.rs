@@ -9,8 +9,8 @@ use crate::engine::EngineError;
 use crate::engine::local::disks::{self, DiskPlan};
 use crate::engine::local::manifest::{self, DiskEntry};
 use crate::engine::local::places::{Place, Places};
+use crate::engine::local::registration::DiskAtRest;
 use crate::fs::beneath::Beneath;
-use crate::fs::given::Given;
 use crate::fs::{copy, space, tree};
 use crate::interrupt::Watch;
 use crate::progress::Step;
@@ -48,33 +48,35 @@ pub(super) fn copy_at_rest(
     copy_tree(guest_dir, staged, &is_left_out, watch, step)
 }
 
-/// A disk that the admin named, and the place of its copy.
+/// A disk of a registered VM, and the place of its copy.
 #[derive(Debug)]
-pub(super) struct NamedDisk {
+pub(super) struct RegisteredDisk {
     source: PathBuf,
     /// The disk, opened.
     file: File,
     place: Place,
 }
 
-/// Opens the disks that the admin `named`.
-pub(super) fn registered_disks(named: &[PathBuf]) -> Result<Vec<NamedDisk>, EngineError> {
+/// Opens the disks of a registered VM.
+pub(super) fn registered_disks(
+    disks: &[DiskAtRest<'_>],
+) -> Result<Vec<RegisteredDisk>, EngineError> {
     let mut places = Places::new(None);
-    let open = |source: &PathBuf| {
+    let open = |disk: &DiskAtRest<'_>| {
+        let source = disk.path();
         let failed =
             |error| EngineError::caused(format!("can't open the disk {}", source.display()), error);
-        let given = Given::trusted(source).map_err(failed)?;
-        Ok(NamedDisk {
-            source: source.clone(),
-            file: given.open().map_err(failed)?,
+        Ok(RegisteredDisk {
+            source: source.to_owned(),
+            file: disk.open().map_err(failed)?,
             place: places.place(source, source, ""),
         })
     };
-    named.iter().map(open).collect()
+    disks.iter().map(open).collect()
 }
 
 /// The bytes that the copies of `disks` in `staged` need at most.
-pub(super) fn needed_bytes(disks: &[NamedDisk], staged: &Beneath) -> Result<u64, EngineError> {
+pub(super) fn needed_bytes(disks: &[RegisteredDisk], staged: &Beneath) -> Result<u64, EngineError> {
     let mut needed: u64 = 0;
     for disk in disks {
         let bytes = match copy::try_reflink(&disk.file, staged) {
@@ -96,7 +98,7 @@ pub(super) fn needed_bytes(disks: &[NamedDisk], staged: &Beneath) -> Result<u64,
 
 /// Copies `disks`, and lists them.
 pub(super) fn copy_registered_disks(
-    disks: Vec<NamedDisk>,
+    disks: Vec<RegisteredDisk>,
     staged: &Beneath,
     watch: Watch,
     step: &Step,
@@ -140,7 +142,7 @@ pub(super) fn complete_state(
 }
 
 /// What never belongs to a snapshot: logs, half-made compressions (contract, "copy rules"), and what is written anew.
-fn is_left_out(relative: &Path) -> bool {
+pub(super) fn is_left_out(relative: &Path) -> bool {
     let name = relative.file_name().and_then(|name| name.to_str());
     let is_half_made =
         name.is_some_and(|name| name.ends_with(".lz4.tmp") || name.ends_with(".zst.tmp"));

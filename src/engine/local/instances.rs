@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
 use super::metadata::Metadata;
-use super::registration::{self, Old, Registration, Registry};
+use super::registration::{self, Learnt, Old, Registration, Registry};
 use super::store::SnapshotStore;
 use crate::engine::EngineError;
 use crate::instance::{InstanceId, InstanceRef};
@@ -31,11 +31,6 @@ impl Instances {
             data_dir: data_dir.to_owned(),
             may_write,
         }
-    }
-
-    /// The registrations.
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
     }
 
     /// The data directory, whether it is there or not.
@@ -169,6 +164,27 @@ impl Instances {
             Old::Distrusted(why) => Err(EngineError::instance(why)),
             Old::None | Old::Foreign(_) => Ok(None),
         }
+    }
+
+    /// Changes what is known of a registered VM, and writes it if that makes a difference. Others have nothing to write to.
+    /// The caller holds the instance's lock.
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub(super) fn learn(
+        &self,
+        id: &InstanceId,
+        change: impl FnOnce(&mut Learnt),
+    ) -> Result<(), EngineError> {
+        let Some(mut registration) = self.registry.read(id)? else {
+            return Ok(());
+        };
+        let before = registration.learnt.clone();
+        change(&mut registration.learnt);
+        if registration.learnt == before {
+            return Ok(());
+        }
+        self.registry.write(&registration)
     }
 
     fn registered(&self, registration: Registration) -> Result<Metadata, EngineError> {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::json::{self, ReadError};
-use super::registration::Registration;
+use super::registration::{DiskAtRest, Registration};
 use crate::instance::{Hypervisor, InstanceId, State, UnknownHypervisor};
 
 /// Keys that hypeman keeps in `metadata.json` only, not in a snapshot's record (contract, section 4).
@@ -180,6 +180,19 @@ impl Metadata {
         self.registration
             .as_ref()
             .map_or(&[], |registration| &registration.declared.disks)
+    }
+
+    /// The disks of a registered VM at rest: those that the admin named, and those that were learnt.
+    pub fn disks_at_rest(&self) -> Vec<DiskAtRest<'_>> {
+        self.registration
+            .as_ref()
+            .map(Registration::disks_at_rest)
+            .unwrap_or_default()
+    }
+
+    /// Whether a snapshot of this VM at rest would hold nothing; of hypeman's instances that is not known from here.
+    pub fn has_no_known_disk(&self) -> bool {
+        self.is_registered() && self.disks_at_rest().is_empty()
     }
 
     /// Whether a version before 0.2 of this tool registered it; what else stands there may be anybody's word.

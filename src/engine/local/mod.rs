@@ -8,12 +8,15 @@ mod guest_files;
 mod instances;
 mod journal;
 mod json;
+mod learn;
 mod look;
 mod manifest;
 pub mod metadata;
+mod off;
 mod ownership;
 mod payload;
 mod places;
+mod processes;
 pub mod record;
 pub mod registration;
 mod rest;
@@ -26,7 +29,7 @@ pub mod store;
 mod sweep;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::hypeman::ServerPresence;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
@@ -41,6 +44,7 @@ use capture::{Captured, Surroundings};
 use instances::Instances;
 use journal::Journal;
 use metadata::Metadata;
+use off::Surveys;
 use staging::Staging;
 use state::Derived;
 use store::SnapshotStore;
@@ -66,6 +70,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Local {
     instances: Instances,
+    surveys: Surveys,
     data_dir: PathBuf,
     journal: Journal,
     pause_timeout: Duration,
@@ -81,6 +86,7 @@ impl Local {
     pub fn new(settings: Settings, server: ServerPresence, progress: Progress) -> Self {
         Self {
             instances: Instances::new(&settings.state_dir, &settings.data_dir, settings.may_write),
+            surveys: Surveys::default(),
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
             pause_timeout: settings.pause_timeout,
@@ -96,13 +102,29 @@ impl Local {
 
     /// What the instance does now. The VMM of an instance that a hypeman server runs is not asked.
     fn derive(&self, metadata: &Metadata) -> Result<Derived, EngineError> {
+        self.derive_since(metadata, None)
+    }
+
+    /// The same, by what was found out of the host at `since` or later.
+    fn derive_since(
+        &self,
+        metadata: &Metadata,
+        since: Option<Instant>,
+    ) -> Result<Derived, EngineError> {
         if state::only_vmm_can_tell(metadata) {
             if let Some(claim) = ownership::claim(metadata, &self.server)? {
                 return Ok(Derived::unknown(claim));
             }
         }
         let guest_dir = self.instances.guest_dir(metadata)?;
-        Ok(state::derive(metadata, guest_dir.as_deref(), self.timeouts))
+        let guest_dir = guest_dir.as_deref();
+        let objection = || off::objection(metadata, guest_dir, &self.surveys, since);
+        Ok(state::derive(
+            metadata,
+            guest_dir,
+            self.timeouts,
+            &objection,
+        ))
     }
 
     /// The time-outs for work on one instance that begins now.
@@ -128,14 +150,24 @@ impl Local {
                     journal: &self.journal,
                     timeouts,
                     pause_timeout: self.pause_timeout,
+                    instances: &self.instances,
                     progress: &self.progress,
                 };
                 capture::running(&around, metadata, guest_dir, staging, request)
             }
             at_rest @ (State::Stopped | State::Standby) => {
-                let captured =
+                let before = off::files(metadata, guest_dir).map_err(EngineError::instance)?;
+                if before.is_empty() {
+                    return Err(EngineError::instance(off::nothing_to_copy(metadata)));
+                }
+                self.require_rest(metadata, at_rest, None)?;
+                let mut captured =
                     rest::at_rest(metadata, guest_dir, staging, timeouts.watch, &self.progress)?;
-                self.require_rest(metadata, at_rest)?;
+                self.require_rest(metadata, at_rest, Some(Instant::now()))?;
+                if off::files(metadata, guest_dir).as_ref() != Ok(&before) {
+                    return Err(did_not_stay(at_rest, Some("its files changed")));
+                }
+                captured.warnings.extend(self.surveys.blind_spot());
                 Ok(captured)
             }
             other @ (State::Created
@@ -148,32 +180,40 @@ impl Local {
         }
     }
 
-    /// Keeps what this snapshot taught of a registered VM. The snapshot is good without it: what can't be kept is said.
-    fn learn(&self, metadata: Metadata) -> Option<String> {
-        let mut registration = metadata.registration?;
-        let before = registration.learnt.clone();
-        registration.learnt.snapshots_in = std::path::absolute(&self.data_dir).ok();
-        if registration.learnt == before {
-            return None;
-        }
-        let kept = self.instances.registry().write(&registration);
+    /// Remembers where the snapshots of a registered VM are. The snapshot is good without it: what can't be kept is said.
+    fn remember_store(&self, id: &InstanceId) -> Option<String> {
+        let here = std::path::absolute(&self.data_dir).ok();
+        let kept = self
+            .instances
+            .learn(id, |learnt| learnt.snapshots_in = here);
         kept.err().map(|error| crate::engine::describe(&error))
     }
 
-    /// Refuses a copy during which the guest was started, resumed or changed: its files belong to no one instant.
-    fn require_rest(&self, before: &Metadata, state: State) -> Result<(), EngineError> {
+    /// Refuses a copy of a guest that was started, resumed or changed: its files belong to no one instant. What is known of
+    /// the host was found out at `since` or later.
+    fn require_rest(
+        &self,
+        before: &Metadata,
+        state: State,
+        since: Option<Instant>,
+    ) -> Result<(), EngineError> {
         let after = self.instances.find(&before.id)?;
-        let derived = match &after {
-            Some(after) => Some(self.derive(after)?.state),
-            None => None,
-        };
-        if after.as_ref() == Some(before) && derived == Some(state) {
+        if after.as_ref() != Some(before) {
+            return Err(did_not_stay(state, Some("what is known of it changed")));
+        }
+        let derived = self.derive_since(before, since)?;
+        if derived.state == state {
             return Ok(());
         }
-        Err(EngineError::instance(format!(
-            "the instance did not stay {state} while its files were copied; the next run tries again"
-        )))
+        Err(did_not_stay(state, derived.note.as_deref()))
     }
+}
+
+fn did_not_stay(state: State, why: Option<&str>) -> EngineError {
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    EngineError::instance(format!(
+        "the instance did not stay {state} while its files were copied{why}; the next run tries again"
+    ))
 }
 
 impl Engine for Local {
@@ -252,7 +292,7 @@ impl Engine for Local {
         let _step = self.progress.begin(&metadata.name, "writing out", None);
         let snapshot = staging.publish(snapshot, &stored_metadata, captured.manifest)?;
         let mut warnings = captured.warnings;
-        warnings.extend(self.learn(metadata));
+        warnings.extend(self.remember_store(&metadata.id));
         Ok(Created {
             snapshot,
             pause: captured.pause,
@@ -293,6 +333,7 @@ impl Engine for Local {
         examine::Examination {
             data_dir: &self.data_dir,
             instances: &self.instances,
+            surveys: &self.surveys,
             journal: &self.journal,
             timeouts: self.timeouts,
             server: &self.server,

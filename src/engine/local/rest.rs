@@ -22,7 +22,7 @@ pub(super) fn at_rest(
     progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.dir();
-    let disks = guest_files::registered_disks(metadata.named_disks())?;
+    let disks = guest_files::registered_disks(&metadata.disks_at_rest())?;
     let mut tree_bytes = None;
     if let Some(guest_dir) = guest_dir.filter(|guest_dir| !can_share_blocks(guest_dir, guest)) {
         let bytes = space::disk_usage(guest_dir).map_err(|error| {

@@ -5,8 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::learn;
 use super::metadata::{Metadata, RecordedProcess};
 use super::ownership;
+use super::processes;
 use crate::engine::{EngineError, describe};
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
@@ -44,9 +46,20 @@ pub fn only_vmm_can_tell(metadata: &Metadata) -> bool {
     !matches!(has_socket(&metadata.socket), Ok(false))
 }
 
-/// The state of the instance whose directory is `guest_dir`, if it has one. Asks its VMM, which costs up to `timeouts`.
-pub fn derive(metadata: &Metadata, guest_dir: Option<&Path>, timeouts: Timeouts) -> Derived {
-    derive_by(metadata, guest_dir, |metadata| ask(metadata, timeouts))
+/// The state of the instance whose directory is `guest_dir`, if it has one. Asks its VMM, which costs up to `timeouts`; where
+/// there is none, `objection` says what speaks against taking the guest for off.
+pub fn derive(
+    metadata: &Metadata,
+    guest_dir: Option<&Path>,
+    timeouts: Timeouts,
+    objection: &dyn Fn() -> Option<String>,
+) -> Derived {
+    derive_by(
+        metadata,
+        guest_dir,
+        |metadata| ask(metadata, timeouts),
+        objection,
+    )
 }
 
 /// A VMM that answered.
@@ -67,9 +80,10 @@ pub fn derive_and_meet(
     metadata: &Metadata,
     guest_dir: Option<&Path>,
     timeouts: Timeouts,
+    objection: &dyn Fn() -> Option<String>,
 ) -> (Derived, Option<Met>) {
     let mut met = None;
-    let derived = derive_by(metadata, guest_dir, |metadata| {
+    let meet = |metadata: &Metadata| {
         let mut vmm = connect(metadata, timeouts)?;
         let answer = Answer {
             state: vmm.state()?,
@@ -82,7 +96,8 @@ pub fn derive_and_meet(
             process: answer.process.clone(),
         });
         Ok(answer)
-    });
+    };
+    let derived = derive_by(metadata, guest_dir, meet, objection);
     (derived, met)
 }
 
@@ -112,12 +127,14 @@ fn derive_by(
     metadata: &Metadata,
     guest_dir: Option<&Path>,
     ask: impl FnOnce(&Metadata) -> Result<Answer, VmmError>,
+    objection: &dyn Fn() -> Option<String>,
 ) -> Derived {
     if let Some(note) = guest_dir.and_then(|guest_dir| relocation(metadata, guest_dir)) {
         return Derived::unknown(note);
     }
+    let without_vmm = |socket: &str| without_vmm(metadata, guest_dir, socket, objection);
     match has_socket(&metadata.socket) {
-        Ok(false) => return without_socket(metadata, guest_dir),
+        Ok(false) => return without_vmm("is gone"),
         Ok(true) => {}
         Err(error) => {
             return Derived::unknown(format!(
@@ -128,7 +145,11 @@ fn derive_by(
     }
     let answer = match ask(metadata) {
         Ok(answer) => answer,
-        Err(error) => return Derived::unknown(explain(&error)),
+        // A VMM that was killed leaves its socket behind.
+        Err(VmmError::Unreachable { source, .. }) if learn::is_nobody(&source) => {
+            return without_vmm("is served by nobody");
+        }
+        Err(error) => return Derived::unknown(describe(&error)),
     };
     match answer.state {
         VmmState::Created => Derived::plain(State::Created),
@@ -205,15 +226,30 @@ fn has_socket(socket: &Path) -> io::Result<bool> {
     }
 }
 
-fn without_socket(metadata: &Metadata, guest_dir: Option<&Path>) -> Derived {
-    if let Some(process) = metadata
+/// The state of a guest whose VMM can't be asked, because its `socket` is gone or refuses. It is off only if nothing speaks
+/// against it.
+fn without_vmm(
+    metadata: &Metadata,
+    guest_dir: Option<&Path>,
+    socket: &str,
+    objection: &dyn Fn() -> Option<String>,
+) -> Derived {
+    let recorded = metadata
         .process
         .as_ref()
         .filter(|it| is_alive(it, metadata))
-    {
+        .map(|it| it.pid);
+    let learnt = metadata.registration.as_ref().map(|it| &it.learnt);
+    let seen = learnt
+        .and_then(|it| it.vmm.as_ref())
+        .filter(|seen| seen.is_alive())
+        .map(|seen| seen.pid);
+    let alive = recorded
+        .or(seen)
+        .map(|pid| format!("its VMM runs as {}", processes::in_words(pid)));
+    if let Some(sign) = alive.or_else(objection) {
         return Derived::unknown(format!(
-            "the VMM runs as process {}, but its socket {} is gone; restart the instance",
-            process.pid,
+            "{sign}, but its socket {} {socket}: the VM seems to run where it can't be asked; shut it down or restart it",
             metadata.socket.display()
         ));
     }
@@ -240,29 +276,15 @@ fn without_socket(metadata: &Metadata, guest_dir: Option<&Path>) -> Derived {
 /// Whether the process that the metadata names still is that VMM. A process id alone proves nothing: it may be another
 /// process by now.
 fn is_alive(recorded: &RecordedProcess, metadata: &Metadata) -> bool {
-    let directory = Path::new("/proc").join(recorded.pid.to_string());
+    let directory = processes::directory(recorded.pid);
     if let (Some(start_ticks), Some(boot_id)) = (recorded.start_ticks, &recorded.boot_id) {
-        let this_boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        if this_boot.is_ok_and(|this_boot| this_boot.trim() == boot_id) {
-            return start_ticks_of(&directory) == Some(start_ticks);
-        }
-        return false;
+        return processes::boot_id().as_ref() == Some(boot_id)
+            && processes::start_ticks_of(&directory) == Some(start_ticks);
     }
     let socket = metadata.socket.as_os_str().as_encoded_bytes();
     !socket.is_empty()
         && std::fs::read(directory.join("cmdline"))
             .is_ok_and(|line| line.windows(socket.len()).any(|part| part == socket))
-}
-
-/// When a process started, in ticks since boot; `None` once it has ended, even if nobody has taken note yet.
-fn start_ticks_of(directory: &Path) -> Option<u64> {
-    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    let state = behind_name.split_whitespace().next()?;
-    if state == "Z" {
-        return None;
-    }
-    vmm::start_ticks(&stat)
 }
 
 /// How long a process has run.
@@ -273,19 +295,6 @@ fn age(process: &Process) -> Option<Duration> {
     Duration::try_from_secs_f64(uptime)
         .ok()?
         .checked_sub(started)
-}
-
-/// An error with all its causes, and what is likely.
-fn explain(error: &VmmError) -> String {
-    let mut text = describe(error);
-    if let VmmError::Unreachable { source, .. } = error {
-        if source.kind() == io::ErrorKind::ConnectionRefused {
-            text.push_str(
-                "; nobody listens there: a VMM that was killed leaves its socket behind, remove it if the VM is off",
-            );
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! [`Declared::validate`], which looks at disks.
 
 mod old;
+mod register;
 mod registry;
 
 use std::collections::BTreeSet;
@@ -12,10 +13,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::engine::{EngineError, describe};
+use crate::fs::open_files::FileId;
 use crate::instance::{Hypervisor, InstanceId};
 
 pub(super) use old::{Old, adopt, find as find_old};
+pub(super) use register::hidden_from_units;
+pub use register::{Registered, RegistrationError, Request, is_registered, register, unregister};
 pub use registry::Registry;
 
 /// Longest name, in characters, as for everything that hypeman names.
@@ -56,35 +59,48 @@ pub struct Declared {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Learnt {
+    /// Its VMM's process when it last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<Seen>,
+    /// The disks that its VMM had open for writing then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<LearntDisk>,
     /// The data directory that a snapshot of this VM was last written to: when its store is not there any more, it is not
     /// mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshots_in: Option<PathBuf>,
 }
 
-/// What became of a registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// The instance is new.
-    Created,
-    /// The instance was registered with other values.
-    Updated,
-    /// Nothing was written.
-    Unchanged,
+/// A VMM's process as it was met: the same one if all of it is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The process id.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The user that it reaches files as.
+    pub uid: u32,
 }
 
-/// Why an instance was not registered or unregistered. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistrationError {
-    /// A value is not valid.
-    #[error("{0}")]
-    Invalid(String),
-    /// There is no such instance.
-    #[error("no instance has the id {0}")]
-    NotFound(InstanceId),
-    /// The state or the data directory can't be used.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+/// A disk that a VMM had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearntDisk {
+    /// Where it was, without symlinks.
+    pub path: PathBuf,
+    /// Which file that was.
+    #[serde(flatten)]
+    pub file: FileId,
+}
+
+/// A disk of a VM that is off, by whose word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskAtRest<'a> {
+    /// The admin's: whatever it leads to.
+    Named(&'a Path),
+    /// A VMM's: that very file, or an error.
+    Learnt(&'a LearntDisk),
 }
 
 impl Declared {
@@ -141,6 +157,26 @@ impl Declared {
 }
 
 impl Registration {
+    /// The disks that a snapshot of the VM at rest has: those that the admin named, and those that were learnt and are
+    /// none of them.
+    pub fn disks_at_rest(&self) -> Vec<DiskAtRest<'_>> {
+        let named: Vec<FileId> = self
+            .declared
+            .disks
+            .iter()
+            .filter_map(|disk| FileId::at(disk).ok())
+            .collect();
+        let learnt = self.learnt.disks.iter().filter(|disk| {
+            !named.contains(&disk.file) && !self.declared.disks.contains(&disk.path)
+        });
+        self.declared
+            .disks
+            .iter()
+            .map(|path| DiskAtRest::Named(path))
+            .chain(learnt.map(DiskAtRest::Learnt))
+            .collect()
+    }
+
     /// The VM as hypeman's `metadata.json` would describe it, with every key that its server expects in a snapshot's
     /// record. `guest_dir` is where hypeman would keep it.
     pub fn as_metadata(&self, guest_dir: &Path) -> Map<String, Value> {
@@ -201,101 +237,6 @@ impl Registration {
             | Value::String(_)
             | Value::Array(_) => Map::new(),
         }
-    }
-}
-
-/// Registers a VM: declares all of its values, as `set` does for a schedule. What was learnt stays as long as it is the
-/// same VM. The caller holds the instance's lock.
-///
-/// # Errors
-/// When a value is not valid, when the id is taken by an instance of hypeman's, or when the state directory can't be
-/// written.
-pub fn register(
-    state_dir: &Path,
-    data_dir: &Path,
-    declared: Declared,
-    now: DateTime<Utc>,
-) -> Result<Registered, RegistrationError> {
-    declared.validate()?;
-    let registry = Registry::new(state_dir);
-    let before = before(&registry, data_dir, &declared.id)?;
-    let registration = match before {
-        Some(before) if before.declared == declared => return Ok(Registered::Unchanged),
-        Some(before) => Registration { declared, ..before },
-        None => {
-            registry.write(&Registration {
-                declared,
-                registered_at: now,
-                learnt: Learnt::default(),
-            })?;
-            return Ok(Registered::Created);
-        }
-    };
-    registry.write(&registration)?;
-    Ok(Registered::Updated)
-}
-
-/// Unregisters a VM. Its snapshots stay, and so does the knowledge that it is gone, if `is_remembered`. The caller holds
-/// the instance's lock.
-///
-/// # Errors
-/// When there is no such instance, or it is one of hypeman's.
-pub fn unregister(
-    state_dir: &Path,
-    data_dir: &Path,
-    id: &InstanceId,
-    is_remembered: bool,
-) -> Result<(), RegistrationError> {
-    let registry = Registry::new(state_dir);
-    if !registry.has(id)? && before(&registry, data_dir, id)?.is_none() {
-        return Err(RegistrationError::NotFound(id.clone()));
-    }
-    Ok(registry.remove(id, is_remembered)?)
-}
-
-/// Whether there is a registration of this id, also one that can't be read.
-///
-/// # Errors
-/// When the directory can't be looked at.
-pub fn is_registered(
-    state_dir: &Path,
-    data_dir: &Path,
-    id: &InstanceId,
-) -> Result<bool, RegistrationError> {
-    if Registry::new(state_dir).has(id)? {
-        return Ok(true);
-    }
-    match find_old(data_dir, id)? {
-        Old::None => Ok(false),
-        Old::Trusted(_) | Old::Distrusted(_) => Ok(true),
-        Old::Foreign(why) => Err(RegistrationError::Invalid(why)),
-    }
-}
-
-/// The registration of before. One of old is moved on the way; one that others could have written is as good as none.
-fn before(
-    registry: &Registry,
-    data_dir: &Path,
-    id: &InstanceId,
-) -> Result<Option<Registration>, RegistrationError> {
-    match registry.read(id) {
-        Ok(None) => {}
-        Ok(found) => return Ok(found),
-        // It is about to be replaced, which is the remedy.
-        Err(error @ EngineError::Instance { .. }) => {
-            log::warn!(instance = id.as_str(); "{}", describe(&error));
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    match find_old(data_dir, id)? {
-        Old::None => Ok(None),
-        Old::Trusted(registration) => Ok(Some(adopt(registry, data_dir, registration)?)),
-        Old::Distrusted(why) => {
-            log::warn!(instance = id.as_str(); "{why}; it is not believed");
-            Ok(None)
-        }
-        Old::Foreign(why) => Err(RegistrationError::Invalid(why)),
     }
 }
 

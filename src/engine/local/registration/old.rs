@@ -109,6 +109,7 @@ pub(in crate::engine::local) fn find(data_dir: &Path, id: &InstanceId) -> Result
         registered_at: wire.created_at.unwrap_or_default(),
         learnt: Learnt {
             snapshots_in: Some(data_dir.to_owned()).filter(|it| it.join("snapshots").is_dir()),
+            ..Learnt::default()
         },
     }))
 }

@@ -1,6 +1,7 @@
 //! What `register` writes, what it leaves alone, what it refuses, and what becomes of registrations of older versions.
 
 use super::*;
+use crate::engine::EngineError;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::metadata::Metadata;
 use std::fs;
@@ -47,7 +48,12 @@ impl Host {
     }
 
     fn register(&self, declared: &Declared) -> Result<Registered, RegistrationError> {
-        register(&self.state(), &self.data(), declared.clone(), now())
+        let request = Request {
+            declared: declared.clone(),
+            is_forced: true,
+            vmm_timeout: std::time::Duration::from_secs(5),
+        };
+        register(&self.state(), &self.data(), request, now()).map(|(registered, _)| registered)
     }
 
     fn unregister(&self) -> Result<(), RegistrationError> {

@@ -41,20 +41,28 @@ impl Guest {
 
     /// The state with nobody to ask.
     fn silent(&self) -> Derived {
-        derive_by(&self.metadata(), Some(self.root.path()), |_| {
-            panic!("there is no socket, so nobody is asked")
-        })
+        derive_by(
+            &self.metadata(),
+            Some(self.root.path()),
+            |_| panic!("there is no socket, so nobody is asked"),
+            &|| None,
+        )
     }
 
     /// The state with a VMM that answers so.
     fn answering(&self, state: VmmState) -> Derived {
         fs::write(self.socket(), "").unwrap();
-        derive_by(&self.metadata(), Some(self.root.path()), |_| {
-            Ok(Answer {
-                state,
-                process: None,
-            })
-        })
+        derive_by(
+            &self.metadata(),
+            Some(self.root.path()),
+            |_| {
+                Ok(Answer {
+                    state,
+                    process: None,
+                })
+            },
+            &|| None,
+        )
     }
 
     fn save_state(&self) {
@@ -125,30 +133,39 @@ fn the_age_of_a_process_is_known() {
     let this = Path::new("/proc/self");
     let process = Process {
         pid: 0,
-        start_ticks: start_ticks_of(this).unwrap(),
+        start_ticks: processes::start_ticks_of(this).unwrap(),
     };
     assert!(age(&process).unwrap() < Duration::from_secs(24 * 3600));
     let init = Process {
         pid: 1,
-        start_ticks: start_ticks_of(Path::new("/proc/1")).unwrap(),
+        start_ticks: processes::start_ticks_of(Path::new("/proc/1")).unwrap(),
     };
     assert!(age(&init).unwrap() >= age(&process).unwrap());
-    assert_eq!(start_ticks_of(Path::new("/proc/none")), None);
+    assert_eq!(processes::start_ticks_of(Path::new("/proc/none")), None);
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_is_unknown_and_says_what_to_do() {
+fn a_socket_that_nobody_listens_on_is_what_a_killed_vmm_leaves() {
     let guest = Guest::new();
     drop(UnixListener::bind(guest.socket()).unwrap());
     let timeouts = Timeouts {
         request: Duration::from_secs(5),
         watch: crate::interrupt::Watch::unlimited(),
     };
-    let derived = derive(&guest.metadata(), Some(guest.root.path()), timeouts);
-    is_unknown(&derived, "nobody listens there");
-    is_unknown(&derived, "refused");
+    let derived = derive(
+        &guest.metadata(),
+        Some(guest.root.path()),
+        timeouts,
+        &|| None,
+    );
+    assert_eq!(derived, Derived::plain(State::Stopped));
     fs::remove_file(guest.socket()).unwrap();
-    let off = derive(&guest.metadata(), Some(guest.root.path()), timeouts);
+    let off = derive(
+        &guest.metadata(),
+        Some(guest.root.path()),
+        timeouts,
+        &|| None,
+    );
     assert_eq!(off, Derived::plain(State::Stopped));
 }
 
@@ -162,7 +179,12 @@ fn a_hypervisor_without_a_driver_is_unknown() {
             watch: crate::interrupt::Watch::unlimited(),
         };
         is_unknown(
-            &derive(&guest.metadata(), Some(guest.root.path()), timeouts),
+            &derive(
+                &guest.metadata(),
+                Some(guest.root.path()),
+                timeouts,
+                &|| None,
+            ),
             hypervisor,
         );
     }
@@ -183,7 +205,7 @@ fn a_guest_directory_that_was_moved_is_not_taken_for_stopped() {
 #[test]
 fn a_vmm_that_lost_its_socket_is_not_taken_for_stopped() {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let ticks = start_ticks_of(Path::new("/proc/self")).unwrap();
+    let ticks = processes::start_ticks_of(Path::new("/proc/self")).unwrap();
     let recorded = |ticks: u64, boot_id: &str| {
         Guest::new()
             .with("HypervisorPID", json!(std::process::id()))

@@ -1,0 +1,44 @@
+//! What `register` and `unregister` take.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::instance::{Hypervisor, InstanceId};
+
+/// What `register` takes.
+#[derive(Debug, Args)]
+pub struct RegisterArgs {
+    /// The id to give it; a plain file name
+    pub id: InstanceId,
+
+    /// What runs it: cloud-hypervisor, firecracker, qemu or qemu-microvm
+    #[arg(long)]
+    pub hypervisor: Hypervisor,
+
+    /// The VMM's control socket
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+
+    /// A name to call it by [default: the id]
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// A disk of the VM, by its path; may be given several times
+    ///
+    /// Those of a VM that runs are learnt from its VMM, now and with each snapshot, and needed here only for a VM that is
+    /// off and never answered.
+    #[arg(long, value_name = "PATH")]
+    pub disk: Vec<PathBuf>,
+
+    /// Register a VM whose socket nobody serves and of which no disk is known
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `unregister` takes.
+#[derive(Debug, Args)]
+pub struct UnregisterArgs {
+    /// The id that it was registered with
+    pub id: InstanceId,
+}
