@@ -23,4 +23,5 @@ pub mod skip;
 pub mod terminal;
 pub mod throwaway;
 pub mod vm_host;
+pub mod vm_options;
 pub mod wait;
