@@ -4,12 +4,17 @@
 #![cfg(test)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::cli::{Host, Said, said};
 use support::fake_hypeman::{Answer, FakeHypeman};
-use support::fake_vmm::{Dialect, FakeDisk, FakeVmm, Guest, Request};
+use support::fake_vmm::{Dialect, FakeDisk, FakeVmm, Fault, Guest, Request};
+use support::qemu::{TestVm, VmOptions};
+use support::wait::wait_until;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
@@ -31,9 +36,22 @@ fn schedule(host: &Host, id: &str) {
         .exits(0);
 }
 
+fn name(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::CloudHypervisor => "cloud-hypervisor",
+        Dialect::Firecracker => "firecracker",
+    }
+}
+
 /// Adds a scheduled guest that hypeman runs in `dialect`'s VMM.
 fn add_hypemans(host: &Host, dialect: Dialect) -> FakeVmm {
     let (vmm, socket) = vmm(host, ID, dialect);
+    write_hypemans(host, name(dialect), &socket);
+    vmm
+}
+
+/// Adds the guest behind `socket` as one that hypeman runs, with a schedule.
+fn write_hypemans(host: &Host, hypervisor: &str, socket: &Path) {
     host.add_instance(ID, "web-a");
     let path = host
         .data_dir()
@@ -42,29 +60,21 @@ fn add_hypemans(host: &Host, dialect: Dialect) -> FakeVmm {
         .join("metadata.json");
     let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     metadata["SocketPath"] = json!(socket);
-    metadata["HypervisorType"] = json!(match dialect {
-        Dialect::CloudHypervisor => "cloud-hypervisor",
-        Dialect::Firecracker => "firecracker",
-    });
+    metadata["HypervisorType"] = json!(hypervisor);
     metadata["ProgramStartedAt"] = json!("2026-09-01T08:00:04Z");
     fs::write(path, metadata.to_string()).unwrap();
     schedule(host, ID);
-    vmm
 }
 
 /// Adds a scheduled guest that hypeman does not run.
 fn add_registered(host: &Host, dialect: Dialect) -> FakeVmm {
     let (vmm, socket) = vmm(host, REGISTERED, dialect);
-    let hypervisor = match dialect {
-        Dialect::CloudHypervisor => "cloud-hypervisor",
-        Dialect::Firecracker => "firecracker",
-    };
     let socket = socket.to_str().unwrap();
     host.run(&[
         "register",
         REGISTERED,
         "--hypervisor",
-        hypervisor,
+        name(dialect),
         "--socket",
         socket,
     ])
@@ -247,6 +257,46 @@ fn while_a_hypeman_server_answers_its_running_guests_are_left_to_it() {
         assert_eq!(server.world().lines("").len(), 3, "once a run");
         assert_eq!(host.snapshots().len(), 3);
     }
+}
+
+#[test]
+fn a_guest_that_a_killed_run_left_paused_goes_on_whoever_answers() {
+    let host = Host::new(TOOL);
+    let guest = add_hypemans(&host, Dialect::CloudHypervisor);
+    guest.on(Request::Save, Fault::Hang);
+    let mut killed = host
+        .std_command()
+        .args(["run-due", "--force"])
+        .env("CONFIG_PATH", host.dir().join("config.yaml"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the save", || guest.requests().contains(&Request::Save));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    guest.release();
+    assert_eq!(guest.guest(), Guest::Paused);
+
+    let _server = start_server(&host);
+    run(&host, &["run-due", "--recover-only"]).exits(0);
+    assert_eq!(guest.guest(), Guest::Running);
+}
+
+#[test]
+fn a_qemu_whose_only_monitor_the_server_holds_is_not_waited_for() {
+    let host = Host::new(TOOL);
+    let disks = host.dir().join("disks");
+    fs::create_dir(&disks).unwrap();
+    let vm = TestVm::boot(&VmOptions::new(&disks));
+    write_hypemans(&host, "qemu", vm.socket());
+    let _held = UnixStream::connect(vm.socket()).unwrap();
+    let _server = start_server(&host);
+    let began = Instant::now();
+    let run = run(&host, &["run-due", "--force"]).exits(1);
+    assert_says(&result(&run, ID), &["--engine hypeman"]);
+    // A VMM that does not answer costs ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(9));
+    vm.wait_ticks_beyond(vm.wait_ticks_beyond(0));
 }
 
 #[test]
