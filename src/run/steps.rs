@@ -232,7 +232,10 @@ fn take_up(
         Err(error) => return not_found_out(&error),
     };
     let found = listing.snapshots.into_iter().find(|snapshot| {
-        snapshot.is_scheduled_for(&schedule.instance_id) && snapshot.name == attempt.snapshot_name
+        // One that lost something in the crash is taken anew.
+        snapshot.is_usable()
+            && snapshot.is_scheduled_for(&schedule.instance_id)
+            && snapshot.name == attempt.snapshot_name
     });
     if let Some(snapshot) = found {
         notes.push("an earlier run had taken this snapshot and did not see it finished".to_owned());

@@ -519,6 +519,24 @@ fn a_snapshot_that_a_dead_run_had_finished_is_found_and_not_taken_twice() {
 }
 
 #[test]
+fn a_snapshot_of_a_dead_run_that_lost_something_is_taken_anew_and_replaced() {
+    let host = Host::new();
+    let id = host.due("vm", Behaviour::Works(State::Running), keep(9));
+    let attempt = died_at(&host, &id);
+    host.has(Snapshot {
+        name: attempt.snapshot_name.clone(),
+        unusable: Some("memory is cut".to_owned()),
+        ..a_snapshot("cut", "vm", attempt.run_at)
+    });
+    let report = host.run();
+    assert_eq!(report.results[0].outcome, Outcome::Snapshotted);
+    assert_eq!(report.results[0].pruned, ["cut".parse().unwrap()]);
+    assert_eq!(host.fake.names(), [attempt.snapshot_name]);
+    let schedule = host.schedule(&id);
+    assert_ne!(schedule.last_snapshot_id.as_deref(), Some("cut"));
+}
+
+#[test]
 fn a_snapshot_that_a_dead_run_had_not_finished_is_taken_under_its_name() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Running), keep(9));

@@ -28,8 +28,10 @@ const NOT_LISTED: [&str; 2] = ["metadata.json", manifest::FILE_NAME];
 const NAMED_MAX: usize = 3;
 /// How deep directories may be nested.
 const DEPTH_MAX: usize = 16;
-/// How many entries are looked at in search of a disk.
+/// How many entries are looked at in search of a disk. Where there are more, nothing is known.
 const SEARCH_MAX: usize = 1000;
+/// What hypeman calls an instance's disk (contract, section 4).
+const OVERLAY: &str = "overlay.raw";
 
 /// What a record says of its snapshot, as far as it decides which files there must be.
 #[derive(Debug, Clone, Copy)]
@@ -334,12 +336,15 @@ impl Files<'_> {
                 entry.size_bytes > 0 && (is_named || is_disk(&entry.path))
             }),
             Some(manifest) if !manifest.disks.is_empty() => true,
-            Some(_) | None => self.has_file(Path::new(""), &is_disk)?,
+            Some(_) | None => {
+                matches!(self.stat(Path::new(OVERLAY))?, Found::File(1..))
+                    || self.has_file(Path::new(""), &is_disk)?
+            }
         };
         Ok((!is_there).then(|| "there is no disk in it".to_owned()))
     }
 
-    /// Whether a file that holds something and that `is_wanted` is somewhere below `directory`.
+    /// Whether a file that holds something and that `is_wanted` is somewhere below `directory`, or may be.
     fn has_file(&self, directory: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> io::Result<bool> {
         let mut directories = vec![directory.to_owned()];
         let mut looked_at = 0;
@@ -361,7 +366,7 @@ impl Files<'_> {
                 }
                 looked_at += 1;
                 if looked_at > SEARCH_MAX {
-                    return Ok(false);
+                    return Ok(true);
                 }
                 let path = directory.join(name);
                 match self.stat(&path)? {

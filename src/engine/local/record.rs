@@ -175,7 +175,8 @@ pub(super) fn render(
             source_instance_name: &snapshot.source_instance_name,
             source_hypervisor: &snapshot.source_hypervisor,
             created_at: local_time(snapshot.created_at),
-            size_bytes: snapshot.size_bytes,
+            // A server that can't read one record lists nothing at all, and its sizes are signed.
+            size_bytes: snapshot.size_bytes.min(i64::MAX.unsigned_abs()),
             compression_state: compression.map_or("none", |_| "compressed"),
             compression: compression.map(|it| WrittenCompression {
                 enabled: true,
@@ -296,6 +297,17 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_one_that_a_server_can_read() {
+        let snapshot = Snapshot {
+            size_bytes: u64::MAX,
+            ..parse(EXAMPLE)
+        };
+        let bytes = render(&snapshot, None, &Map::new()).unwrap();
+        let value: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(value["snapshot"]["size_bytes"], i64::MAX);
+    }
+
+    #[test]
     fn a_record_without_what_retention_needs_is_no_record() {
         for key in ["id", "kind", "source_instance_id", "created_at"] {
             let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
@@ -307,6 +319,10 @@ mod tests {
             ("kind", json!("Paused")),
             ("created_at", json!("yesterday")),
             ("size_bytes", json!(-1)),
+            ("size_bytes", json!(1e300)),
+            ("size_bytes", json!("7")),
+            ("tags", json!({"a": 1})),
+            ("created_at", json!("+999999-01-01T00:00:00Z")),
         ] {
             let mut value: Value = serde_json::from_str(EXAMPLE).unwrap();
             value["snapshot"][key] = bad;

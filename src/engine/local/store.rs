@@ -177,6 +177,7 @@ fn add(listing: &mut Listing, seen: Seen) {
 pub(super) mod tests {
     use super::*;
     use crate::snapshot::Kind;
+    use proptest::prelude::*;
     use serde_json::json;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -341,6 +342,60 @@ pub(super) mod tests {
         let listing = store.list().unwrap();
         assert_eq!(ids(&store), ["good"]);
         assert_eq!(listing.problems, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_called_like_a_record_and_is_none_is_not_waited_for() {
+        let (root, store) = store(&["fifo", "endless", "directory", "good"]);
+        let record = |name: &str| {
+            let path = root.path().join("snapshots").join(name);
+            path.join("snapshot.json")
+        };
+        for name in ["fifo", "endless", "directory"] {
+            fs::remove_file(record(name)).unwrap();
+        }
+        let fifo = record("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        let endless = fs::File::create(record("endless")).unwrap();
+        endless.set_len(1 << 40).unwrap();
+        fs::create_dir(record("directory")).unwrap();
+        let listing = store.list().unwrap();
+        assert_eq!(listing.snapshots.len(), 4);
+        for snapshot in listing.snapshots {
+            let is_good = snapshot.id.as_str() == "good";
+            assert_eq!(snapshot.is_usable(), is_good, "{snapshot:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_record_makes_a_listing_fail(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            id in "[a-z./]{0,6}",
+            size in any::<i64>(),
+            created_at in "[-+0-9TZ:.]{0,30}",
+            tag in any::<String>(),
+            depth in 0usize..300,
+        ) {
+            let (root, store) = store(&["a", "good"]);
+            let path = root.path().join("snapshots/a/snapshot.json");
+            let nested = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let hostile = json!({"snapshot": {
+                "id": id, "kind": "Standby", "source_instance_id": tag, "tags": {&tag: &tag},
+                "size_bytes": size, "created_at": created_at,
+            }, "stored_metadata": {"Id": &tag}});
+            for content in [bytes, hostile.to_string().into_bytes(), nested.into_bytes()] {
+                fs::write(&path, content).unwrap();
+                // Without the wait for a record that is being written.
+                let listing = store.list_patiently(|| ()).unwrap();
+                let usable = listing.snapshots.iter().filter(|it| it.is_usable()).count();
+                prop_assert_eq!(usable, 1);
+            }
+        }
     }
 
     #[test]

@@ -427,7 +427,8 @@ fn a_directory_without_end_is_neither_listed_nor_searched_to_its_end() {
     for number in 0..2000 {
         fs::write(guest.path().join(format!("{number}.json")), "x").unwrap();
     }
-    assert!(judge(&guest, Kind::Stopped, "qemu", false).is_some());
+    // Nobody knows what else is in it.
+    assert_eq!(judge(&guest, Kind::Stopped, "qemu", false), None);
 }
 
 #[test]
