@@ -337,8 +337,8 @@ pub struct RunDueArgs {
 
     /// How long the local engine may work on one instance [default: 5m, and 1m for each GiB to save]
     ///
-    /// When that is over, what is under way is given up, and the guest runs. What has to be put right in its VMM may take
-    /// up to a minute more. The time begins anew for what an earlier run left behind.
+    /// When that is over, what is under way is given up, and the guest goes on. Putting its VMM right may take 15s more;
+    /// what is still left then is the next run's. The time begins anew for what an earlier run left behind.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub instance_timeout: Option<Duration>,
 

@@ -19,7 +19,7 @@ const PER_GIB: Duration = Duration::from_secs(60);
 /// How long after a signal a guest is still put right. The run ends within ten seconds of it, whatever a VMM does.
 const GRACE_AFTER_SIGNAL: Duration = Duration::from_secs(7);
 /// How long after the end of its time a guest is still put right.
-const GRACE_AFTER_TIME: Duration = Duration::from_secs(60);
+const GRACE_AFTER_TIME: Duration = Duration::from_secs(15);
 
 const SIGNALS: [i32; 3] = [
     signal_hook::consts::SIGINT,
@@ -195,6 +195,15 @@ impl Watch {
     /// As [`Watch::check`].
     pub fn check_cleanup(&self) -> Result<(), Over> {
         self.check_after(GRACE_AFTER_SIGNAL, GRACE_AFTER_TIME)
+    }
+
+    /// How long one request may take that puts a guest right and has `limit` otherwise: after a signal a third of what
+    /// is left, so that another connection can be tried.
+    pub fn patience(&self, limit: Duration) -> Duration {
+        match (self.signal)() {
+            Some(_) => limit.min(GRACE_AFTER_SIGNAL / 3),
+            None => limit,
+        }
     }
 
     fn check_after(&self, after_signal: Duration, after_time: Duration) -> Result<(), Over> {

@@ -9,11 +9,13 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::interrupt::Watch;
+use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
 use crate::vmm::standstill::Standstill;
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Saved, Timeouts, Vmm, VmmError,
+    VmmState,
 };
 
 /// Names of the saved state's files, which Cloud Hypervisor gives them and hypeman expects (contract, section 4).
@@ -59,8 +61,8 @@ struct Info {
 #[derive(Deserialize)]
 struct Config {
     // All lists are left out, or null, when they are empty.
-    disks: Option<Vec<DiskConfig>>,
-    pmem: Option<Vec<Pmem>>,
+    disks: Option<AtMost<MAX_DISKS, DiskConfig>>,
+    pmem: Option<AtMost<MAX_DISKS, Pmem>>,
     memory: Option<Memory>,
     devices: Option<Vec<IgnoredAny>>,
     user_devices: Option<Vec<IgnoredAny>>,
@@ -88,7 +90,7 @@ struct Pmem {
 
 #[derive(Deserialize)]
 struct Memory {
-    zones: Option<Vec<Zone>>,
+    zones: Option<AtMost<MAX_DISKS, Zone>>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +120,19 @@ impl CloudHypervisor {
 
     fn put(&self, path: &str, limit: Duration) -> Result<(), VmmError> {
         self.http.call(Method::PUT, path, None, limit).map(drop)
+    }
+
+    fn resume_now(&mut self) -> Result<(), VmmError> {
+        match self.put(RESUME, self.standstill.resume_limit()) {
+            // That is how it answers when the guest runs already.
+            Err(refused @ VmmError::Refused { .. }) => match self.state()? {
+                VmmState::Running => Ok(()),
+                VmmState::Paused | VmmState::Created | VmmState::Shutdown | VmmState::Other(_) => {
+                    Err(refused)
+                }
+            },
+            answered => answered,
+        }
     }
 
     /// Lets the processors go on after a pause that failed half-way.
@@ -184,9 +199,19 @@ impl Vmm for CloudHypervisor {
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
         let config = self.info()?.config;
-        let disks = config.disks.unwrap_or_default().into_iter().enumerate();
+        let disks = config
+            .disks
+            .unwrap_or_default()
+            .into_vec()
+            .into_iter()
+            .enumerate();
         let disks = disks.map(|(number, disk)| Self::disk(disk, number));
-        let pmem = config.pmem.unwrap_or_default().into_iter().enumerate();
+        let pmem = config
+            .pmem
+            .unwrap_or_default()
+            .into_vec()
+            .into_iter()
+            .enumerate();
         let pmem = pmem.map(|(number, pmem)| {
             Ok(Disk {
                 name: pmem.id.unwrap_or_else(|| format!("pmem{number}")),
@@ -231,7 +256,10 @@ impl Vmm for CloudHypervisor {
             VmmState::Running => {}
             VmmState::Created | VmmState::Shutdown | VmmState::Other(_) => return Err(refused),
         }
-        self.undo_half_a_pause()?;
+        self.http.ignore_interrupts();
+        let undone = self.undo_half_a_pause();
+        self.http.heed_interrupts();
+        undone?;
         self.standstill.end();
         Err(refused)
     }
@@ -247,15 +275,10 @@ impl Vmm for CloudHypervisor {
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
-        match self.put(RESUME, self.standstill.resume_limit()) {
-            // That is how it answers when the guest runs already.
-            Err(refused @ VmmError::Refused { .. }) => {
-                if self.state()? != VmmState::Running {
-                    return Err(refused);
-                }
-            }
-            answered => answered?,
-        }
+        self.http.ignore_interrupts();
+        let resumed = self.resume_now();
+        self.http.heed_interrupts();
+        resumed?;
         self.standstill.end();
         Ok(())
     }

@@ -8,11 +8,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::interrupt::Watch;
+use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
 use crate::vmm::standstill::Standstill;
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Saved, Timeouts, Vmm, VmmError,
+    VmmState,
 };
 
 /// Names of the saved state's files, as hypeman has them (contract, section 4).
@@ -46,10 +48,10 @@ struct Version {
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
-    drives: Vec<Drive>,
+    drives: AtMost<MAX_DISKS, Drive>,
     // Since 1.14: files that the guest maps as persistent memory.
     #[serde(default)]
-    pmem: Vec<Pmem>,
+    pmem: AtMost<MAX_DISKS, Pmem>,
     #[serde(rename = "machine-config")]
     machine: Machine,
 }
@@ -135,14 +137,14 @@ impl Vmm for Firecracker {
             is_read_only,
             backing: None,
         };
-        let drives = config.drives.into_iter().map(|drive| match drive.path_on_host {
+        let drives = config.drives.into_vec().into_iter().map(|drive| match drive.path_on_host {
             Some(path) => Ok(disk(drive.drive_id, path, drive.is_read_only.unwrap_or(false))),
             None => Err(VmmError::Unsupported(format!(
                 "drive {} is served by another process (vhost-user), which Firecracker can't save",
                 drive.drive_id
             ))),
         });
-        let pmem = config.pmem.into_iter();
+        let pmem = config.pmem.into_vec().into_iter();
         let pmem = pmem.map(|pmem| Ok(disk(pmem.id, pmem.path_on_host, pmem.read_only)));
         drives.chain(pmem).collect()
     }
@@ -162,9 +164,14 @@ impl Vmm for Firecracker {
     }
 
     fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
-        // Any number may come, and a size that no memory has needs room that no file system has.
-        let memory_bytes = self.config()?.machine.mem_size_mib.saturating_mul(1 << 20);
-        let needed_bytes = memory_bytes.saturating_add(STATE_MAX_BYTES);
+        let mem_size_mib = self.config()?.machine.mem_size_mib;
+        let needed_bytes = mem_size_mib
+            .checked_mul(1 << 20)
+            .and_then(|bytes| bytes.checked_add(STATE_MAX_BYTES))
+            .ok_or_else(|| VmmError::Protocol {
+                request: "GET /vm/config".to_owned(),
+                detail: format!("a guest with {mem_size_mib} MiB of memory"),
+            })?;
         self.handover = Some(Handover::open(
             self.http.peer(),
             self.http.socket(),
@@ -207,7 +214,10 @@ impl Vmm for Firecracker {
 
     fn resume(&mut self) -> Result<(), VmmError> {
         // Resuming a guest that runs is a success, too.
-        self.set_state("Resumed", self.standstill.resume_limit())?;
+        self.http.ignore_interrupts();
+        let resumed = self.set_state("Resumed", self.standstill.resume_limit());
+        self.http.heed_interrupts();
+        resumed?;
         self.standstill.end();
         Ok(())
     }

@@ -1,23 +1,32 @@
-//! HTTP on a VMM's unix socket: one request, one answer, each with a deadline. What the requests mean is the drivers'
-//! business; this file owns the connection and turns every way it can fail into a [`VmmError`].
+//! HTTP on a VMM's unix socket: one request, one answer, each with a deadline and a look at the watch while it is waited
+//! for, however slowly its bytes come. What the requests mean is the drivers' business; this file owns the connection and
+//! turns every way it can fail into a [`VmmError`].
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use log::debug;
-use reqwest::Method;
-use reqwest::blocking::{Client, Response};
 use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::runtime::{self, Runtime};
 
-use crate::interrupt::Watch;
+use crate::interrupt::{Deadline, Over, Watch};
 use crate::vmm::peer::{Address, Peer};
 use crate::vmm::{Timeouts, VmmError};
 
 /// The largest answer that is read, in bytes; the longest seen is a few kilobytes.
-const ANSWER_MAX_BYTES: u64 = 4 << 20;
+const ANSWER_MAX_BYTES: usize = 4 << 20;
+
+/// The largest error that is taken apart, in bytes.
+const ERROR_MAX_BYTES: usize = 64 << 10;
+
+/// Longest wait between two looks at the watch.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// The longest text that a VMM's error adds to ours, in characters.
 const MESSAGE_MAX_CHARS: usize = 600;
@@ -33,8 +42,11 @@ pub struct HttpSocket {
     // The client connects to its path.
     _address: Address,
     client: Client,
+    // Does nothing but wait, in the thread that asks.
+    runtime: Runtime,
     limit: Duration,
     watch: Watch,
+    heeds_interrupts: bool,
     peer: Option<Peer>,
 }
 
@@ -52,12 +64,18 @@ impl HttpSocket {
         let peer = Peer::at(&address).map_err(unreachable)?;
         let client =
             client(address.path()).map_err(|error| unreachable(io::Error::other(error)))?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(unreachable)?;
         Ok(Self {
             socket: socket.to_owned(),
             _address: address,
             client,
+            runtime,
             limit: timeouts.request,
             watch: timeouts.watch,
+            heeds_interrupts: true,
             peer,
         })
     }
@@ -65,6 +83,25 @@ impl HttpSocket {
     /// From now on this is what ends every wait.
     pub fn set_watch(&mut self, watch: Watch) {
         self.watch = watch;
+    }
+
+    /// From now on a signal, or the end of the instance's time, ends a wait only after a while: what must be done to put
+    /// the guest right is done.
+    pub fn ignore_interrupts(&mut self) {
+        self.heeds_interrupts = false;
+    }
+
+    /// From now on a signal ends a wait at once again.
+    pub fn heed_interrupts(&mut self) {
+        self.heeds_interrupts = true;
+    }
+
+    fn check(&self) -> Result<(), Over> {
+        if self.heeds_interrupts {
+            self.watch.check()
+        } else {
+            self.watch.check_cleanup()
+        }
     }
 
     /// The path of the socket.
@@ -105,23 +142,20 @@ impl HttpSocket {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Vec<u8>, VmmError> {
-        self.watch.check_cleanup()?;
         let request = format!("{method} {path}");
+        let limit = if self.heeds_interrupts {
+            limit
+        } else {
+            self.watch.patience(limit)
+        };
         let start = Instant::now();
         let mut builder = self
             .client
-            .request(method, format!("http://localhost{path}"))
-            .timeout(limit);
+            .request(method, format!("http://localhost{path}"));
         if let Some(body) = body {
             builder = builder.json(body);
         }
-        let answered = builder
-            .send()
-            .map_err(|error| self.failed(&request, limit, &error));
-        let (status, answer) = answered.and_then(|response| {
-            let status = response.status();
-            Ok((status, self.read(&request, limit, response)?))
-        })?;
+        let (status, answer) = self.wait_for(&request, builder, Deadline::after(limit))?;
         debug!(
             "{}: {request} -> {} in {:.1} ms",
             self.socket.display(),
@@ -138,37 +172,51 @@ impl HttpSocket {
         }
     }
 
-    fn read(
+    /// Sends a request and waits for the end of its answer. Given up, its connection is closed.
+    fn wait_for(
         &self,
         request: &str,
-        limit: Duration,
-        response: Response,
-    ) -> Result<Vec<u8>, VmmError> {
-        let mut answer = Vec::new();
-        response
-            .take(ANSWER_MAX_BYTES + 1)
-            .read_to_end(&mut answer)
-            .map_err(|error| match error.downcast::<reqwest::Error>() {
-                Ok(error) => self.failed(request, limit, &error),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    self.timed_out(request, limit)
+        builder: RequestBuilder,
+        deadline: Deadline,
+    ) -> Result<(StatusCode, Vec<u8>), VmmError> {
+        self.runtime.block_on(async {
+            let mut exchange = pin!(self.exchange(request, builder));
+            loop {
+                self.check()?;
+                let slice = deadline.remaining().min(SLICE);
+                match tokio::time::timeout(slice, exchange.as_mut()).await {
+                    Ok(answered) => return answered,
+                    Err(_) if deadline.has_passed() => {
+                        return Err(self.timed_out(request, deadline.limit()));
+                    }
+                    Err(_) => {}
                 }
-                Err(_) => self.closed(request),
-            })?;
-        if answer.len() as u64 > ANSWER_MAX_BYTES {
-            return Err(VmmError::Protocol {
-                request: request.to_owned(),
-                detail: format!("it is longer than {ANSWER_MAX_BYTES} bytes"),
-            });
+            }
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: &str,
+        builder: RequestBuilder,
+    ) -> Result<(StatusCode, Vec<u8>), VmmError> {
+        let failed = |error: reqwest::Error| self.failed(request, &error);
+        let mut response = builder.send().await.map_err(failed)?;
+        let mut answer = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if answer.len() + piece.len() > ANSWER_MAX_BYTES {
+                return Err(VmmError::Protocol {
+                    request: request.to_owned(),
+                    detail: format!("it is longer than {ANSWER_MAX_BYTES} bytes"),
+                });
+            }
+            answer.extend_from_slice(&piece);
         }
-        Ok(answer)
+        Ok((response.status(), answer))
     }
 
     /// What it means that `error` came instead of an answer.
-    fn failed(&self, request: &str, limit: Duration, error: &reqwest::Error) -> VmmError {
-        if error.is_timeout() {
-            return self.timed_out(request, limit);
-        }
+    fn failed(&self, request: &str, error: &reqwest::Error) -> VmmError {
         // The innermost cause is the one that says something: an error of the socket, or of the HTTP parser.
         let mut cause: &(dyn std::error::Error + 'static) = error;
         while let Some(next) = cause.source() {
@@ -227,20 +275,24 @@ fn client(address: &Path) -> Result<Client, Box<dyn std::error::Error + Send + S
         .build()?)
 }
 
+/// The error of a Firecracker.
+#[derive(Deserialize)]
+struct Fault {
+    #[serde(default)]
+    fault_message: String,
+}
+
 /// The VMM's own words in an error's body: Cloud Hypervisor sends an array of strings, outermost first, Firecracker an
 /// object with a `fault_message`; anything else is taken as it is.
 fn message(status: u16, body: &[u8]) -> String {
-    let text = match serde_json::from_slice(body) {
-        Ok(Value::Array(causes)) => {
-            let causes = causes.iter().filter_map(Value::as_str).map(first_paragraph);
-            causes.collect::<Vec<_>>().join(": ")
-        }
-        Ok(Value::Object(fault)) => fault
-            .get("fault_message")
-            .and_then(Value::as_str)
-            .map(|message| first_paragraph(message).to_owned())
-            .unwrap_or_default(),
-        Ok(_) | Err(_) => String::from_utf8_lossy(body).into_owned(),
+    let body = body.get(..ERROR_MAX_BYTES).unwrap_or(body);
+    let text = if let Ok(causes) = serde_json::from_slice::<Vec<String>>(body) {
+        let causes: Vec<_> = causes.iter().map(|cause| first_paragraph(cause)).collect();
+        causes.join(": ")
+    } else if let Ok(fault) = serde_json::from_slice::<Fault>(body) {
+        first_paragraph(&fault.fault_message).to_owned()
+    } else {
+        String::from_utf8_lossy(body).into_owned()
     };
     let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if one_line.is_empty() {

@@ -8,6 +8,7 @@
 //! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks that it copies itself right before `pause`,
 //! which makes the pause shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
+mod bounded;
 #[cfg(test)]
 mod capture_tests;
 pub mod cloud_hypervisor;
@@ -33,6 +34,9 @@ use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
 pub use peer::{start_ticks, user_of};
+
+/// More disks than any guest has.
+const MAX_DISKS: usize = 256;
 
 /// What a VMM says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +190,12 @@ pub enum VmmError {
         /// Whether the VMM goes on saving, with its guest paused, whatever is asked of it.
         goes_on: bool,
     },
+    /// A save of ours goes on in the VMM, behind the running guest.
+    #[error(
+        "QEMU before 8.1 can't give up a save without hanging its guest, and still writes one that nobody wants any more; \
+         the guest runs, and the next run clears up when that has ended"
+    )]
+    StillSaving,
     /// A file of the snapshot could not be made.
     #[error("{what}")]
     File {

@@ -18,6 +18,7 @@ use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError, describe};
 use crate::fs::space;
+use crate::instance::InstanceId;
 use crate::interrupt::Watch;
 use crate::progress::{Progress, Step};
 use crate::vmm::disk_files::DiskFiles;
@@ -140,7 +141,7 @@ pub(super) fn running(
         &step,
     ) {
         Ok(saved) => saved,
-        Err(error) => return Err(abandon(session, error)),
+        Err(error) => return Err(abandon(session, &metadata.id, error)),
     };
     drop(step);
     session.close()?;
@@ -192,9 +193,13 @@ fn while_paused(
 }
 
 /// Ends a failed session; the error says how long the guest was paused, and both if even the end fails.
-fn abandon(session: Session<'_>, error: EngineError) -> EngineError {
+fn abandon(session: Session<'_>, id: &InstanceId, error: EngineError) -> EngineError {
     match (session.abandon(), error) {
         (Ok(_), EngineError::Interrupted) => EngineError::Interrupted,
+        (Err(worse), EngineError::Interrupted) => {
+            log::error!(instance = id.as_str(); "{}", describe(&worse));
+            EngineError::Interrupted
+        }
         (Ok(Some(pause)), error) => EngineError::AfterPause {
             pause,
             error: Box::new(error),

@@ -4,11 +4,11 @@
 //! fills up would make the guest's own writes fail, since QEMU saves old data before it lets the guest overwrite it.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, DiskCopy, VmmError};
@@ -25,6 +25,8 @@ const CRAWL: u64 = 1;
 const UNLIMITED: u64 = 0;
 /// Bytes per second of a job that copies many pieces at once: it pauses in each tenth of a second.
 const LIMIT: u64 = 256 << 20;
+/// What the size of a disk is a multiple of, in bytes.
+const SECTOR: u64 = 512;
 /// The argument by which a job copies one piece at a time.
 const WORKERS: &str = "x-perf";
 /// Since this version a target that fails breaks the copy and not the guest's write, if asked to.
@@ -104,6 +106,17 @@ impl Backup {
     ) -> Result<(), VmmError> {
         let length = self.source.virtual_bytes;
         let no_room = |error| no_room(copy, error);
+        // QEMU rounds up to whole sectors.
+        let held = (&*self.origin).seek(SeekFrom::End(0)).map_err(no_room)?;
+        if length > held.saturating_add(SECTOR) {
+            return Err(VmmError::Protocol {
+                request: "query-block".to_owned(),
+                detail: format!(
+                    "disk {} has {length} bytes in it, and its file {held}",
+                    self.disk
+                ),
+            });
+        }
         let metadata = self.origin.metadata().map_err(no_room)?;
         // The unit of `st_blocks` is 512 bytes, whatever the file system's is (stat(2)).
         let has_holes = metadata.is_file() && metadata.blocks() * 512 < length;
@@ -131,8 +144,8 @@ impl Backup {
         } = self.source;
         // Tables take at most one byte in four thousand; the rest is for what a small image begins with.
         let tables = virtual_bytes / 4096 + (4 << 20);
-        files::reserve(&self.file, 0, used_bytes.min(virtual_bytes) + tables)
-            .map_err(|error| no_room(copy, error))
+        let most = used_bytes.min(virtual_bytes).saturating_add(tables);
+        files::reserve(&self.file, 0, most).map_err(|error| no_room(copy, error))
     }
 
     /// What the job is for, as an error says it.
@@ -143,14 +156,7 @@ impl Backup {
     /// Makes a node of the target file. It is sparse where the source is, and QEMU does not sync it: the caller does.
     fn attach(&self, qmp: &mut Qmp, index: usize) -> Result<(), VmmError> {
         let opaque = json!({"opaque": format!("{PREFIX}-disk{index}")});
-        let added = qmp.execute_with_fd("add-fd", &opaque, self.file.as_fd())?;
-        let set = added
-            .get("fdset-id")
-            .and_then(Value::as_u64)
-            .ok_or_else(|| VmmError::Protocol {
-                request: "add-fd".to_owned(),
-                detail: "it has no fdset-id".to_owned(),
-            })?;
+        let set = files::add(qmp, &opaque, &self.file)?;
         let file_node = format!("{PREFIX}-file{index}");
         let cache = json!({"no-flush": true});
         qmp.execute(
@@ -182,7 +188,6 @@ impl Backup {
                 "discard": "unmap", "detect-zeroes": "unmap", "cache": &cache,
             }),
         )
-        .map(drop)
     }
 
     /// Writes out what the host still holds of the disk, so that QEMU need not when it stops the guest.
@@ -252,7 +257,7 @@ pub(super) fn start(
             .iter()
             .map(|backup| backup.action(pace, urgent, has_on_cbw_error))
             .collect();
-        qmp.execute_by("transaction", &json!({"actions": actions}), deadline)
+        qmp.query_by::<IgnoredAny>("transaction", &json!({"actions": actions}), deadline)
     };
     match begin(Pace::OneByOne) {
         // It is marked as unstable: a QEMU may lack it, or be told to refuse what is unstable.
@@ -276,7 +281,7 @@ pub(super) fn hurry(qmp: &mut Qmp, backups: &[Backup], pace: Pace) -> Result<(),
     for backup in backups {
         let arguments = json!({"device": &backup.job, "speed": speed});
         match qmp.execute("block-job-set-speed", &arguments) {
-            Ok(_) | Err(VmmError::Refused { .. }) => {}
+            Ok(()) | Err(VmmError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
     }

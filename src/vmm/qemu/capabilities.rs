@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::super::bounded::AtMost;
 use super::super::{Settings, VmmError};
 use super::qmp::Qmp;
 
@@ -23,7 +24,7 @@ struct Capability {
 
 /// How all capabilities stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Capabilities(Vec<Capability>);
+pub(super) struct Capabilities(AtMost<MAX, Capability>);
 
 impl Capabilities {
     /// How they stand now.
@@ -31,18 +32,8 @@ impl Capabilities {
     /// # Errors
     /// When QEMU can't be asked.
     pub fn look(qmp: &mut Qmp) -> Result<Self, VmmError> {
-        const REQUEST: &str = "query-migrate-capabilities";
-        let answer = qmp.execute(REQUEST, &json!({}))?;
-        let strange = |detail: String| VmmError::Protocol {
-            request: REQUEST.to_owned(),
-            detail,
-        };
-        let all: Vec<Capability> =
-            serde_json::from_value(answer).map_err(|error| strange(error.to_string()))?;
-        if all.len() > MAX {
-            return Err(strange(format!("it lists {} capabilities", all.len())));
-        }
-        Ok(Self(all))
+        qmp.query("query-migrate-capabilities", &json!({}))
+            .map(Self)
     }
 
     /// The names of those that are on.
@@ -138,7 +129,6 @@ fn set(qmp: &mut Qmp, states: &[(String, bool)]) -> Result<(), VmmError> {
         .map(|(name, state)| json!({"capability": name, "state": state}))
         .collect();
     qmp.execute("migrate-set-capabilities", &json!({"capabilities": states}))
-        .map(drop)
 }
 
 #[cfg(test)]
@@ -146,11 +136,9 @@ mod tests {
     use super::*;
 
     fn capabilities(all: &[(&str, bool)]) -> Capabilities {
-        let all = all.iter().map(|(name, state)| Capability {
-            capability: (*name).to_owned(),
-            state: *state,
-        });
-        Capabilities(all.collect())
+        let all = all.iter();
+        let all = all.map(|(name, state)| json!({"capability": name, "state": state}));
+        Capabilities(serde_json::from_value(all.collect()).unwrap())
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::super::{Deadline, Process, SavePlan, Saved, VmmError};
@@ -87,7 +88,7 @@ impl Capture {
             pace: Pace::OneByOne,
         };
         if !plan.disks.is_empty() {
-            let drives = disks::parse(qmp.execute("query-block", &json!({}))?)?;
+            let drives = disks::drives(qmp)?;
             for (index, copy) in plan.disks.iter().enumerate() {
                 let backup = Backup::prepare(qmp, index, copy, &drives)?;
                 capture.backups.push(backup);
@@ -297,7 +298,8 @@ impl Capture {
 
 fn migrate(qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
     let uri = json!({"uri": format!("fd:{MEMORY_FD}")});
-    qmp.execute_by("migrate", &uri, deadline).map(drop)
+    qmp.query_by::<IgnoredAny>("migrate", &uri, deadline)
+        .map(drop)
 }
 
 /// As [`migrate`], perhaps after an attempt that has failed and whose remains QEMU is about to clear away.

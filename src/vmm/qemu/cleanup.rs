@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::super::{Settings, VmmError};
 use super::capabilities::{self, Capabilities};
@@ -35,22 +36,29 @@ pub(super) fn remove_all(
     let mut first = None;
     let mut attempt = |result: Result<(), VmmError>| match result {
         Ok(()) => Ok(()),
-        Err(error @ (VmmError::TimedOut { .. } | VmmError::Closed { .. } | VmmError::Over(_))) => {
-            Err(error)
-        }
+        Err(
+            error @ (VmmError::TimedOut { .. }
+            | VmmError::Closed { .. }
+            | VmmError::Over(_)
+            | VmmError::StillSaving),
+        ) => Err(error),
         Err(error) => {
             first.get_or_insert(error);
             Ok(())
         }
     };
-    if let Some(stall) = ends_save {
-        attempt(migration::end(qmp, stall))?;
+    if ends_save.is_some() {
+        attempt(migration::cancel_if_harmless(qmp))?;
     }
     attempt(remove_jobs(qmp))?;
     attempt(remove_nodes(qmp))?;
     // Our own nodes took theirs along, which can't be removed by themselves.
     attempt(map::remove_all(qmp))?;
     attempt(remove_fdsets(qmp))?;
+    if let Some(stall) = ends_save {
+        // It may have to be waited for, so what is in the guest's way has gone before.
+        attempt(migration::end(qmp, stall))?;
+    }
     attempt(close_memory(qmp))?;
     attempt(restore_settings(qmp, before))?;
     first.map_or(Ok(()), Err)
@@ -75,7 +83,7 @@ fn remove_nodes(qmp: &mut Qmp) -> Result<(), VmmError> {
         let mut removed = false;
         for node in nodes(qmp)? {
             match qmp.execute("blockdev-del", &json!({"node-name": node})) {
-                Ok(_) => removed = true,
+                Ok(()) => removed = true,
                 Err(error @ VmmError::Refused { .. }) => refusal = Some(error),
                 Err(error) => return Err(error),
             }
@@ -89,29 +97,35 @@ fn remove_nodes(qmp: &mut Qmp) -> Result<(), VmmError> {
 }
 
 fn nodes(qmp: &mut Qmp) -> Result<Vec<String>, VmmError> {
-    let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
-    Ok(nodes
-        .as_array()
+    let names = map::nodes(qmp)?
         .into_iter()
-        .flatten()
-        .filter_map(|node| node.get("node-name")?.as_str())
-        .filter(|name| name.starts_with(PREFIX))
-        .map(str::to_owned)
-        .collect())
+        .filter_map(|node| node.node_name);
+    Ok(names.filter(|name| name.starts_with(PREFIX)).collect())
+}
+
+/// An entry of `query-fdsets`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct FdSet {
+    fdset_id: u64,
+    #[serde(default)]
+    fds: Vec<FdOfSet>,
+}
+
+#[derive(Deserialize)]
+struct FdOfSet {
+    opaque: Option<String>,
 }
 
 fn remove_fdsets(qmp: &mut Qmp) -> Result<(), VmmError> {
-    let sets = qmp.execute("query-fdsets", &json!({}))?;
-    for set in sets.as_array().into_iter().flatten() {
-        let is_ours = set
-            .get("fds")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|fd| fd.get("opaque")?.as_str())
-            .any(|opaque| opaque.starts_with(PREFIX));
-        if is_ours {
-            qmp.execute("remove-fd", &json!({"fdset-id": set.get("fdset-id")}))?;
+    let sets: Vec<FdSet> = qmp.query("query-fdsets", &json!({}))?;
+    for set in sets {
+        let is_ours = |fd: &FdOfSet| {
+            let opaque = fd.opaque.as_deref();
+            opaque.is_some_and(|opaque| opaque.starts_with(PREFIX))
+        };
+        if set.fds.iter().any(is_ours) {
+            qmp.execute("remove-fd", &json!({"fdset-id": set.fdset_id}))?;
         }
     }
     Ok(())
@@ -121,7 +135,7 @@ fn remove_fdsets(qmp: &mut Qmp) -> Result<(), VmmError> {
 fn close_memory(qmp: &mut Qmp) -> Result<(), VmmError> {
     match qmp.execute("closefd", &json!({"fdname": MEMORY_FD})) {
         // QEMU knows no such descriptor: that is what was wanted.
-        Ok(_) | Err(VmmError::Refused { .. }) => Ok(()),
+        Ok(()) | Err(VmmError::Refused { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
 
-use super::super::{Disk, VmmError};
+use super::super::bounded::AtMost;
+use super::super::{Disk, MAX_DISKS, VmmError};
+use super::qmp::Qmp;
 
 /// Formats that a snapshot can hold.
 const FORMATS: [&str; 2] = ["raw", "qcow2"];
@@ -14,6 +17,9 @@ const FILTERS: [&str; 3] = ["throttle", "copy-on-read", "preallocate"];
 /// Protocols whose data is one file or block device of this host.
 const LOCAL: [&str; 2] = ["file", "host_device"];
 
+/// The longest file name that is looked at, in bytes: several times the longest path.
+const MAX_NAME_BYTES: usize = 32 << 10;
+
 /// An entry of `query-block`.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Drive {
@@ -21,7 +27,7 @@ pub(super) struct Drive {
     #[serde(default)]
     device: String,
     /// What is in the drive; nothing in an empty removable one.
-    inserted: Option<Inserted>,
+    inserted: Option<Box<Inserted>>,
 }
 
 /// What is in a drive: the uppermost node.
@@ -48,8 +54,18 @@ pub(super) struct Image {
     #[serde(default)]
     encrypted: bool,
     backing_image: Option<Box<Image>>,
-    #[serde(default)]
-    format_specific: Value,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct FormatSpecific {
+    data: Option<FormatData>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct FormatData {
+    data_file: Option<IgnoredAny>,
 }
 
 /// A disk as the backup of it needs to know it.
@@ -65,15 +81,13 @@ pub(super) struct Source {
     pub used_bytes: u64,
 }
 
-/// Reads the answer to `query-block`.
+/// All drives of the guest.
 ///
 /// # Errors
-/// When it has not the expected form.
-pub(super) fn parse(answer: Value) -> Result<Vec<Drive>, VmmError> {
-    serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
-        request: "query-block".to_owned(),
-        detail: error.to_string(),
-    })
+/// When QEMU can't be asked, or answers in another form.
+pub(super) fn drives(qmp: &mut Qmp) -> Result<Vec<Drive>, VmmError> {
+    let drives: AtMost<MAX_DISKS, Drive> = qmp.query("query-block", &json!({}))?;
+    Ok(drives.into_vec())
 }
 
 /// The disks in `drives`. Empty drives are left out, and so are read-only disks that
@@ -111,7 +125,7 @@ pub(super) fn list(drives: &[Drive]) -> Result<Vec<Disk>, VmmError> {
 pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
     let inserted = drives
         .iter()
-        .filter_map(|drive| drive.inserted.as_ref())
+        .filter_map(|drive| drive.inserted.as_deref())
         .find(|inserted| inserted.node_name == node)?;
     let (format, ..) = describe(inserted).ok()?;
     // A filter's image repeats what it filters.
@@ -123,7 +137,7 @@ pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
         virtual_bytes: image.virtual_size,
         used_bytes: chain
             .map(|image| image.actual_size.unwrap_or(image.virtual_size))
-            .sum(),
+            .fold(0, u64::saturating_add),
     })
 }
 
@@ -166,8 +180,9 @@ fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), S
     }
     if image
         .format_specific
-        .pointer("/data/data-file")
-        .is_some_and(|data_file| !data_file.is_null())
+        .as_ref()
+        .and_then(|specific| specific.data.as_ref()?.data_file.as_ref())
+        .is_some()
     {
         return Err("its data is in an external data file".to_owned());
     }
@@ -185,6 +200,9 @@ fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), S
 /// The local file that QEMU's file name means: a plain path, `file:PATH`, or `json:{…}` with protocol layers. Else why
 /// there is none.
 fn local_file(name: &str) -> Result<PathBuf, String> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(format!("its file name has {} bytes", name.len()));
+    }
     if let Some(options) = name.strip_prefix("json:") {
         let options: Map<String, Value> = serde_json::from_str(options)
             .map_err(|error| format!("its file name {name:?} can't be read: {error}"))?;

@@ -21,6 +21,10 @@ fn node(name: &str, format: &str, file: &str) -> Value {
     })
 }
 
+fn parse(answer: Value) -> serde_json::Result<Vec<Drive>> {
+    serde_json::from_value::<AtMost<MAX_DISKS, Drive>>(answer).map(AtMost::into_vec)
+}
+
 fn drives(answer: Vec<Value>) -> Vec<Drive> {
     parse(Value::Array(answer)).unwrap()
 }
@@ -167,4 +171,23 @@ fn a_refused_disk_is_named_as_the_user_named_it() {
 fn an_answer_of_another_form_is_an_error() {
     assert!(parse(json!({})).is_err());
     assert!(parse(json!([{"inserted": {"drv": "raw"}}])).is_err());
+}
+
+#[test]
+fn more_disks_than_anybody_has_are_not_read() {
+    let all = |count| Value::Array(vec![node("n", "raw", "/disk"); count]);
+    assert_eq!(parse(all(MAX_DISKS)).unwrap().len(), MAX_DISKS);
+    let error = parse(all(MAX_DISKS + 1)).unwrap_err().to_string();
+    assert!(error.contains("256 entries"), "{error}");
+}
+
+#[test]
+fn sizes_of_a_chain_do_not_overflow() {
+    let mut drive = node("n", "qcow2", "/disk");
+    drive["inserted"]["image"]["actual-size"] = json!(u64::MAX);
+    drive["inserted"]["image"]["backing-image"] = json!({
+        "filename": "/base", "format": "raw", "virtual-size": 1, "actual-size": u64::MAX,
+    });
+    let source = source(&drives(vec![drive]), "n").unwrap();
+    assert_eq!(source.used_bytes, u64::MAX);
 }

@@ -1,10 +1,32 @@
-//! The room of a capture's files, which is reserved before anybody depends on it.
+//! The files of a capture: given to QEMU, and their room reserved before anybody depends on it.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::VmmError;
+use super::qmp::Qmp;
+
+/// The answer to `add-fd`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Added {
+    fdset_id: u64,
+}
+
+/// Gives QEMU a descriptor of `file` and returns the number of the set that it is in; `opaque` names it as ours.
+///
+/// # Errors
+/// What QEMU refuses.
+pub(super) fn add(qmp: &mut Qmp, opaque: &Value, file: &File) -> Result<u64, VmmError> {
+    let added: Added = qmp.query_with_fd("add-fd", opaque, file.as_fd())?;
+    Ok(added.fdset_id)
+}
 
 /// Reserves room without changing the file's length. Where the file system can't, the caller's own look at the free
 /// space must do.

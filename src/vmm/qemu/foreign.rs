@@ -18,10 +18,11 @@ const SERVED_ELSEWHERE: [&str; 2] = ["vhost-user", "vhost-vdpa"];
 
 /// An entry of `qom-list`.
 #[derive(Debug, Deserialize)]
-struct Property {
+pub(super) struct Property {
     name: String,
+    /// QEMU's word for its type: `child<…>` for an object.
     #[serde(rename = "type")]
-    kind: String,
+    pub kind: String,
 }
 
 /// Refuses a guest with a device that another process serves.
@@ -30,12 +31,7 @@ struct Property {
 /// [`VmmError::Unsupported`] with the device.
 pub(super) fn refuse(qmp: &mut Qmp) -> Result<(), VmmError> {
     for place in PLACES {
-        let answer = qmp.execute("qom-list", &json!({"path": place}))?;
-        let properties: Vec<Property> =
-            serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
-                request: "qom-list".to_owned(),
-                detail: error.to_string(),
-            })?;
+        let properties: Vec<Property> = qmp.query("qom-list", &json!({"path": place}))?;
         let found = properties.iter().find_map(|it| {
             let kind = it.kind.strip_prefix("child<")?.strip_suffix('>')?;
             is_served_elsewhere(kind).then_some((it.name.as_str(), kind))
@@ -46,13 +42,13 @@ pub(super) fn refuse(qmp: &mut Qmp) -> Result<(), VmmError> {
     }
     // No command of QMP's own tells what a network device is connected to.
     let arguments = json!({"command-line": "info network"});
-    let answer = match qmp.execute("human-monitor-command", &arguments) {
+    let answer: String = match qmp.query("human-monitor-command", &arguments) {
         Ok(answer) => answer,
         // A QEMU without network devices, or built without human monitors.
         Err(VmmError::Refused { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    match network_backend(answer.as_str().unwrap_or_default()) {
+    match network_backend(&answer) {
         Some((name, kind)) => Err(refusal("network back end", name, kind)),
         None => Ok(()),
     }

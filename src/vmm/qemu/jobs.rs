@@ -43,13 +43,7 @@ impl Job {
 /// # Errors
 /// When QEMU can't be asked.
 pub(super) fn list(qmp: &mut Qmp, prefix: &str) -> Result<Vec<Job>, VmmError> {
-    let jobs: Vec<Job> =
-        serde_json::from_value(qmp.execute("query-jobs", &json!({}))?).map_err(|error| {
-            VmmError::Protocol {
-                request: "query-jobs".to_owned(),
-                detail: error.to_string(),
-            }
-        })?;
+    let jobs: Vec<Job> = qmp.query("query-jobs", &json!({}))?;
     Ok(jobs
         .into_iter()
         .filter(|job| job.id.starts_with(prefix))
@@ -99,7 +93,7 @@ pub(super) fn failed(what: &str, job: Option<Job>) -> VmmError {
 /// # Errors
 /// When QEMU refuses.
 pub(super) fn dismiss(qmp: &mut Qmp, id: &str) -> Result<(), VmmError> {
-    qmp.execute("job-dismiss", &json!({"id": id})).map(drop)
+    qmp.execute("job-dismiss", &json!({"id": id}))
 }
 
 /// Cancels and dismisses all jobs whose id begins with `prefix`; returns whether there were any.
@@ -125,7 +119,7 @@ pub(super) fn remove(qmp: &mut Qmp, prefix: &str) -> Result<bool, VmmError> {
             };
             match qmp.execute(command, &json!({"id": &job.id})) {
                 // It moved on since it was listed: the next look tells.
-                Ok(_) | Err(VmmError::Refused { .. }) => {}
+                Ok(()) | Err(VmmError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }
         }

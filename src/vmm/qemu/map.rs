@@ -6,16 +6,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::MemfdFlags;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::super::VmmError;
 use super::extents::{CLUSTER, Extents};
 use super::qmp::Qmp;
-use super::{PREFIX, bitmap};
+use super::{PREFIX, bitmap, files};
 
 /// The map of one disk.
 #[derive(Debug)]
@@ -54,8 +55,7 @@ impl Map {
             source,
         })?;
         let opaque = json!({"opaque": format!("{PREFIX}-image{}", self.index)});
-        let set = qmp.execute_with_fd("add-fd", &opaque, image.as_fd())?;
-        let set = set.get("fdset-id").cloned().unwrap_or_default();
+        let set = files::add(qmp, &opaque, &image)?;
         let node = format!("{PREFIX}-image{}", self.index);
         qmp.execute(
             "blockdev-add",
@@ -81,10 +81,10 @@ impl Map {
 
     /// A map in which something is missing would make a copy in which it is missing.
     fn check(&self, qmp: &mut Qmp, extents: &Extents) -> Result<(), VmmError> {
-        let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
+        let nodes = nodes(qmp)?;
         let marked = bitmaps(&nodes)
-            .find(|(node, name, _)| *node == self.node && *name == self.name)
-            .and_then(|(.., bitmap)| bitmap.get("count")?.as_u64());
+            .find(|(node, bitmap)| *node == self.node && bitmap.name.as_ref() == Some(&self.name))
+            .map(|(_, bitmap)| bitmap.count);
         if marked.is_some_and(|marked| marked >= extents.bytes()) {
             return Ok(());
         }
@@ -100,24 +100,49 @@ impl Map {
 /// # Errors
 /// What QEMU refuses.
 pub(super) fn remove_all(qmp: &mut Qmp) -> Result<(), VmmError> {
-    let nodes = qmp.execute("query-named-block-nodes", &json!({"flat": true}))?;
-    for (node, name, _) in bitmaps(&nodes).filter(|(_, name, _)| name.starts_with(PREFIX)) {
-        qmp.execute(
-            "block-dirty-bitmap-remove",
-            &json!({"node": node, "name": name}),
-        )?;
+    let nodes = nodes(qmp)?;
+    for (node, bitmap) in bitmaps(&nodes) {
+        if let Some(name) = bitmap.name.as_ref().filter(|it| it.starts_with(PREFIX)) {
+            qmp.execute(
+                "block-dirty-bitmap-remove",
+                &json!({"node": node, "name": name}),
+            )?;
+        }
     }
     Ok(())
 }
 
-/// All bitmaps in an answer to `query-named-block-nodes`, each with its node and its name.
-fn bitmaps(nodes: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
-    nodes.as_array().into_iter().flatten().flat_map(|node| {
-        let bitmaps = node.get("dirty-bitmaps").and_then(Value::as_array);
-        bitmaps.into_iter().flatten().filter_map(|bitmap| {
-            let node = node.get("node-name")?.as_str()?;
-            Some((node, bitmap.get("name")?.as_str()?, bitmap))
-        })
+/// An entry of `query-named-block-nodes`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Node {
+    /// Its name.
+    pub node_name: Option<String>,
+    #[serde(default)]
+    dirty_bitmaps: Vec<Bitmap>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Bitmap {
+    name: Option<String>,
+    /// How much is marked, in bytes.
+    count: u64,
+}
+
+/// All nodes of QEMU's.
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn nodes(qmp: &mut Qmp) -> Result<Vec<Node>, VmmError> {
+    qmp.query("query-named-block-nodes", &json!({"flat": true}))
+}
+
+/// All bitmaps, each with its node.
+fn bitmaps(nodes: &[Node]) -> impl Iterator<Item = (&str, &Bitmap)> {
+    nodes.iter().flat_map(|node| {
+        let name = node.node_name.as_deref();
+        name.into_iter()
+            .flat_map(|name| node.dirty_bitmaps.iter().map(move |bitmap| (name, bitmap)))
     })
 }
 

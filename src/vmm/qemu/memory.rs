@@ -5,9 +5,12 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
 
 use super::super::{Process, VmmError};
+use super::foreign::Property;
 use super::qmp::Qmp;
 use super::{MEMORY_FD, files, migration};
 use crate::fs::beneath::Beneath;
@@ -74,7 +77,7 @@ impl Memory {
         };
         // Until the pause the guest goes on taking memory.
         let bound = memory.bound();
-        memory.reserve(bound + bound / 16)?;
+        memory.reserve(bound.saturating_add(bound / 16))?;
         memory.pass(qmp)?;
         Ok(memory)
     }
@@ -90,7 +93,7 @@ impl Memory {
     /// Gives QEMU the file; a save takes the descriptor away when it begins.
     fn pass(&self, qmp: &mut Qmp) -> Result<(), VmmError> {
         let name = json!({"fdname": MEMORY_FD});
-        qmp.execute_with_fd("getfd", &name, self.file.as_fd())
+        qmp.query_with_fd::<IgnoredAny>("getfd", &name, self.file.as_fd())
             .map(drop)
     }
 
@@ -152,19 +155,24 @@ impl Memory {
             .as_ref()
             .and_then(|process| fs::read_to_string(format!("/proc/{}/status", process.pid)).ok())
             .and_then(|status| parse_touched(&status));
-        touched.map_or(*size, |touched| touched.min(*size)) + size / HEADERS + DEVICES
+        let content = touched.map_or(*size, |touched| touched.min(*size));
+        content.saturating_add(size / HEADERS + DEVICES)
     }
+}
+
+/// The answer to `query-memory-size-summary`, in bytes.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Summary {
+    base_memory: u64,
+    plugged_memory: Option<u64>,
 }
 
 /// The size of the guest's memory, in bytes.
 fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
-    let summary = qmp.execute("query-memory-size-summary", &json!({}))?;
-    let field = |name| summary.get(name).and_then(Value::as_u64);
-    let base = field("base-memory").ok_or_else(|| VmmError::Protocol {
-        request: "query-memory-size-summary".to_owned(),
-        detail: "it has no base-memory".to_owned(),
-    })?;
-    Ok(base + field("plugged-memory").unwrap_or(0))
+    let summary: Summary = qmp.query("query-memory-size-summary", &json!({}))?;
+    let plugged = summary.plugged_memory.unwrap_or(0);
+    Ok(summary.base_memory.saturating_add(plugged))
 }
 
 /// Whether any of the guest's memory is mapped from a file, so that a page may hold something that nobody has touched.
@@ -172,13 +180,10 @@ fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
 /// # Errors
 /// When QEMU can't be asked.
 fn is_mapped_from_file(qmp: &mut Qmp) -> Result<bool, VmmError> {
-    let objects = qmp.execute("qom-list", &json!({"path": "/objects"}))?;
+    let objects: Vec<Property> = qmp.query("qom-list", &json!({"path": "/objects"}))?;
     Ok(objects
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|object| object.get("type")?.as_str())
-        .any(|kind| kind == "child<memory-backend-file>"))
+        .iter()
+        .any(|object| object.kind == "child<memory-backend-file>"))
 }
 
 /// What a process holds in memory and swap, in bytes, from its `/proc/PID/status` (proc(5)).

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::{Deadline, VmmError};
 use super::capabilities::Capabilities;
@@ -34,7 +34,8 @@ pub(super) enum Phase {
 }
 
 /// The answer to `query-migrate`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Info")]
 pub(super) struct Migration {
     /// How it stands.
     pub phase: Phase,
@@ -75,13 +76,9 @@ struct Ram {
     remaining: u64,
 }
 
-impl Migration {
-    fn parse(answer: Value) -> Result<Self, VmmError> {
-        let info: Info = serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
-            request: "query-migrate".to_owned(),
-            detail: error.to_string(),
-        })?;
-        Ok(Self {
+impl From<Info> for Migration {
+    fn from(info: Info) -> Self {
+        Self {
             phase: match info.status.as_deref() {
                 None | Some("none") => Phase::None,
                 Some("completed") => Phase::Completed,
@@ -94,7 +91,7 @@ impl Migration {
             transferred: info.ram.transferred,
             remaining: info.ram.remaining,
             blocked: info.blocked_reasons,
-        })
+        }
     }
 }
 
@@ -103,7 +100,7 @@ impl Migration {
 /// # Errors
 /// When QEMU can't be asked.
 pub(super) fn look(qmp: &mut Qmp) -> Result<Migration, VmmError> {
-    Migration::parse(qmp.execute("query-migrate", &json!({}))?)
+    qmp.query("query-migrate", &json!({}))
 }
 
 /// As [`look`], with no more time than is left until `deadline`.
@@ -111,7 +108,7 @@ pub(super) fn look(qmp: &mut Qmp) -> Result<Migration, VmmError> {
 /// # Errors
 /// As [`look`]; [`VmmError::PauseTooLong`].
 pub(super) fn look_by(qmp: &mut Qmp, deadline: Deadline) -> Result<Migration, VmmError> {
-    Migration::parse(qmp.execute_by("query-migrate", &json!({}), deadline)?)
+    qmp.query_by("query-migrate", &json!({}), deadline)
 }
 
 /// Whether a background save that is cancelled or fails leaves the guest whole. Before 8.1 QEMU did not take the write
@@ -140,20 +137,29 @@ pub(super) fn cancel(qmp: &mut Qmp) -> Result<(), VmmError> {
     await_end(qmp, limit, "migrate_cancel with an end of the save")
 }
 
+/// As [`cancel`], but for a save whose end would harm the guest: that is left for [`end`].
+///
+/// # Errors
+/// As [`cancel`].
+pub(super) fn cancel_if_harmless(qmp: &mut Qmp) -> Result<(), VmmError> {
+    if fails_cleanly(qmp.version()) || Capabilities::look(qmp)?.background() != Some(true) {
+        return cancel(qmp);
+    }
+    Ok(())
+}
+
 /// Ends a migration that goes on: by cancelling it, or, where that would harm the guest, by waiting for its end. Then it
 /// fails when nothing moves for `stall`.
 ///
 /// # Errors
-/// When it has not ended.
+/// [`VmmError::StillSaving`] when the wait is over first; else when it has not ended.
 pub(super) fn end(qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
-    if fails_cleanly(qmp.version()) || Capabilities::look(qmp)?.background() != Some(true) {
-        return cancel(qmp);
+    cancel_if_harmless(qmp)?;
+    let request = "with any progress of the save that it can't give up";
+    match await_end(qmp, stall, request) {
+        Err(VmmError::Over(_)) => Err(VmmError::StillSaving),
+        other => other,
     }
-    await_end(
-        qmp,
-        stall,
-        "with any progress of the save that it can't give up",
-    )
 }
 
 fn await_end(qmp: &mut Qmp, stall: Duration, request: &str) -> Result<(), VmmError> {
@@ -192,13 +198,20 @@ pub(super) fn await_protection(qmp: &mut Qmp) -> Result<(), VmmError> {
     }
 }
 
+/// The answer to `query-migrate-parameters`, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Parameters {
+    max_bandwidth: Option<u64>,
+}
+
 /// The speed limit of a save, in bytes per second.
 ///
 /// # Errors
 /// When QEMU can't be asked.
 pub(super) fn bandwidth(qmp: &mut Qmp) -> Result<Option<u64>, VmmError> {
-    let parameters = qmp.execute("query-migrate-parameters", &json!({}))?;
-    Ok(parameters.get("max-bandwidth").and_then(Value::as_u64))
+    let parameters: Parameters = qmp.query("query-migrate-parameters", &json!({}))?;
+    Ok(parameters.max_bandwidth)
 }
 
 /// Lifts the speed limit of a save, which a background save has not.
@@ -222,15 +235,21 @@ pub(super) fn restore_bandwidth(qmp: &mut Qmp, before: Option<u64>) -> Result<()
 
 fn set_bandwidth(qmp: &mut Qmp, bytes_per_second: u64) -> Result<(), VmmError> {
     let parameters = json!({"max-bandwidth": bytes_per_second});
-    qmp.execute("migrate-set-parameters", &parameters).map(drop)
+    qmp.execute("migrate-set-parameters", &parameters)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
+    fn parse(answer: Value) -> serde_json::Result<Migration> {
+        serde_json::from_value(answer)
+    }
+
     fn phase(answer: Value) -> Phase {
-        Migration::parse(answer).unwrap().phase
+        parse(answer).unwrap().phase
     }
 
     #[test]
@@ -260,19 +279,19 @@ mod tests {
             "total": 1_091_379_200_u64, "remaining": 1_091_379_200_u64, "transferred": 2125,
             "normal": 0, "duplicate": 0, "page-size": 4096,
         }});
-        let migration = Migration::parse(answer).unwrap();
+        let migration = parse(answer).unwrap();
         assert_eq!((migration.pages, migration.transferred), (0, 2125));
     }
 
     #[test]
     fn zero_pages_count_as_saved() {
         let answer = json!({"status": "active", "ram": {"normal": 3, "duplicate": 40}});
-        assert_eq!(Migration::parse(answer).unwrap().pages, 43);
+        assert_eq!(parse(answer).unwrap().pages, 43);
     }
 
     #[test]
     fn an_answer_of_another_form_is_an_error() {
-        assert!(Migration::parse(json!({"status": 7})).is_err());
-        assert!(Migration::parse(json!([])).is_err());
+        assert!(parse(json!({"status": 7})).is_err());
+        assert!(parse(json!([])).is_err());
     }
 }

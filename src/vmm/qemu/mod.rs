@@ -26,7 +26,8 @@ mod wire;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use self::capabilities::Capabilities;
 use self::capture::Capture;
@@ -165,7 +166,7 @@ impl Vmm for Qemu {
 
     fn disks(&mut self) -> Result<Vec<Disk>, VmmError> {
         foreign::refuse(&mut self.qmp)?;
-        let drives = disks::parse(self.qmp.execute("query-block", &json!({}))?)?;
+        let drives = disks::drives(&mut self.qmp)?;
         disks::list(&drives)
     }
 
@@ -275,20 +276,19 @@ impl Vmm for Qemu {
     }
 }
 
+/// The answer to `query-status`.
+#[derive(Deserialize)]
+struct Status {
+    status: String,
+}
+
 /// QEMU's word for what the guest does.
 ///
 /// # Errors
 /// When QEMU can't be asked.
 fn status(qmp: &mut Qmp) -> Result<String, VmmError> {
-    let answer = qmp.execute("query-status", &json!({}))?;
-    answer
-        .get("status")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| VmmError::Protocol {
-            request: "query-status".to_owned(),
-            detail: "it has no status".to_owned(),
-        })
+    let status: Status = qmp.query("query-status", &json!({}))?;
+    Ok(status.status)
 }
 
 /// What QEMU's word for the run state means here (`RunState` in QEMU's QAPI).

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, Timeouts, VmmError};
 use super::inbox::Inbox;
-use super::wire::{RunChange, Version};
+use super::wire::{Message, RunChange, Version};
 use super::{socket, wire};
 use crate::interrupt::{Over, Watch};
 
@@ -66,7 +68,7 @@ impl Qmp {
             Err(VmmError::Protocol { .. }) => return Err(wire::no_monitor()),
             other => other?.ok_or_else(|| socket::busy(socket, limit))?,
         };
-        qmp.version = Version::of_greeting(&greeting)?;
+        qmp.version = greeting.version()?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         qmp.heed_interrupts();
         Ok(qmp)
@@ -113,47 +115,62 @@ impl Qmp {
         }
     }
 
-    /// Runs `command` and returns what it returns.
+    /// Runs `command`, whatever it returns.
     ///
     /// # Errors
     /// [`VmmError::Refused`] with QEMU's own words; else what the connection fails with.
-    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, VmmError> {
-        self.execute_with(command, arguments, None, self.limit)
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<(), VmmError> {
+        self.exchange(command, arguments, None, self.limit)
+            .map(drop)
     }
 
-    /// As [`Qmp::execute`], with no more time than is left until `deadline`.
+    /// Runs `command` and reads what it returns.
     ///
     /// # Errors
-    /// As [`Qmp::execute`]; [`VmmError::PauseTooLong`] when `deadline` is what passed.
-    pub fn execute_by(
+    /// As [`Qmp::execute`]; [`VmmError::Protocol`] when that is no `T`.
+    pub fn query<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+    ) -> Result<T, VmmError> {
+        let returned = self.exchange(command, arguments, None, self.limit)?;
+        read(command, &returned)
+    }
+
+    /// As [`Qmp::query`], with no more time than is left until `deadline`.
+    ///
+    /// # Errors
+    /// As [`Qmp::query`]; [`VmmError::PauseTooLong`] when `deadline` is what passed.
+    pub fn query_by<T: DeserializeOwned>(
         &mut self,
         command: &str,
         arguments: &Value,
         deadline: Deadline,
-    ) -> Result<Value, VmmError> {
+    ) -> Result<T, VmmError> {
         let limit = self.limit.min(deadline.remaining());
-        match self.execute_with(command, arguments, None, limit) {
+        match self.exchange(command, arguments, None, limit) {
             Err(VmmError::TimedOut { .. }) if deadline.has_passed() => {
                 Err(VmmError::PauseTooLong {
                     limit: deadline.limit(),
                     goes_on: false,
                 })
             }
-            other => other,
+            returned => read(command, &returned?),
         }
     }
 
-    /// As [`Qmp::execute`]; `fd` travels in the very message of the command, where QEMU takes it from.
+    /// As [`Qmp::query`]; `fd` travels in the very message of the command, where QEMU takes it from.
     ///
     /// # Errors
-    /// As [`Qmp::execute`].
-    pub fn execute_with_fd(
+    /// As [`Qmp::query`].
+    pub fn query_with_fd<T: DeserializeOwned>(
         &mut self,
         command: &str,
         arguments: &Value,
         fd: BorrowedFd<'_>,
-    ) -> Result<Value, VmmError> {
-        self.execute_with(command, arguments, Some(fd), self.limit)
+    ) -> Result<T, VmmError> {
+        let returned = self.exchange(command, arguments, Some(fd), self.limit)?;
+        read(command, &returned)
     }
 
     /// Takes in what QEMU sends by itself, for up to `wait`; returns early when something came.
@@ -190,18 +207,23 @@ impl Qmp {
         Ok(())
     }
 
-    fn execute_with(
+    fn exchange(
         &mut self,
         command: &str,
         arguments: &Value,
         fd: Option<BorrowedFd<'_>>,
         limit: Duration,
-    ) -> Result<Value, VmmError> {
+    ) -> Result<Box<RawValue>, VmmError> {
         self.check()?;
+        let limit = if self.heeds_interrupts {
+            limit
+        } else {
+            self.watch.patience(limit)
+        };
         let deadline = Deadline::after(limit);
         self.next_id += 1;
-        let id = json!(self.next_id);
-        let mut line = json!({"execute": command, "arguments": arguments, "id": &id}).to_string();
+        let id = self.next_id;
+        let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         log::trace!("qmp {}: > {line}", self.socket.display());
         line.push('\n');
         self.send(command, line.as_bytes(), fd, deadline)?;
@@ -212,26 +234,25 @@ impl Qmp {
             } else {
                 self.receive(command, deadline)?
             };
-            let mut message = received.ok_or_else(|| self.timed_out(command, limit))?;
-            match message.get("id") {
-                Some(answered) if *answered == id => {}
+            let message = received.ok_or_else(|| self.timed_out(command, limit))?;
+            match message.id {
+                Some(answered) if answered == id => {}
                 // The late answer to a request that was given up.
                 Some(_) => continue,
                 // Only a request that it can't read makes QEMU answer without an id.
-                None if message.get("error").is_some() => {}
+                None if message.error.is_some() => {}
                 None => {
                     self.note(&message);
                     continue;
                 }
             }
-            if let Some(result) = message.get_mut("return") {
-                return Ok(result.take());
+            if let Some(returned) = message.returned {
+                return Ok(returned);
             }
-            let refusal = message.pointer("/error/desc").and_then(Value::as_str);
-            return Err(match refusal {
+            return Err(match message.error.and_then(|refusal| refusal.desc) {
                 Some(refusal) => VmmError::Refused {
                     request: command.to_owned(),
-                    message: refusal.to_owned(),
+                    message: refusal,
                 },
                 None => VmmError::Protocol {
                     request: command.to_owned(),
@@ -242,8 +263,8 @@ impl Qmp {
     }
 
     /// Takes note of an event, if it is one that matters here.
-    fn note(&mut self, message: &Value) {
-        let Some(change) = RunChange::of_event(message) else {
+    fn note(&mut self, message: &Message) {
+        let Some(change) = message.run_change() else {
             return;
         };
         if self.changes.len() == MAX_CHANGES {
@@ -284,7 +305,7 @@ impl Qmp {
     }
 
     /// The next message; `None` when none was whole in time, even if bytes keep coming.
-    fn receive(&mut self, request: &str, deadline: Deadline) -> Result<Option<Value>, VmmError> {
+    fn receive(&mut self, request: &str, deadline: Deadline) -> Result<Option<Message>, VmmError> {
         let mut is_last = false;
         loop {
             if let Some(message) = self.buffered(request)? {
@@ -311,18 +332,20 @@ impl Qmp {
     }
 
     /// A message that has been read already.
-    fn buffered(&mut self, request: &str) -> Result<Option<Value>, VmmError> {
-        let message = self
-            .inbox
-            .next_message()
-            .map_err(|detail| VmmError::Protocol {
-                request: request.to_owned(),
-                detail,
-            })?;
-        if let Some(message) = &message {
-            log::trace!("qmp {}: < {message}", self.socket.display());
-        }
-        Ok(message)
+    fn buffered(&mut self, request: &str) -> Result<Option<Message>, VmmError> {
+        let nonsense = |detail| VmmError::Protocol {
+            request: request.to_owned(),
+            detail,
+        };
+        let Some(line) = self.inbox.next_line().map_err(nonsense)? else {
+            return Ok(None);
+        };
+        log::trace!(
+            "qmp {}: < {}",
+            self.socket.display(),
+            String::from_utf8_lossy(line)
+        );
+        Message::parse(line).map(Some).map_err(nonsense)
     }
 
     /// Waits until the socket is ready; `false` when `deadline` passed first.
@@ -358,6 +381,14 @@ impl Qmp {
             request: request.to_owned(),
         }
     }
+}
+
+/// What `command` returned, as a `T`.
+fn read<T: DeserializeOwned>(command: &str, returned: &RawValue) -> Result<T, VmmError> {
+    serde_json::from_str(returned.get()).map_err(|error| VmmError::Protocol {
+        request: command.to_owned(),
+        detail: error.to_string(),
+    })
 }
 
 #[cfg(test)]

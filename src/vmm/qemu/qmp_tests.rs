@@ -102,9 +102,9 @@ fn answers_are_told_from_events_and_from_late_answers() {
             micro: 22
         }
     );
-    let slow = qmp.execute_by("slow", &json!({}), Deadline::after(SHORT));
+    let slow = qmp.query_by::<Value>("slow", &json!({}), Deadline::after(SHORT));
     assert!(matches!(slow, Err(VmmError::PauseTooLong { .. })));
-    let answer = qmp.execute("fast", &json!({"x": 1})).unwrap();
+    let answer: Value = qmp.query("fast", &json!({"x": 1})).unwrap();
     assert_eq!(answer, json!({"x": 1}));
     thread.join().unwrap();
     qmp.listen(LIMIT).unwrap();
@@ -167,7 +167,7 @@ fn a_descriptor_arrives_with_its_command() {
     });
     let mut qmp = Qmp::connect(&path, within(LIMIT)).unwrap();
     let file = tempfile::tempfile().unwrap();
-    qmp.execute_with_fd("getfd", &json!({"fdname": "x"}), file.as_fd())
+    qmp.query_with_fd::<Value>("getfd", &json!({"fdname": "x"}), file.as_fd())
         .unwrap();
     thread.join().unwrap();
 }
@@ -204,7 +204,8 @@ fn a_signal_is_heeded_within_a_wait_unless_it_is_to_be_ignored() {
     let error = qmp.execute("never", &json!({})).unwrap_err();
     assert!(matches!(error, VmmError::Over(_)), "{error}");
     qmp.ignore_interrupts();
-    assert_eq!(qmp.execute("cont", &json!({})).unwrap(), "answered");
+    let answer: Value = qmp.query("cont", &json!({})).unwrap();
+    assert_eq!(answer, "answered");
     qmp.heed_interrupts();
     let error = qmp.execute("never", &json!({})).unwrap_err();
     assert!(matches!(error, VmmError::Over(_)), "{error}");

@@ -34,12 +34,7 @@ impl Untouched {
     /// # Errors
     /// When QEMU can't be asked.
     pub fn look(qmp: &mut Qmp, process: Option<&Process>) -> Result<Option<Self>, VmmError> {
-        let answer = qmp.execute("query-memdev", &json!({}))?;
-        let memdevs: Vec<Memdev> =
-            serde_json::from_value(answer).map_err(|error| VmmError::Protocol {
-                request: "query-memdev".to_owned(),
-                detail: error.to_string(),
-            })?;
+        let memdevs: Vec<Memdev> = qmp.query("query-memdev", &json!({}))?;
         let shared = memdevs.iter().filter(|memdev| memdev.share);
         let size = shared.fold(0, |sum: u64, memdev| sum.saturating_add(memdev.size));
         let resident = process.and_then(|process| resident_bytes(process.pid));

@@ -1,10 +1,52 @@
-//! What QEMU says over QMP by itself: its greeting and its events. Parses, and asks nothing.
+//! The messages that QEMU sends over QMP. Parses, and asks nothing. What a command returned stays text until whoever
+//! asked for it says what it should be: nothing else of it is kept in memory.
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::super::VmmError;
+
+/// One line.
+#[derive(Debug, Deserialize)]
+pub(super) struct Message {
+    /// Which request it answers.
+    pub id: Option<u64>,
+    /// What a command returned.
+    #[serde(rename = "return")]
+    pub returned: Option<Box<RawValue>>,
+    /// Why a command failed.
+    pub error: Option<Refusal>,
+    event: Option<String>,
+    timestamp: Option<Timestamp>,
+    #[serde(rename = "QMP")]
+    greeting: Option<Greeting>,
+}
+
+/// An error of a command.
+#[derive(Debug, Deserialize)]
+pub(super) struct Refusal {
+    /// In QEMU's words.
+    pub desc: Option<String>,
+}
+
+/// QEMU says -1 for what it can't tell.
+#[derive(Debug, Deserialize)]
+struct Timestamp {
+    seconds: i64,
+    microseconds: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Greeting {
+    version: Versions,
+}
+
+#[derive(Debug, Deserialize)]
+struct Versions {
+    qemu: Version,
+}
 
 /// The guest stopped or went on, by QEMU's account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +58,7 @@ pub(super) struct RunChange {
 }
 
 /// The version that QEMU greets with.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) struct Version {
     /// As in 10.1.2: 10.
     pub major: u64,
@@ -26,39 +68,42 @@ pub(super) struct Version {
     pub micro: u64,
 }
 
-impl Version {
-    /// Reads the greeting.
+impl Message {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(line).map_err(|error| format!("it is no message of QMP: {error}"))
+    }
+
+    /// The version in a greeting.
     ///
     /// # Errors
     /// [`VmmError::Protocol`] when it is none.
-    pub fn of_greeting(greeting: &Value) -> Result<Self, VmmError> {
-        let number = |field| {
-            greeting
-                .pointer("/QMP/version/qemu")
-                .and_then(|version| version.get(field))
-                .and_then(Value::as_u64)
-        };
-        match (number("major"), number("minor"), number("micro")) {
-            (Some(major), Some(minor), Some(micro)) => Ok(Self {
-                major,
-                minor,
-                micro,
-            }),
-            _ => Err(no_monitor()),
-        }
+    pub fn version(self) -> Result<Version, VmmError> {
+        self.greeting
+            .map(|greeting| greeting.version.qemu)
+            .ok_or_else(no_monitor)
     }
-}
 
-impl RunChange {
-    /// Reads an event; `None` when it is another one.
-    pub fn of_event(event: &Value) -> Option<Self> {
-        let runs = match event.get("event")?.as_str()? {
+    /// What an event says of the run state; `None` when it is another message.
+    pub fn run_change(&self) -> Option<RunChange> {
+        let runs = match self.event.as_deref()? {
             "STOP" => false,
             "RESUME" => true,
             _ => return None,
         };
-        let at = parse_timestamp(event);
-        Some(Self { runs, at })
+        let at = self.timestamp.as_ref().and_then(Timestamp::since_epoch);
+        Some(RunChange { runs, at })
+    }
+}
+
+impl Timestamp {
+    fn since_epoch(&self) -> Option<Duration> {
+        let seconds = u64::try_from(self.seconds).ok()?;
+        let microseconds = u64::try_from(self.microseconds).ok()?;
+        Duration::from_secs(seconds).checked_add(Duration::from_micros(microseconds))
     }
 }
 
@@ -68,10 +113,4 @@ pub(super) fn no_monitor() -> VmmError {
         request: "a new connection".to_owned(),
         detail: "no QMP monitor greets there".to_owned(),
     }
-}
-
-fn parse_timestamp(event: &Value) -> Option<Duration> {
-    let seconds = event.pointer("/timestamp/seconds")?.as_u64()?;
-    let microseconds = event.pointer("/timestamp/microseconds")?.as_u64()?;
-    Duration::from_secs(seconds).checked_add(Duration::from_micros(microseconds))
 }

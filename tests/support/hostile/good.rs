@@ -6,10 +6,6 @@ use serde_json::{Value, json};
 
 use super::{Act, Program, Script, command, text};
 
-/// QEMU's greeting.
-const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 9, \"minor\": 2, \"micro\": 0}, \"package\": \"\"}, \
-                        \"capabilities\": []}}\r\n";
-
 impl Script {
     /// A QEMU 9.2 with these disks.
     pub fn qemu(disks: &[PathBuf]) -> Self {
@@ -30,7 +26,7 @@ impl Script {
             .replace("\"%{background}\"", "%{background}");
         let nothing = Act::Return(json!({}));
         let mut script = Self::mute(Program::Qemu)
-            .greets(GREETING)
+            .greets_as(9, 2)
             .set("state", "running")
             .set("migration", "none")
             .set("background", "false")
@@ -225,8 +221,12 @@ impl Script {
             .otherwise(("", ""), &["PUT /api/v1/vm.snapshot "], &save)
     }
 
-    fn greets(mut self, greeting: &str) -> Self {
-        super::script::line(&mut self.head, &["qmp", greeting]);
+    /// A QEMU of another version.
+    #[must_use]
+    pub fn greets_as(mut self, major: u32, minor: u32) -> Self {
+        let version = json!({"qemu": {"major": major, "minor": minor, "micro": 0}, "package": ""});
+        let greeting = json!({"QMP": {"version": version, "capabilities": []}});
+        super::script::line(&mut self.head, &["qmp", &format!("{greeting}\r\n")]);
         self
     }
 

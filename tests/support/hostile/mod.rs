@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+pub use self::good::drive;
 use self::script::line;
 pub use self::script::{Act, Script, command};
 use super::skip::skipped;

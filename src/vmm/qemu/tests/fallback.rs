@@ -1,5 +1,7 @@
 //! Guests whose memory QEMU can't save behind their back: it is saved in the pause.
 
+use serde_json::Value;
+
 use super::*;
 
 /// A VM whose memory can't be protected, whatever the kernel.
