@@ -75,10 +75,10 @@ fn units_are_valid() {
 }
 
 #[test]
-fn service_is_exposed_to_2_5_at_most() {
+fn service_is_exposed_to_3_at_most() {
     let service = unit("hypeman-snap.service");
     let service = service.to_str().unwrap();
-    let Some(output) = analyze(&["security", "--offline=true", "--threshold=25", service]) else {
+    let Some(output) = analyze(&["security", "--offline=true", "--threshold=30", service]) else {
         return;
     };
     assert!(output.status.success(), "{}", text(&output));
@@ -243,6 +243,11 @@ fn confined_service_snapshots_a_vm_that_runs() {
     });
     host.schedule(3);
     host.make_due();
+    // The machine has process ids of its own, in which the VMM has none: that it has the disk open can't be seen there.
+    let (socket, disk) = (host.vm.socket(), &host.vm.disks()[0]);
+    let [socket, disk] = [socket, disk].map(|path| path.to_str().unwrap());
+    let register = ["register", ID, "--hypervisor", "qemu", "--socket", socket];
+    host.tool_ok(&[&register[..], &["--disk", disk]].concat());
     let before = host.vm.traces();
     let directories = format!(
         "STATE={}\nDATA={}\n",
@@ -315,6 +320,38 @@ fn guest_that_a_killed_run_left_paused_goes_on_at_once() {
     assert_eq!(vmm.guest(), Guest::Running);
     let journal = machine.read("journal");
     assert!(journal.contains("vm0"), "{journal}");
+}
+
+/// That a disk is the VMM's own shows in the files that it has open, which root without CAP_SYS_PTRACE is not told of another
+/// user's process.
+#[test]
+fn confined_service_sees_the_disks_of_a_vmm_of_another_user() {
+    let machine = machine();
+    let built = Command::new(Path::new(PROJECT).join("tests/support/guest/build.sh"))
+        .arg(machine.shared().join("counter.elf"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", text(&built));
+    let Some(said) = boot(
+        &machine,
+        r#"
+        mkdir /run/vm /var/lib/hypeman
+        truncate --size=8M /run/vm/disk.raw
+        chown -R nobody /run/vm
+        setpriv --reuid=nobody --regid=nogroup --clear-groups qemu-system-x86_64 -nodefaults -display none -machine pc \
+          -accel tcg -m 64 -kernel "$SHARED/counter.elf" -blockdev file,node-name=file,filename=/run/vm/disk.raw \
+          -blockdev raw,node-name=disk,file=file -device ide-hd,drive=disk -qmp unix:/run/vm/qmp,server=on,wait=off >&2 &
+        eventually test -S /run/vm/qmp
+        hypeman-snap register vm0 --hypervisor qemu --socket /run/vm/qmp >&2
+        schedule vm0
+        service start || { journal >&2; exit 1; }
+        hypeman-snap snapshots --output json | sed -n 's/^ *"kind": "\(.*\)".*/\1/p'
+        kill %1
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(said, "Standby\n");
 }
 
 /// A failed VM is an error in the journal with its name, and the service has failed, so that OnFailure= does its work.
