@@ -1,16 +1,19 @@
-//! The main promise with the guest that people have: Linux, with a database on ext4 that is written to all the time. It is
-//! snapshotted while it writes, and comes back whole.
+//! The promises that matter most, with the guest that people have: Linux, with a database on ext4 that is written to all
+//! the time. It is snapshotted while it writes and comes back; it is shut down, and its disk is clean; its control socket
+//! goes, and nothing is made of that.
 
 #![cfg(test)]
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
 use support::disk::DiskFormat;
 use support::filesystems::{Kind, Mount};
 use support::linux_guest::{LinuxGuest, complaints};
 use support::qemu::TestVm;
-use support::vm_host::VmHost;
+use support::vm_host::{ID, VmHost};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 
@@ -45,8 +48,14 @@ fn digests(dir: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Snapshots a VM whose disk has this format and lies below `parent`, as do its snapshots, and restores it.
-fn assert_comes_back_from_a_snapshot(parent: &Path, format: DiskFormat) {
+fn of_kind(host: &VmHost, kind: &str) -> Vec<Value> {
+    let mut all = host.snapshots();
+    all.retain(|snapshot| snapshot["kind"] == kind);
+    all
+}
+
+/// The life of one VM whose disk has this format and whose snapshots are below `parent`.
+fn assert_lives_through_it_all(parent: &Path, format: DiskFormat) {
     let Some(linux) = LinuxGuest::build() else {
         return;
     };
@@ -62,6 +71,8 @@ fn assert_comes_back_from_a_snapshot(parent: &Path, format: DiskFormat) {
     let standby = result["snapshot_id"].as_str().unwrap();
     assert_agrees(&host.vm);
     assert_standby_comes_back(&host, &linux, standby, format);
+    assert_a_missing_socket_is_no_end(&host, standby);
+    assert_is_at_rest_once_shut_down(&host, &linux, standby, format);
 }
 
 /// Restored by hand, the guest goes on where it was; so does its disk alone.
@@ -87,15 +98,54 @@ fn assert_standby_comes_back(host: &VmHost, linux: &LinuxGuest, id: &str, format
     );
 }
 
-#[test]
-fn a_linux_guest_on_a_raw_disk_comes_back_from_a_snapshot() {
-    let parent = tempfile::tempdir().unwrap();
-    assert_comes_back_from_a_snapshot(parent.path(), DiskFormat::Raw);
+/// With its socket gone the guest still runs and writes: a copy of its disk would be torn, and none is made.
+fn assert_a_missing_socket_is_no_end(host: &VmHost, standby: &str) {
+    let aside = host.vm.socket().with_extension("aside");
+    fs::rename(host.vm.socket(), &aside).unwrap();
+    let tick = host.vm.wait_next_tick();
+    let output = host.tool(&["run-due", "--force", "--instance", ID]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    let pid = host.vm.pid().to_string();
+    assert!(told.contains(&pid), "it should name process {pid}: {told}");
+    assert_eq!(host.store_names(), [standby]);
+    host.vm.wait_ticks_beyond(tick);
+    fs::rename(aside, host.vm.socket()).unwrap();
+}
+
+/// A shut down guest's disk is whole by itself, and its snapshot is no reason to remove the one with memory.
+fn assert_is_at_rest_once_shut_down(
+    host: &VmHost,
+    linux: &LinuxGuest,
+    id: &str,
+    format: DiskFormat,
+) {
+    host.vm.type_line("poweroff");
+    host.vm.wait_for_end();
+    let result = host.snapshot();
+    assert_eq!(result["kind"], "Stopped", "{result}");
+    let stopped = result["snapshot_id"].as_str().unwrap();
+    let at_rest = linux.assert_shut_down_cleanly(&host.disk_copies(stopped)[0], format);
+    assert_eq!(at_rest.database, at_rest.log);
+    assert_eq!(
+        at_rest,
+        linux.assert_shut_down_cleanly(&host.vm.disks()[0], format)
+    );
+    assert_eq!(of_kind(host, "Stopped").len(), 1);
+    let kept = of_kind(host, "Standby");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0]["id"], id);
 }
 
 #[test]
-fn a_linux_guest_on_a_qcow2_disk_with_reflinks_comes_back_from_a_snapshot() {
+fn a_linux_guest_on_a_raw_disk_lives_through_it_all() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_lives_through_it_all(parent.path(), DiskFormat::Raw);
+}
+
+#[test]
+fn a_linux_guest_on_a_qcow2_disk_with_reflinks_lives_through_it_all() {
     if let Some(xfs) = Mount::create(Kind::Xfs, 1024) {
-        assert_comes_back_from_a_snapshot(&xfs.path(), DiskFormat::Qcow2);
+        assert_lives_through_it_all(&xfs.path(), DiskFormat::Qcow2);
     }
 }

@@ -50,11 +50,14 @@ done
 cd "$PROJECT"
 "#;
 
-/// What came of it.
-const RESULT: &str = r#"
+/// The day after: the VM is shut down, and the schedule goes on.
+const DAY_AFTER: &str = r#"
 hypeman-snap -o json snapshots web-1 >"$SHARED/first.json"
 cmp contrib/cron.d/hypeman-snap /etc/cron.d/hypeman-snap
 kill "$vm"
+wait "$vm" || true
+hypeman-snap run-due --force --instance web-1 >&2
+hypeman-snap -o json snapshots web-1 >"$SHARED/second.json"
 "#;
 
 fn kinds(machine: &Throwaway, file: &str) -> Vec<String> {
@@ -81,7 +84,7 @@ fn first_schedule_works_as_printed() {
     let script = [
         &MACHINE.replace("OTHERS", &others.join(" ")),
         &typed_in(&readme(), "A first schedule\n"),
-        RESULT,
+        DAY_AFTER,
     ]
     .concat();
     let Some(output) = machine.run(&script) else {
@@ -89,7 +92,8 @@ fn first_schedule_works_as_printed() {
     };
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(kinds(&machine, "first.json"), ["Standby"]);
-    let snapshots: Value = serde_json::from_str(&machine.read("first.json")).unwrap();
+    assert_eq!(kinds(&machine, "second.json"), ["Standby", "Stopped"]);
+    let snapshots: Value = serde_json::from_str(&machine.read("second.json")).unwrap();
     for snapshot in snapshots.as_array().unwrap() {
         let size = snapshot["size_bytes"].as_u64().unwrap();
         assert!(size > 64 << 20, "its disk is not in it: {snapshot}");
