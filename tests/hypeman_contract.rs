@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::json;
-use support::cli::{Host, Said, said};
+use support::cli::{Host, Said, now, said};
 use support::fake_hypeman::{FakeHypeman, Fault, KEY};
 use support::wait::{wait_for, wait_until};
 
@@ -146,6 +146,13 @@ fn every_request_is_as_described_and_every_example_is_understood() {
         )
         .exits(0)
         .complains(&["schedule of its own", "24h0m0s"]);
+    // The example's name is the one that is asked for: an answer about another snapshot would not be believed.
+    let mut schedule = host.schedule(ID);
+    let at = now().to_rfc3339();
+    schedule["attempt"] = json!({
+        "run_at": at, "snapshot_name": "before-deploy", "tries": 1, "started_at": at,
+    });
+    host.write_schedule(ID, schedule.to_string());
     let report = prism
         .run(&host, &["run-due", "--force", "-o", "json"])
         .exits(0);

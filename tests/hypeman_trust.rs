@@ -297,6 +297,10 @@ fn a_run_that_is_asked_to_stop_waits_for_the_snapshot_that_it_asked_for() {
         "instance_id": ID, "interval": "1h0m0s", "retention": {"max_count": 1},
         "next_run_at": now().to_rfc3339(), "created_at": now().to_rfc3339(),
         "updated_at": now().to_rfc3339(),
+        "attempt": {
+            "run_at": now().to_rfc3339(), "snapshot_name": "made", "tries": 1,
+            "started_at": now().to_rfc3339(),
+        },
     });
     host.write_schedule(ID, schedule.to_string());
     let (has_begun, begun) = mpsc::channel();
