@@ -11,7 +11,7 @@ use support::throwaway::{Throwaway, text};
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 
-/// Tool and units, dma as its package sets it up, and a VM whose state can't be told: nobody listens on its socket.
+/// Tool and units, dma as its package sets it up, and a VM that is off.
 const INSTALL: &str = r#"
 tar --directory="$PROJECT/target/unpacked/dma" --create . | tar --directory=/ --extract --keep-directory-symlink
 ldconfig
@@ -28,7 +28,6 @@ install -m 0644 "$PROJECT"/contrib/systemd/hypeman-snap.* /etc/systemd/system/
 rm -rf /etc/default/hypeman-snap /var/lib/hypeman /var/lib/hypeman-snap
 systemctl daemon-reload
 mkdir /var/lib/hypeman
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/run/db.sock")'
 truncate --size=1M /srv/db.raw
 hypeman-snap register db --hypervisor qemu --socket /run/db.sock --disk /srv/db.raw >&2
 make_due() {
@@ -56,7 +55,7 @@ fn failure_is_mailed_from_the_confined_service_and_from_cron() {
     machine.share(Path::new(TOOL), "hypeman-snap");
     let Some(output) = machine.boot(&format!(
         r#"{INSTALL}
-        hypeman-snap set db --interval 1h --max-count 3 \
+        hypeman-snap set db --interval 1h --max-count 3 --pre-hook /bin/false \
           --failure-hook '/usr/libexec/hypeman-snap/hooks/mail root daemon' >&2
         make_due
         ! systemctl start hypeman-snap.service
@@ -78,7 +77,7 @@ fn failure_is_mailed_from_the_confined_service_and_from_cron() {
         assert_eq!(mail.matches(words).count(), 2, "{words:?} in {mail}");
     }
     assert!(
-        mail.contains("Error:    can't snapshot an instance"),
+        mail.contains("Error:    the pre-hook /bin/false failed"),
         "{mail}"
     );
 }
