@@ -96,6 +96,7 @@ pub(super) fn at(store: &File, path: &Path, name: &OsStr) -> Seen {
     let has_memory_elsewhere = record.has_memory_elsewhere();
     let mut snapshot = Snapshot::from(record);
     let claims = Claims {
+        id: &snapshot.id,
         kind: snapshot.kind,
         hypervisor: &snapshot.source_hypervisor,
         is_registered,

@@ -11,6 +11,7 @@ use crate::engine::EngineError;
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::json::{self, FILE_MAX_BYTES, ReadError};
 use crate::fs::beneath::Beneath;
+use crate::snapshot::SnapshotId;
 
 /// The manifest's file name in the snapshot's `guest/`.
 pub(super) const FILE_NAME: &str = "hypeman-snap.json";
@@ -24,6 +25,9 @@ const FILES_MAX: usize = 4096;
 pub(super) struct Manifest {
     /// The version of this format.
     version: u32,
+    /// The snapshot that it was written for; absent in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<String>,
     /// The VMM's version when the snapshot was taken; a restore wants the same or a newer one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vmm_version: Option<String>,
@@ -99,12 +103,25 @@ impl Manifest {
     pub(super) const fn at_rest(disks: Vec<DiskEntry>) -> Self {
         Self {
             version: VERSION,
+            snapshot_id: None,
             vmm_version: None,
             state_dir: None,
             pause_ms: None,
             disks,
             files: Vec::new(),
         }
+    }
+
+    /// Adds what is in `guest/` of the snapshot `id`.
+    pub(super) fn complete(&mut self, id: &SnapshotId, files: Vec<FileEntry>) {
+        self.snapshot_id = Some(id.to_string());
+        self.files = files;
+    }
+
+    /// Whether it may have been written for the snapshot `id`. hypeman restores ours with their manifests and copies
+    /// those into its own later snapshots of that instance, about which they say nothing.
+    pub(super) fn is_of(&self, id: &SnapshotId) -> bool {
+        !self.lists_files() || self.snapshot_id.as_deref() == Some(id.as_str())
     }
 
     /// Reads the manifest in the open directory `guest/`. Its paths are plain ones below that directory.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::json::ReadError;
 use super::manifest::{self, FileEntry, Manifest, ManifestError};
 use super::record::Compression;
-use crate::snapshot::Kind;
+use crate::snapshot::{Kind, SnapshotId};
 
 /// The saved state's directory where no manifest names one (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
@@ -36,6 +36,8 @@ const OVERLAY: &str = "overlay.raw";
 /// What a record says of its snapshot, as far as it decides which files there must be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claims<'a> {
+    /// Its id.
+    pub(super) id: &'a SnapshotId,
     /// What it holds.
     pub(super) kind: Kind,
     /// The hypervisor, as it is spelled in the record.
@@ -54,7 +56,7 @@ pub(super) struct Claims<'a> {
 pub(super) fn flaw(guest: impl AsFd, claims: &Claims<'_>) -> io::Result<Option<String>> {
     let guest = guest.as_fd();
     let manifest = match Manifest::read(guest) {
-        Ok(manifest) => Some(manifest),
+        Ok(manifest) => Some(manifest).filter(|manifest| manifest.is_of(claims.id)),
         Err(ManifestError::Read(error)) if error.is_not_found() => None,
         Err(ManifestError::Read(ReadError::File(error))) => return Err(error),
         Err(error) => return Ok(Some(format!("{}: {error}", manifest::FILE_NAME))),

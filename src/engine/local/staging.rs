@@ -120,7 +120,8 @@ impl Staging {
             EngineError::caused(format!("can't finish snapshot {}", self.id), error)
         };
         let guest = self.guest();
-        manifest.files = payload::list(self.dir()).map_err(failed)?;
+        let files = payload::list(self.dir()).map_err(failed)?;
+        manifest.complete(&self.id, files);
         let compression = payload::compression(&manifest);
         manifest.write(self.dir())?;
         seal::seal(guest).map_err(|error| {
@@ -160,6 +161,7 @@ fn require_usable(
     stored_metadata: &Map<String, Value>,
 ) -> Result<(), EngineError> {
     let claims = Claims {
+        id: &snapshot.id,
         kind: snapshot.kind,
         hypervisor: &snapshot.source_hypervisor,
         is_registered: record::is_registered(stored_metadata),
@@ -309,6 +311,7 @@ mod tests {
         let manifest = fs::read_to_string(directory.join("guest/hypeman-snap.json")).unwrap();
         let manifest: Value = serde_json::from_str(&manifest).unwrap();
         assert_eq!(manifest["version"], 2);
+        assert_eq!(manifest["snapshot_id"], "s1");
         assert_eq!(
             manifest["files"],
             json!([

@@ -28,12 +28,18 @@ fn write_manifest(guest: &TempDir, manifest: &Value) {
     fs::write(guest.path().join(manifest::FILE_NAME), manifest.to_string()).unwrap();
 }
 
+fn id() -> SnapshotId {
+    "s1".parse().unwrap()
+}
+
 fn open(guest: &TempDir) -> fs::File {
     fs::File::open(guest.path()).unwrap()
 }
 
 fn judge(guest: &TempDir, kind: Kind, hypervisor: &str, is_registered: bool) -> Option<String> {
+    let id = id();
     let claims = Claims {
+        id: &id,
         kind,
         hypervisor,
         is_registered,
@@ -161,6 +167,27 @@ fn what_is_missing_or_empty_is_named() {
 }
 
 #[test]
+fn a_manifest_that_came_with_a_restored_instance_says_nothing_of_hypemans_next_snapshot() {
+    // As `listed` was, restored by hypeman, grown, stopped and snapshotted again.
+    let guest = listed();
+    fs::remove_dir_all(guest.path().join("snapshots")).unwrap();
+    fs::remove_file(guest.path().join("disks/a.raw")).unwrap();
+    fs::write(guest.path().join("overlay.raw"), "x").unwrap();
+    let other = "s2".parse().unwrap();
+    let mut claims = Claims {
+        id: &other,
+        kind: Kind::Stopped,
+        hypervisor: "qemu",
+        is_registered: false,
+        has_memory_elsewhere: false,
+    };
+    assert_eq!(flaw(open(&guest), &claims).unwrap(), None);
+    let own = id();
+    claims.id = &own;
+    assert!(flaw(open(&guest), &claims).unwrap().is_some());
+}
+
+#[test]
 fn a_registered_vm_may_have_memory_and_no_disk() {
     let memory = guest(&["snapshots/snapshot-latest/memory"]);
     assert_eq!(judge(&memory, Kind::Standby, "qemu", true), None);
@@ -198,7 +225,7 @@ fn listed() -> TempDir {
         "snapshots/snapshot-latest/memory:65536",
     ]);
     let mut manifest = Manifest::at_rest(Vec::new());
-    manifest.files = list(open(&guest)).unwrap();
+    manifest.complete(&id(), list(open(&guest)).unwrap());
     let _ = fs::remove_file(guest.path().join(manifest::FILE_NAME));
     manifest
         .write(&Beneath::open(guest.path()).unwrap())
@@ -259,7 +286,7 @@ fn memory_may_be_compressed_after_it_was_listed_and_unpacked_again() {
     let mut manifest = Manifest::at_rest(Vec::new());
     fs::rename(memory.with_extension("zst"), memory.with_extension("lz4")).unwrap();
     fs::write(memory.with_extension("lz4"), "small").unwrap();
-    manifest.files = list(open(&guest)).unwrap();
+    manifest.complete(&id(), list(open(&guest)).unwrap());
     let _ = fs::remove_file(guest.path().join(manifest::FILE_NAME));
     manifest
         .write(&Beneath::open(guest.path()).unwrap())
@@ -274,7 +301,9 @@ fn memory_may_be_compressed_after_it_was_listed_and_unpacked_again() {
 #[test]
 fn memory_that_hypeman_left_elsewhere_is_not_missing() {
     let guest = guest(&["overlay.raw", "snapshots/snapshot-latest/state"]);
+    let id = id();
     let mut claims = Claims {
+        id: &id,
         kind: Kind::Standby,
         hypervisor: "firecracker",
         is_registered: false,
@@ -290,7 +319,7 @@ fn compression_is_told_by_what_the_memory_is_called() {
     let of = |files: &[&str]| {
         let guest = guest(files);
         let mut manifest = Manifest::at_rest(Vec::new());
-        manifest.files = list(open(&guest)).unwrap();
+        manifest.complete(&id(), list(open(&guest)).unwrap());
         compression(&manifest)
     };
     let zstd = Compression {
@@ -485,7 +514,7 @@ proptest! {
             .into_iter()
             .map(|file| json!({"source": "/x", "file": file}))
             .collect();
-        let manifest = json!({"version": version, "files": files, "disks": disks, "state_dir": state_dir});
+        let manifest = json!({"version": version, "snapshot_id": "s1", "files": files, "disks": disks, "state_dir": state_dir});
         fs::write(root.path().join("guest").join(manifest::FILE_NAME), manifest.to_string()).unwrap();
         let guest = fs::File::open(root.path().join("guest")).unwrap();
         if let Ok(manifest) = Manifest::read(&guest) {
@@ -496,7 +525,8 @@ proptest! {
                 prop_assert!(is_below_root(root.path(), &disk.file), "{:?}", disk.file);
             }
         }
-        let claims = Claims { kind, hypervisor: "qemu", is_registered: true, has_memory_elsewhere: false };
+        let id = id();
+        let claims = Claims { id: &id, kind, hypervisor: "qemu", is_registered: true, has_memory_elsewhere: false };
         let _ = flaw(&guest, &claims).unwrap();
     }
 
