@@ -320,6 +320,34 @@ fn a_disk_that_the_admin_named_is_enough() {
 }
 
 #[test]
+fn a_disk_outside_of_the_roots_that_the_admin_named_is_refused() {
+    let host = Host::new(TOOL);
+    let _vmm = firecracker(&host, "vm");
+    let socket = host.dir().join("vm/s");
+    let register = |root: &Path| {
+        let arguments = [
+            "register",
+            "vm",
+            "--hypervisor",
+            "firecracker",
+            "--socket",
+            socket.to_str().unwrap(),
+            "--disk-root",
+            root.to_str().unwrap(),
+        ];
+        host.run(&arguments).exits(0);
+    };
+    let elsewhere = host.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    register(&elsewhere);
+    host.run(&["run-due", "--force"])
+        .exits(1)
+        .complains(&["--disk-root", elsewhere.to_str().unwrap()]);
+    register(&host.dir().join("vm"));
+    host.run(&["run-due", "--force"]).exits(0);
+}
+
+#[test]
 fn thousands_of_disks_are_refused_at_once() {
     for program in Program::ALL {
         let host = Host::new(TOOL);

@@ -679,7 +679,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__register)
-            opts="-o -v -q -h --hypervisor --socket --name --disk --force --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --hypervisor --socket --name --disk --disk-root --force --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -698,6 +698,10 @@ _hypeman__snap() {
                     return 0
                     ;;
                 --disk)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --disk-root)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -214,6 +214,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l h
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l socket -d 'The VMM\'s control socket' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l name -d 'A name to call it by [default: the id]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l disk -d 'A disk of the VM, by its path; may be given several times' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l disk-root -d 'A directory in which the VM\'s disks live; its VMM\'s disks elsewhere are refused. May be given several times' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'

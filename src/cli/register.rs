@@ -31,6 +31,10 @@ pub struct RegisterArgs {
     #[arg(long, value_name = "PATH")]
     pub disk: Vec<PathBuf>,
 
+    /// A directory in which the VM's disks live; its VMM's disks elsewhere are refused. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub disk_root: Vec<PathBuf>,
+
     /// Register a VM whose socket nobody serves and of which no disk is known
     #[arg(long)]
     pub force: bool,

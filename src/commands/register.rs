@@ -24,11 +24,8 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
         name: args.name.clone().unwrap_or_else(|| args.id.to_string()),
         hypervisor: args.hypervisor,
         socket: absolute(&args.socket)?,
-        disks: args
-            .disk
-            .iter()
-            .map(|disk| absolute(disk))
-            .collect::<anyhow::Result<_>>()?,
+        disks: all_absolute(&args.disk)?,
+        disk_roots: all_absolute(&args.disk_root)?,
     };
     // A refused request leaves nothing behind, not even a lock file.
     declared.validate().map_err(refusal)?;
@@ -81,6 +78,10 @@ pub fn refusal(error: RegistrationError) -> anyhow::Error {
         error @ RegistrationError::NotFound(_) => Refused::NotFound(error.to_string()).into(),
         RegistrationError::Engine(error) => error.into(),
     }
+}
+
+fn all_absolute(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    paths.iter().map(|path| absolute(path)).collect()
 }
 
 /// The path as others see it, who run in other directories.

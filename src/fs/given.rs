@@ -120,6 +120,11 @@ pub fn trusted_directory(path: &Path) -> io::Result<OwnedFd> {
     walk(path)
 }
 
+/// The path of what is held, as the kernel has it; a hint.
+pub fn path_of(held: &OwnedFd) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).ok()
+}
+
 /// # Errors
 /// For what holds no data of its own: a directory, a FIFO, a socket, a terminal, a watchdog.
 fn check_kind(stat: &rustix::fs::Stat) -> io::Result<()> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::{Disk, Process, VmmError, start_ticks};
-use crate::fs::given::Given;
+use crate::fs::given::{self, Given};
 use crate::fs::open_files::{self, FileId};
 
 /// The first bytes of a qcow2 image.
@@ -26,6 +26,8 @@ pub struct DiskFiles<'a> {
     open: Result<HashSet<FileId>, String>,
     /// The files that the admin has named.
     named: HashSet<FileId>,
+    /// Where the others live, each as it was said and as the kernel has it; anywhere if there is none.
+    roots: Vec<(PathBuf, Option<PathBuf>)>,
 }
 
 /// A disk's file.
@@ -52,6 +54,25 @@ impl<'a> DiskFiles<'a> {
                 .filter_map(|path| Given::trusted(path).ok())
                 .map(|given| given.id())
                 .collect(),
+            roots: Vec::new(),
+        }
+    }
+
+    /// The same for disks that live below one of `roots`, if there are any, or that the admin has named.
+    #[must_use]
+    pub fn within(self, roots: &[PathBuf]) -> Self {
+        let real = |root: &PathBuf| {
+            given::trusted_directory(root)
+                .ok()
+                .as_ref()
+                .and_then(given::path_of)
+        };
+        Self {
+            roots: roots
+                .iter()
+                .map(|root| (root.clone(), real(root)))
+                .collect(),
+            ..self
         }
     }
 
@@ -64,7 +85,7 @@ impl<'a> DiskFiles<'a> {
         let mut is_there = false;
         for found in self.candidates(&disk.path) {
             match found {
-                Ok(file) if self.is_shown(file.given.id()) => return Ok(file),
+                Ok(file) if self.is_shown(file.given.id()) => return self.in_place(disk, file),
                 Ok(_) => is_there = true,
                 Err(error) => {
                     failure.get_or_insert(error);
@@ -79,6 +100,33 @@ impl<'a> DiskFiles<'a> {
             ),
             Some(_) | None => self.strange(disk),
         }))
+    }
+
+    /// Refuses a file outside of all roots that the admin has not named.
+    fn in_place(&self, disk: &Disk, file: DiskFile) -> Result<DiskFile, VmmError> {
+        let real = file.given.path().ok();
+        let is_below = |(_, root): &(PathBuf, Option<PathBuf>)| {
+            let both = real.as_ref().zip(root.as_ref());
+            both.is_some_and(|(file, root)| file.starts_with(root))
+        };
+        if self.roots.is_empty()
+            || self.named.contains(&file.given.id())
+            || self.roots.iter().any(is_below)
+        {
+            return Ok(file);
+        }
+        let roots: Vec<String> = self
+            .roots
+            .iter()
+            .map(|(root, _)| root.display().to_string())
+            .collect();
+        Err(VmmError::Unsupported(format!(
+            "disk {} can't be part of a snapshot: its file {} is in none of the directories that --disk-root named ({}); \
+             name its directory too, or the disk with `hypeman-snap register --disk`",
+            disk.name,
+            file.path.display(),
+            roots.join(", ")
+        )))
     }
 
     fn is_shown(&self, id: FileId) -> bool {
@@ -223,6 +271,29 @@ mod tests {
         assert_eq!(files.find(&disk(&path)).unwrap().path, path);
         let without_process = DiskFiles::of(None, &named);
         assert!(without_process.find(&disk(&path)).is_ok());
+    }
+
+    #[test]
+    fn disks_outside_of_their_roots_are_refused_unless_they_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        for name in ["disks", "disks-2"] {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+        let inside = dir.join("disks/disk");
+        let outside = dir.join("disks-2/disk");
+        let _open = [&inside, &outside].map(|path| File::create(path).unwrap());
+        symlink(&outside, dir.join("disks/link")).unwrap();
+        let own = own();
+        let roots = [dir.join("disks"), dir.join("missing")];
+        let files = DiskFiles::of(Some(&own), &[]).within(&roots);
+        assert!(files.find(&disk(&inside)).is_ok());
+        for path in [&outside, &dir.join("disks/link")] {
+            let error = files.find(&disk(path)).unwrap_err().to_string();
+            assert!(error.contains("--disk-root"), "{error}");
+        }
+        let named = DiskFiles::of(Some(&own), std::slice::from_ref(&outside)).within(&roots);
+        assert!(named.find(&disk(&outside)).is_ok());
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(super) fn running(
     let guest = staging.dir();
     let process = vmm.process();
     let named = metadata.named_disks();
-    let files = DiskFiles::of(process.as_ref(), named);
+    let files = DiskFiles::of(process.as_ref(), named).within(metadata.disk_roots());
     let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
     let learnt = plan.learnt()?;
     around.instances.learn(&metadata.id, |all| {

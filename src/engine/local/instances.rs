@@ -158,9 +158,9 @@ impl Instances {
     fn old(&self, id: &InstanceId) -> Result<Option<Registration>, EngineError> {
         match registration::find_old(&self.data_dir, id)? {
             Old::Trusted(old) if self.may_write => {
-                registration::adopt(&self.registry, &self.data_dir, old).map(Some)
+                registration::adopt(&self.registry, &self.data_dir, *old).map(Some)
             }
-            Old::Trusted(old) => Ok(Some(old)),
+            Old::Trusted(old) => Ok(Some(*old)),
             Old::Distrusted(why) => Err(EngineError::instance(why)),
             Old::None | Old::Foreign(_) => Ok(None),
         }

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::registration::{Declared, DiskAtRest, LearntDisk, Seen};
 use crate::engine::local::processes;
@@ -33,7 +33,7 @@ pub(super) enum Asked {
 pub(super) fn ask(declared: &Declared, timeouts: Timeouts) -> Asked {
     match vmm::open(declared.hypervisor, &declared.socket, timeouts) {
         Ok(mut vmm) => Asked::Answered {
-            disks: written(vmm.as_mut(), &declared.disks),
+            disks: written(vmm.as_mut(), declared),
             vmm: seen(vmm.as_ref()),
         },
         Err(VmmError::Unreachable { source, .. }) if is_nobody(&source) => Asked::Nobody(source),
@@ -58,12 +58,12 @@ pub(super) fn seen(vmm: &dyn Vmm) -> Option<Seen> {
     })
 }
 
-/// The disks that a guest writes to. They must be open in the VMM's own process, or `named` by the admin: a VMM may call any
+/// The disks that a guest writes to. They must be open in the VMM's own process, or named by the admin: a VMM may call any
 /// file a disk.
-fn written(vmm: &mut dyn Vmm, named: &[PathBuf]) -> Result<Vec<LearntDisk>, VmmError> {
+fn written(vmm: &mut dyn Vmm, declared: &Declared) -> Result<Vec<LearntDisk>, VmmError> {
     let disks = vmm.disks()?;
     let process = vmm.process();
-    let files = DiskFiles::of(process.as_ref(), named);
+    let files = DiskFiles::of(process.as_ref(), &declared.disks).within(&declared.disk_roots);
     let learn = |disk: &Disk| {
         let found = files.find(disk)?;
         let cant = |source| VmmError::File {

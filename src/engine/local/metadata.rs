@@ -195,6 +195,13 @@ impl Metadata {
         self.is_registered() && self.disks_at_rest().is_empty()
     }
 
+    /// The directories in which its disks live, if the admin said so.
+    pub fn disk_roots(&self) -> &[PathBuf] {
+        self.registration
+            .as_ref()
+            .map_or(&[], |registration| &registration.declared.disk_roots)
+    }
+
     /// Whether a version before 0.2 of this tool registered it; what else stands there may be anybody's word.
     pub fn is_old_registration(&self) -> bool {
         self.whole.get("HypemanSnapRegistered") == Some(&Value::Bool(true))

@@ -53,6 +53,9 @@ pub struct Declared {
     /// Its disks; absolute.
     #[serde(default)]
     pub disks: Vec<PathBuf>,
+    /// The directories in which the disks live that its VMM names; absolute. Anywhere if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_roots: Vec<PathBuf>,
 }
 
 /// What was learnt from the VM itself. None of it is the admin's word.
@@ -150,6 +153,14 @@ impl Declared {
             }
             if !seen.insert(disk) {
                 return invalid(format!("disk {shown:?} is given twice"));
+            }
+        }
+        for root in &self.disk_roots {
+            let shown = utf8(root, "disk root")?;
+            if !root.is_absolute() || !root.is_dir() {
+                return invalid(format!(
+                    "disk root {shown:?} must be the absolute path of a directory"
+                ));
             }
         }
         Ok(())

@@ -27,7 +27,7 @@ pub(in crate::engine::local) enum Old {
     /// Nothing.
     None,
     /// A registration that can be believed.
-    Trusted(Registration),
+    Trusted(Box<Registration>),
     /// A registration that others could have written, in words.
     Distrusted(String),
     /// An instance that `register` did not make, in words.
@@ -98,20 +98,21 @@ pub(in crate::engine::local) fn find(data_dir: &Path, id: &InstanceId) -> Result
              it; register {id} again"
         )));
     }
-    Ok(Old::Trusted(Registration {
+    Ok(Old::Trusted(Box::new(Registration {
         declared: Declared {
             id: wire.id,
             name: wire.name,
             hypervisor: wire.hypervisor_type,
             socket: wire.socket_path,
             disks: wire.hypeman_snap_disks.unwrap_or_default(),
+            disk_roots: Vec::new(),
         },
         registered_at: wire.created_at.unwrap_or_default(),
         learnt: Learnt {
             snapshots_in: Some(data_dir.to_owned()).filter(|it| it.join("snapshots").is_dir()),
             ..Learnt::default()
         },
-    }))
+    })))
 }
 
 /// Moves an old registration to the state directory; of its guest directory goes what `register` had made.

@@ -201,7 +201,7 @@ fn before(
     }
     match find_old(data_dir, id)? {
         Old::None => Ok(None),
-        Old::Trusted(registration) => Ok(Some(adopt(registry, data_dir, registration)?)),
+        Old::Trusted(registration) => Ok(Some(adopt(registry, data_dir, *registration)?)),
         Old::Distrusted(why) => {
             log::warn!(instance = id.as_str(); "{why}; it is not believed");
             Ok(None)

@@ -44,6 +44,7 @@ impl Host {
             hypervisor: Hypervisor::Qemu,
             socket: PathBuf::from("/run/vm1/qmp.sock"),
             disks: vec![self.root.path().join("disk.raw")],
+            disk_roots: Vec::new(),
         }
     }
 
