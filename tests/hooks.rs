@@ -532,3 +532,87 @@ fn hooks_are_not_for_prune_nor_for_an_instance_that_is_gone() {
     scene.force(0);
     assert_eq!(scene.logged(), Vec::<String>::new());
 }
+
+#[test]
+fn names_and_errors_of_others_are_plain_text_for_hooks() {
+    let script = "sh -c 'printf \"%s|%s\\n\" \"$HYPEMAN_SNAP_INSTANCE_NAME\" \"$HYPEMAN_SNAP_ERROR\" >> LOG'";
+    let scene = Scene::new(&[
+        "--pre-hook",
+        "sh -c 'printf \"\\033[2Jgone\"; exit 1'",
+        "--failure-hook",
+        script,
+    ]);
+    scene
+        .host
+        .add_instance(ID, "we\u{1b}[31mb\nroot: ok\u{202e}");
+    scene.force(1);
+    assert_eq!(
+        scene.logged(),
+        [
+            "we\u{fffd}[31mb root: ok\u{fffd}|the pre-hook sh failed with exit code 1: \u{fffd}[2Jgone"
+        ]
+    );
+}
+
+#[test]
+fn program_that_others_can_write_is_not_run_as_root() {
+    if !rustix::process::geteuid().is_root() {
+        support::skip::skipped("programs that others can write: needs root");
+        return;
+    }
+    let scene = Scene::new(&[]);
+    let dir = scene.host.dir().join("hooks");
+    fs::create_dir(&dir).unwrap();
+    let program = dir.join("hook");
+    fs::write(&program, "#!/bin/sh\necho ran >> $(dirname $0)/../log\n").unwrap();
+    let mode = |path: &PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&program, 0o755);
+    mode(&dir, 0o755);
+    let hooks = [
+        "--pre-hook",
+        "DIR/hooks/hook",
+        "--post-hook",
+        "DIR/hooks/hook",
+    ];
+    scene.set(&hooks).exits(0).is_content();
+    scene.force(0);
+    assert_eq!(scene.logged(), ["ran", "ran"]);
+    fs::write(scene.log(), "").unwrap();
+
+    let refused = |place: &PathBuf| {
+        let place = place.display().to_string();
+        let parts = ["is not run as root", place.as_str(), "chmod go-w"];
+        scene.set(&hooks).exits(0).complains(&parts);
+        let (said, result) = scene.force(1);
+        said.complains(&parts);
+        assert_eq!(result["outcome"], "failed");
+        assert!(
+            scene
+                .host
+                .run(&["doctor"])
+                .stdout
+                .contains("is not run as root")
+        );
+        assert_eq!(scene.logged(), [""; 0], "neither of the two");
+    };
+    mode(&program, 0o775);
+    refused(&program);
+    mode(&program, 0o755);
+    mode(&dir, 0o777);
+    refused(&dir);
+    mode(&dir, 0o755);
+    chown(&program, Some(12345), None).unwrap();
+    refused(&program);
+    chown(&program, Some(0), None).unwrap();
+
+    // A link leads where its target is.
+    let elsewhere = scene.host.dir().join("elsewhere");
+    fs::rename(&program, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &program).unwrap();
+    mode(&elsewhere, 0o757);
+    refused(&elsewhere);
+    mode(&elsewhere, 0o755);
+    scene.force(0);
+}

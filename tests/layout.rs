@@ -37,7 +37,15 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "metrics" => vec!["fs", "schedule"],
         "heartbeat" => vec!["http", "interrupt"],
         // A run that is told to stop and hangs ends the process itself.
-        "run" => vec!["store", "engine", "clock", "interrupt", "exit"],
+        "run" => vec![
+            "store",
+            "engine",
+            "clock",
+            "interrupt",
+            "exit",
+            // Whether a hook is what root was told to run.
+            "fs::trust",
+        ],
         "settings" => vec!["cli", "heartbeat::Target"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
         "commands" => vec![

@@ -286,6 +286,23 @@ fn file_that_cannot_be_written_is_a_warning() {
 }
 
 #[test]
+fn neighbour_who_locks_the_directory_holds_nothing_up() {
+    let host = host();
+    set(&host, ID);
+    let directory = fs::File::open(host.dir().join("textfile")).unwrap();
+    FileExt::try_lock_exclusive(&directory).unwrap();
+    run_due(&host, &["--force"]).exits(0).is_content();
+    assert_eq!(value(&text(&host), "last_run_success"), 1.0);
+    let lock = host.state_dir().join("locks/.metrics.lock");
+    let metadata = lock.metadata().unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+    // What is in the way of ours is said.
+    let lock = fs::File::open(lock).unwrap();
+    FileExt::try_lock_exclusive(&lock).unwrap();
+    run_due(&host, &[]).complains(&["can't write the metrics file", ".metrics.lock"]);
+}
+
+#[test]
 fn file_must_end_in_prom() {
     let host = host();
     for bad in ["metrics.txt", "metrics", ".prom", "x.prom.tmp"] {

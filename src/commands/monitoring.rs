@@ -43,7 +43,9 @@ pub fn tell(
             is_success: outcome.is_ok_and(|report| !report.has_failures()),
         };
         let has_changed = outcome.is_ok_and(has_changed);
-        let updated = metrics::file::update(path, |old| text(context, &run, old, has_changed));
+        let updated = metrics::file::update(path, &context.store.metrics_lock(), |old| {
+            text(context, &run, old, has_changed)
+        });
         if let Err(error) = updated {
             log::warn!(
                 "can't write the metrics file {}: {error}; its directory must exist and be writable",

@@ -10,6 +10,7 @@ use super::{Context, target};
 use crate::cli::SetArgs;
 use crate::clock;
 use crate::engine::describe;
+use crate::run;
 use crate::schedule::hooks::{Hooks, Stage};
 use crate::schedule::{Schedule, validate};
 
@@ -31,6 +32,9 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         hook_timeout: args.hook_timeout.clone(),
     })?;
     warn_of_missing_programs(&settings.hooks);
+    for (_, refusal) in run::refused_hooks(&settings.hooks) {
+        warn!("{refusal}");
+    }
     let engine = (context.engine)()?;
     let instance = target::existing(engine.as_ref(), &args.instance)?;
     match engine.rival_schedule(&instance.id) {

@@ -4,11 +4,13 @@ pub mod beneath;
 pub mod copy;
 pub mod durable;
 pub mod given;
+pub mod lock;
 pub mod open_files;
 pub mod remove;
 pub mod seal;
 pub mod space;
 pub mod tree;
+pub mod trust;
 
 #[cfg(test)]
 mod mounted_tests;

@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fs2::FileExt;
 use rustix::fs::{Mode, OFlags};
 
 use crate::fs::durable;
+use crate::fs::lock::{self, Waited};
 
 /// node-exporter runs as another user.
 const MODE: u32 = 0o644;
@@ -17,46 +16,41 @@ const MODE: u32 = 0o644;
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 /// How long to wait for another run that writes the file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the lock is tried.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Replaces the file at `path` by what `make` makes of its content, which is `None` where there is no such file or it
-/// is no text. Runs that overlap do so one after the other: `make` is called under a lock on the file's directory.
+/// is no text. Runs that overlap do so one after the other: `make` is called under the lock that the file `turn` is. It
+/// is none of the file's directory, which others can open, and so lock for as long as they like.
 ///
 /// # Errors
-/// When the directory can't be opened or locked, or the file can't be written; then it is as it was.
-pub fn update(path: &Path, make: impl FnOnce(Option<&str>) -> String) -> io::Result<()> {
-    let directory = path
-        .parent()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is in no directory"))?;
-    let directory = File::open(directory)?;
-    lock(&directory)?;
-    let old = read(path);
-    let text = make(old.as_deref());
-    let written = durable::write(path, text.as_bytes(), MODE);
-    // Closing unlocks as well, unless a child that is just being started holds a copy for a moment.
-    let _ = FileExt::unlock(&directory);
-    written
-}
-
-fn lock(directory: &File) -> io::Result<()> {
-    let begin = Instant::now();
-    loop {
-        match FileExt::try_lock_exclusive(directory) {
-            Ok(()) => return Ok(()),
-            Err(error)
-                if error.kind() == fs2::lock_contended_error().kind()
-                    || error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if begin.elapsed() > LOCK_TIMEOUT {
+/// When the lock can't be had or the file can't be written; then it is as it was.
+pub fn update(
+    path: &Path,
+    turn: &Path,
+    make: impl FnOnce(Option<&str>) -> String,
+) -> io::Result<()> {
+    let _turn = match lock::take(turn, LOCK_TIMEOUT) {
+        Ok(Waited::Locked(lock)) => Some(lock),
+        Ok(Waited::Held) => {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "another process holds the lock on its directory",
+                format!("another run holds {}", turn.display()),
             ));
         }
-        thread::sleep(POLL);
-    }
+        Ok(Waited::Interrupted) => {
+            return Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "interrupted by a signal",
+            ));
+        }
+        // That the state directory can't be used is what the metrics may be about.
+        Err(error) => {
+            log::debug!("can't lock {}: {error}", turn.display());
+            None
+        }
+    };
+    let old = read(path);
+    let text = make(old.as_deref());
+    durable::write(path, text.as_bytes(), MODE)
 }
 
 /// The file's text. Whatever is in the way of reading it is found out by writing it.
@@ -82,10 +76,15 @@ mod tests {
     fn writers_take_turns_and_lose_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.prom");
+        let turns = tempfile::tempdir().unwrap();
+        let turn = turns.path().join("turn.lock");
         let add_a_line = || {
-            update(&path, |old| format!("{}line\n", old.unwrap_or_default())).unwrap();
+            update(&path, &turn, |old| {
+                format!("{}line\n", old.unwrap_or_default())
+            })
+            .unwrap();
         };
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..5).for_each(|_| add_a_line()));
             }
@@ -102,7 +101,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.prom");
         std::fs::write(&path, b"\xff").unwrap();
-        update(&path, |old| {
+        let turns = tempfile::tempdir().unwrap();
+        let turn = turns.path().join("turn.lock");
+        update(&path, &turn, |old| {
             assert_eq!(old, None);
             "new\n".to_owned()
         })
@@ -111,12 +112,12 @@ mod tests {
         std::fs::write(&elsewhere, "precious").unwrap();
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        update(&path, |old| {
+        update(&path, &turn, |old| {
             assert_eq!(old, None);
             "new\n".to_owned()
         })
         .unwrap();
         assert_eq!(std::fs::read(&elsewhere).unwrap(), b"precious");
-        assert!(update(Path::new("/nowhere/x.prom"), |_| String::new()).is_err());
+        assert!(update(Path::new("/nowhere/x.prom"), &turn, |_| String::new()).is_err());
     }
 }

@@ -4,10 +4,12 @@
 mod process;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::engine::{Created, EngineError, describe};
+use crate::fs::trust;
 use crate::instance::InstanceId;
 use crate::interrupt;
 use crate::run::at_work::AtWork;
@@ -85,6 +87,14 @@ impl Hooks {
     ) -> Result<Created, EngineError> {
         if interrupt::requested() {
             return Err(EngineError::Interrupted);
+        }
+        // Both before either runs: what the one does, the other has to undo.
+        let refused = refused(&self.declared)
+            .into_iter()
+            .find(|(stage, _)| matches!(stage, Stage::Pre | Stage::Post));
+        if let Some((_, error)) = refused {
+            self.know_failure(&error);
+            return Err(EngineError::instance(error));
         }
         let created = match self.run(Stage::Pre) {
             Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted)),
@@ -178,7 +188,18 @@ impl Hooks {
         let Some(call) = self.call(stage, &self.facts) else {
             return Ok(());
         };
-        let ran = call.run();
+        let refused = refused(&self.declared)
+            .into_iter()
+            .find(|(refused, _)| *refused == stage);
+        let ran = match refused {
+            None => call.run(),
+            Some((_, error)) => HookRun {
+                stage,
+                command: call.words,
+                duration: None,
+                error: Some(error),
+            },
+        };
         let error = ran.error.clone();
         self.ran.push(ran);
         error.map_or(Ok(()), Err)
@@ -195,8 +216,7 @@ impl Hooks {
         }
         for (name, value) in facts.variables(&self.id, stage) {
             match value {
-                // A process can't be given a NUL; messages of foreign software may hold one.
-                Some(value) => command.env(name, value.replace('\0', " ")),
+                Some(value) => command.env(name, plain(&value)),
                 None => command.env_remove(name),
             };
         }
@@ -208,6 +228,56 @@ impl Hooks {
             timeout: self.declared.timeout(),
         })
     }
+}
+
+/// The hooks that root does not run, and why: others can change what they are.
+pub fn refused(hooks: &Declared) -> Vec<(Stage, String)> {
+    if !rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    Stage::ALL
+        .into_iter()
+        .filter_map(|stage| {
+            let program = hooks.command(stage).first()?;
+            // What is not there, or can't be looked at, fails when it is started.
+            let found = trust::distrust(&found(program)?).ok()??;
+            let (place, why) = (found.place.display(), found.why);
+            Some((
+                stage,
+                format!(
+                    "the {} {program} is not run as root, because {place} {why}, so that others than root can change what \
+                     it does: `chown root` and `chmod go-w` {place}, or name another program",
+                    stage.hook()
+                ),
+            ))
+        })
+        .collect()
+}
+
+/// Where a program is, as the system finds it.
+fn found(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program));
+    }
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+/// A value as hooks are given it: what a terminal, a mail or a log would obey has no place in it, and neither has a NUL in
+/// any environment. Names and messages come from others.
+fn plain(value: &str) -> String {
+    value
+        .chars()
+        .map(|c| match c {
+            c if c.is_whitespace() => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                char::REPLACEMENT_CHARACTER
+            }
+            c => c,
+        })
+        .collect()
 }
 
 /// One hook that is about to run.

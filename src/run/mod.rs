@@ -33,6 +33,7 @@ use at_work::AtWork;
 use pick::Job;
 use queue::Queue;
 
+pub use hooks::refused as refused_hooks;
 pub use prune::prune;
 
 /// How often a run whose first instances take long looks for others that have become due.

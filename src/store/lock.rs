@@ -1,36 +1,19 @@
-//! One lock per instance: `flock` on a file that is created once and never renamed or removed, so that two holders
-//! never hold locks on two different files of the same name.
+//! One lock per instance, and one for what runs write together.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use fs2::FileExt;
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::Store;
-use crate::fs::durable;
+use crate::fs::lock::{self, Waited};
 use crate::instance::InstanceId;
-use crate::interrupt;
 use crate::schedule::duration::format_human;
 
-/// How often a held lock is tried again; `flock` itself knows no time-out.
-const POLL: Duration = Duration::from_millis(50);
-
-const MODIFIED_NOW: Timestamps = Timestamps {
-    last_access: Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT,
-    },
-    last_modification: Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    },
-};
+/// The right to work on one instance, until it is dropped or the process ends.
+pub use crate::fs::lock::Lock;
 
 /// Why a lock was not had.
 #[derive(Debug, thiserror::Error)]
@@ -59,21 +42,6 @@ pub enum LockError {
     },
 }
 
-/// The right to work on one instance, until it is dropped or the process ends.
-#[derive(Debug)]
-#[must_use = "the lock is released when this is dropped"]
-pub struct Lock {
-    file: File,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child that another thread is just starting may still hold a copy of the file for a
-        // moment, and unlocking undoes it for all copies. If that fails, closing remains.
-        let _ = FileExt::unlock(&self.file);
-    }
-}
-
 impl Store {
     /// Takes `id`'s lock, waiting up to `timeout` for whoever holds it.
     ///
@@ -81,30 +49,17 @@ impl Store {
     /// [`LockError::Held`] when it was not released in time, [`LockError::Interrupted`] when this process was asked to
     /// stop first, [`LockError::Io`] when it can't be taken at all.
     pub fn lock(&self, id: &InstanceId, timeout: Duration) -> Result<Lock, LockError> {
-        let begin = Instant::now();
         let path = self.lock_path(id);
-        let failed = |source| LockError::Io {
-            path: path.clone(),
-            source,
-        };
-        let file = open(self.locks(), &path).map_err(failed)?;
-        while !is_locked(&file).map_err(failed)? {
-            let left = timeout.saturating_sub(begin.elapsed());
-            if left.is_zero() {
-                return Err(LockError::Held {
-                    id: id.clone(),
-                    path,
-                    timeout,
-                });
-            }
-            if interrupt::requested() {
-                return Err(LockError::Interrupted);
-            }
-            thread::sleep(left.min(POLL));
+        match lock::take(&path, timeout) {
+            Ok(Waited::Locked(lock)) => Ok(lock),
+            Ok(Waited::Held) => Err(LockError::Held {
+                id: id.clone(),
+                path,
+                timeout,
+            }),
+            Ok(Waited::Interrupted) => Err(LockError::Interrupted),
+            Err(source) => Err(LockError::Io { path, source }),
         }
-        // For `held_since`; what goes by it can do without.
-        let _ = rustix::fs::futimens(&file, &MODIFIED_NOW);
-        Ok(Lock { file })
     }
 
     /// Takes `id`'s lock if nobody holds it; `None` when somebody does.
@@ -139,32 +94,14 @@ impl Store {
         modified.ok().map(DateTime::from)
     }
 
+    /// The lock of runs that write one file of metrics, which is where others can write, too. No instance's id begins
+    /// with a dot.
+    pub fn metrics_lock(&self) -> PathBuf {
+        self.locks().join(".metrics.lock")
+    }
+
     fn lock_path(&self, id: &InstanceId) -> PathBuf {
         self.locks().join(format!("{id}.lock"))
-    }
-}
-
-fn open(directory: &Path, path: &Path) -> io::Result<File> {
-    durable::create_dir(directory)?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no regular file; remove it",
-        ))
-    }
-}
-
-/// Tries to lock the file, and says whether it is locked now.
-fn is_locked(file: &File) -> io::Result<bool> {
-    match FileExt::try_lock_exclusive(file) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

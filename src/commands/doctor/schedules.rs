@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::engine::describe;
 use crate::finding::Finding;
+use crate::run;
 use crate::schedule::Schedule;
 use crate::schedule::cadence::{self, Due};
 use crate::store::Store;
@@ -133,6 +134,17 @@ fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
                 shown(schedule.next_run_at)
             ),
             "the next `run-due` puts it right; look at the clock",
+        ));
+    }
+    if let Some((stage, refusal)) = run::refused_hooks(&schedule.hooks).into_iter().next() {
+        return Some(Finding::broken(
+            CHECK,
+            id,
+            refusal,
+            format!(
+                "let nobody but root write there, or change {}",
+                stage.flag()
+            ),
         ));
     }
     if let Some(since) = schedule.missing_since {

@@ -1,0 +1,123 @@
+//! `flock` on files that only this user can open: others could hold the lock as long as they like. Such a file is
+//! created once and never renamed or removed, so that two holders never hold locks on two different files of one name.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fs2::FileExt;
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+
+use super::durable;
+use crate::interrupt;
+
+/// How often a held lock is tried again; `flock` itself knows no time-out.
+const POLL: Duration = Duration::from_millis(50);
+
+const MODIFIED_NOW: Timestamps = Timestamps {
+    last_access: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    },
+    last_modification: Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    },
+};
+
+/// A lock, until it is dropped or the process ends.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct Lock {
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread is just starting may still hold a copy of the file for a
+        // moment, and unlocking undoes it for all copies. If that fails, closing remains.
+        let _ = FileExt::unlock(&self.file);
+    }
+}
+
+/// What came of waiting for a lock.
+#[derive(Debug)]
+pub enum Waited {
+    /// Here it is.
+    Locked(Lock),
+    /// Somebody else held it all the time.
+    Held,
+    /// This process was asked to stop meanwhile.
+    Interrupted,
+}
+
+/// Takes the lock that `path` is, waiting up to `timeout` for whoever holds it. The file and its directory are created;
+/// the file's time of modification is when it was last taken.
+///
+/// # Errors
+/// When the file can't be created, opened or locked, or is no regular one.
+pub fn take(path: &Path, timeout: Duration) -> io::Result<Waited> {
+    let begin = Instant::now();
+    let file = open(path)?;
+    while !is_locked(&file)? {
+        let left = timeout.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Ok(Waited::Held);
+        }
+        if interrupt::requested() {
+            return Ok(Waited::Interrupted);
+        }
+        thread::sleep(left.min(POLL));
+    }
+    // Only told to those who ask since when it is held.
+    let _ = rustix::fs::futimens(&file, &MODIFIED_NOW);
+    Ok(Waited::Locked(Lock { file }))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    durable::create_dir(path.parent().unwrap_or(Path::new("/")))?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file; remove it",
+        ))
+    }
+}
+
+/// Tries to lock the file, and says whether it is locked now.
+fn is_locked(file: &File) -> io::Result<bool> {
+    match FileExt::try_lock_exclusive(file) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_free(path: &Path) -> bool {
+        matches!(take(path, Duration::ZERO), Ok(Waited::Locked(_)))
+    }
+
+    #[test]
+    fn a_released_lock_is_free_even_while_a_copy_of_its_file_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locks/x.lock");
+        let Ok(Waited::Locked(lock)) = take(&path, Duration::ZERO) else {
+            panic!("nobody else has it");
+        };
+        let _copy = lock.file.try_clone().unwrap();
+        assert!(!is_free(&path));
+        drop(lock);
+        assert!(is_free(&path));
+    }
+}
