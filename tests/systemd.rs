@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -243,6 +242,11 @@ fn confined_service_snapshots_a_vm_that_runs() {
         options.guest.window_mib = 4;
         options.socket = Some(machine.shared().join("vm.sock"));
     });
+    // The machine does not see the processes outside, so that its disks are the admin's word.
+    let disk = host.vm.disks()[0].to_str().unwrap();
+    let socket = host.vm.socket().to_str().unwrap();
+    let register = ["register", ID, "--hypervisor", "qemu", "--socket", socket];
+    host.tool_ok(&[&register[..], &["--disk", disk]].concat());
     host.schedule(3);
     host.make_due();
     // The machine has process ids of its own, in which the VMM has none: that it has the disk open can't be seen there.
@@ -363,14 +367,13 @@ fn failure_is_an_error_in_the_journal_and_starts_what_on_failure_names() {
     let data = machine.shared().join("data");
     write_stopped(&data, "web0", "web");
     write_stopped(&data, "sick0", "sick");
-    drop(UnixListener::bind(machine.shared().join("sick.sock")).unwrap());
     let Some(said) = boot(
         &machine,
         r#"
             cp -r "$SHARED/data" /var/lib/hypeman
             sed -i "s,$SHARED/data,/var/lib/hypeman," /var/lib/hypeman/guests/*/metadata.json
-            # A socket that nobody listens on: the VM's state can't be told.
-            cp --archive "$SHARED"/sick.sock /var/lib/hypeman/guests/sick0/qemu.sock
+            # No socket, but somebody who has the disk open: what only a service sees that may look into all processes.
+            exec 9>>/var/lib/hypeman/guests/sick0/overlay.raw
             printf '[Service]\nType=oneshot\nExecStart=/bin/sh -c "echo %%i >/run/told"\n' >/etc/systemd/system/tell@.service
             mkdir /etc/systemd/system/hypeman-snap.service.d
             printf '[Unit]\nOnFailure=tell@%%n.service\n' >/etc/systemd/system/hypeman-snap.service.d/tell.conf
@@ -393,6 +396,7 @@ fn failure_is_an_error_in_the_journal_and_starts_what_on_failure_names() {
         errors.contains("sick0") && !errors.contains("web0"),
         "{errors}"
     );
+    assert!(errors.contains("open for writing"), "{errors}");
 }
 
 /// One unit for hosts with the API and for hosts without: the key is a credential where there is one, and none is no error.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{Declared, Learnt, Old, Registration, Registry, adopt, find_old};
 use crate::engine::local::learn::{self, Asked};
 use crate::engine::{EngineError, describe};
+use crate::fs::durable;
 use crate::instance::InstanceId;
 use crate::interrupt::Watch;
 use crate::vmm::Timeouts;
@@ -113,6 +114,13 @@ pub fn register(
         registered_at: before.as_ref().map_or(now, |it| it.registered_at),
         learnt,
     };
+    // The systemd unit may write to it, but can't make it.
+    durable::create_dir(data_dir).map_err(|error| {
+        EngineError::caused(
+            format!("can't create {}; check --data-dir", data_dir.display()),
+            error,
+        )
+    })?;
     if before.as_ref() != Some(&registration) {
         registry.write(&registration)?;
     }

@@ -113,7 +113,7 @@ fn a_registered_vm_is_an_instance_that_needs_no_data_directory() {
         host.register(&host.declared()).unwrap(),
         Registered::Created
     );
-    assert!(!host.data().exists());
+    fs::remove_dir(host.data()).unwrap();
     let metadata = host.find().unwrap().unwrap();
     assert_eq!(metadata.name, "web-a");
     assert_eq!(metadata.hypervisor().unwrap(), Hypervisor::Qemu);
