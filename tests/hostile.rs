@@ -420,3 +420,52 @@ fn a_good_vm_beside_hostile_ones_is_served_in_the_same_run() {
     assert_eq!(code, 1);
     assert_eq!(scene.host.snapshots().len(), 1, "{}", scene.stderr());
 }
+
+#[test]
+fn what_a_vmm_writes_after_the_save_is_in_no_published_snapshot() {
+    const SAVED: &str = "the guest's memory";
+    let later = [
+        Act::Later,
+        Act::Await("published"),
+        Act::Write("memory", 0, "EVIL".to_owned()),
+        Act::Say("wrote"),
+    ];
+    for (program, save) in [
+        (
+            Program::Qemu,
+            vec![
+                Act::Write("memory", 0, SAVED.to_owned()),
+                Act::Set("migration".to_owned(), "completed".to_owned()),
+                Act::Return(json!({})),
+            ],
+        ),
+        (
+            Program::Firecracker,
+            vec![
+                Act::Open("state", "snapshot_path", ""),
+                Act::Write("state", 0, "the devices' state".to_owned()),
+                Act::Open("memory", "mem_file_path", ""),
+                Act::Write("memory", 0, SAVED.to_owned()),
+                Act::Http(204, String::new()),
+            ],
+        ),
+    ] {
+        let acts = [save.as_slice(), &later].concat();
+        let Some(mut scene) = Scene::new(program, |script| script.on(&[&save_of(program)], &acts))
+        else {
+            return;
+        };
+        let (said, result) = scene.force();
+        assert_eq!(result["outcome"], "snapshotted", "{said:?}");
+        said.complains(&["memory open for writing"]);
+        scene.vmm.tell("published");
+        scene.vmm.wait_told("said\twrote");
+        let snapshot = scene
+            .host
+            .data_dir()
+            .join("snapshots")
+            .join(&scene.host.snapshots()[0]);
+        let memory = snapshot.join("guest/snapshots/snapshot-latest/memory");
+        assert_eq!(fs::read_to_string(memory).unwrap(), SAVED, "{program:?}");
+    }
+}

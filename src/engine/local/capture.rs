@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::engine::local::detach;
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::guest_files;
 use crate::engine::local::instances::Instances;
@@ -145,11 +146,14 @@ pub(super) fn running(
     };
     drop(step);
     session.close()?;
+    let step = around.progress.begin(name, "sealing", None);
+    let kept_open = detach::all(guest, &state_dir, &plan.files_by_vmm(), watch)?;
+    drop(step);
 
     Ok(Captured {
         manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
         pause: Some(saved.pause),
-        warnings: warnings(&plan, foreseen, saved),
+        warnings: warnings(&plan, [foreseen, kept_open].concat(), saved),
     })
 }
 

@@ -102,6 +102,13 @@ impl DiskPlan {
             .collect()
     }
 
+    /// The files of the copies that the VMM made, relative to the snapshot's `guest/`.
+    pub(super) fn files_by_vmm(&self) -> Vec<&Path> {
+        let by_vmm = self.disks.iter();
+        let by_vmm = by_vmm.filter(|planned| planned.method == Method::ByVmm);
+        by_vmm.map(|planned| planned.place.file.as_path()).collect()
+    }
+
     /// The copies as the manifest lists them.
     pub(super) fn entries(&self) -> Vec<DiskEntry> {
         self.disks

@@ -2,6 +2,7 @@
 
 mod capture;
 pub mod data_dir;
+mod detach;
 mod disks;
 mod examine;
 mod guest_files;
