@@ -149,7 +149,7 @@ fn a_memory_size_that_no_memory_has_is_refused_before_the_pause() {
             return;
         };
         let good = add(&host, "good", Program::Firecracker, |script| script);
-        run(&host).complains(&["make room"]);
+        run(&host).complains(&["MiB of memory"]);
         assert_eq!(bad.count("Paused"), 0);
         drop(good);
         for id in ["bad", "good"] {
