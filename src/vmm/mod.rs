@@ -1,6 +1,6 @@
 //! The port to the process that runs one VM, and one adapter for each VMM.
 //!
-//! A driver speaks one VMM's protocol (vmm.md) with a deadline on every connect, read and write. It never retries, never
+//! A driver speaks one VMM's protocol with a deadline on every connect, read and write. It never retries, never
 //! decides whether a pause is wanted, and never touches a guest that somebody else paused.
 //!
 //! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
