@@ -16,7 +16,8 @@ use serde_json::Value;
 use tokio::runtime::{self, Runtime};
 
 use crate::interrupt::{Deadline, Over, Watch};
-use crate::vmm::peer::{Address, Peer};
+use crate::vmm::address::Address;
+use crate::vmm::peer::Peer;
 use crate::vmm::{Timeouts, VmmError};
 
 /// The largest answer that is read, in bytes; the longest seen is a few kilobytes.

@@ -8,6 +8,7 @@
 //! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks that it copies itself right before `pause`,
 //! which makes the pause shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
+mod address;
 mod bounded;
 #[cfg(test)]
 mod capture_tests;

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
+use crate::vmm::address::Address;
 use crate::vmm::{Process, VmmError};
-
-/// The longest path of a unix socket, in bytes (unix(7)): `sun_path` less its end mark.
-const SOCKET_PATH_MAX_BYTES: usize = 107;
 
 /// The process that listens at a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,47 +50,6 @@ impl Root {
             std::os::fd::AsRawFd::as_raw_fd(&self.dir)
         );
         fs::read_link(link).unwrap_or_else(|_| PathBuf::from("/"))
-    }
-}
-
-/// A control socket by a path that fits into a socket address.
-#[derive(Debug)]
-pub struct Address {
-    path: PathBuf,
-    // Keeps the short path alive, which goes through it.
-    _parent: Option<OwnedFd>,
-}
-
-impl Address {
-    /// The address of `socket`; a path that is too long for one, as in a jail, is replaced by a short one.
-    ///
-    /// # Errors
-    /// When `socket` has no name or its directory can't be opened.
-    pub fn of(socket: &Path) -> io::Result<Self> {
-        if socket.as_os_str().len() <= SOCKET_PATH_MAX_BYTES {
-            return Ok(Self {
-                path: socket.to_owned(),
-                _parent: None,
-            });
-        }
-        let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let parent = rustix::fs::open(
-            parent,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let short = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&parent));
-        Ok(Self {
-            path: Path::new(&short).join(name),
-            _parent: Some(parent),
-        })
-    }
-
-    /// The path to connect to, good for as long as this address lives.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 
@@ -263,18 +220,6 @@ mod tests {
             assert_eq!(seen.path(), root);
             assert!(another.is_err());
         }
-    }
-
-    #[test]
-    fn a_socket_path_longer_than_an_address_is_reached() {
-        let dir = tempfile::tempdir().unwrap();
-        let deep = dir.path().join("d".repeat(SOCKET_PATH_MAX_BYTES));
-        fs::create_dir(&deep).unwrap();
-        let socket = deep.join("s");
-        let address = Address::of(&socket).unwrap();
-        let _listener = UnixListener::bind(address.path()).unwrap();
-        assert!(socket.exists());
-        assert!(Peer::at(&Address::of(&socket).unwrap()).unwrap().is_some());
     }
 
     #[test]

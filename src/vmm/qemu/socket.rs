@@ -13,7 +13,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-use super::super::peer::Address;
+use super::super::address::Address;
 use super::super::{Deadline, VmmError};
 
 /// Time between two attempts to get into a full queue of a listening socket.
