@@ -362,7 +362,6 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
         (named(&"x".repeat(64)), "name"),
         (on("qmp.sock"), "absolute"),
         (on(""), "absolute"),
-        (on(&long_socket), "108"),
         (with(vec![PathBuf::from("disk.raw")]), "absolute"),
         (with(disk("missing")), "missing"),
         (with(disk("link-to-directory")), "regular file"),
@@ -373,11 +372,7 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
         is_invalid(host.register(&declared), says);
     }
     assert!(!host.state().exists());
-    for good in [
-        named(&"x".repeat(63)),
-        named("Web_1.b-2"),
-        on(&long_socket[..107]),
-    ] {
+    for good in [named(&"x".repeat(63)), named("Web_1.b-2"), on(&long_socket)] {
         host.register(&good).unwrap();
     }
 }
