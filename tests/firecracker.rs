@@ -123,10 +123,13 @@ fn a_guest_whose_dirty_pages_are_tracked_for_hypeman_is_not_saved() {
     let vm = MicroVm::boot_tracking(&binary, &disk);
     // An instance that hypeman runs is known by its metadata alone.
     host.add_instance("vm-a", "vm-a");
-    let path = host.data_dir().join("guests/vm-a/metadata.json");
+    let dir = host.data_dir().join("guests/vm-a");
+    let path = dir.join("metadata.json");
     let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     metadata["HypervisorType"] = "firecracker".into();
-    metadata["SocketPath"] = vm.socket().to_str().unwrap().into();
+    let socket = dir.join("fc.sock");
+    fs::hard_link(vm.socket(), &socket).unwrap();
+    metadata["SocketPath"] = socket.to_str().unwrap().into();
     metadata["ProgramStartedAt"] = "2026-09-01T08:00:04Z".into();
     fs::write(path, metadata.to_string()).unwrap();
     host.run(&["set", "vm-a", "--interval", "1h", "--max-count", "3"])

@@ -20,15 +20,14 @@ const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 const REGISTERED: &str = "vm-of-ours";
 
-fn vmm(host: &Host, id: &str, dialect: Dialect) -> (FakeVmm, PathBuf) {
-    let socket = host.dir().join(format!("{id}.s"));
+fn vmm(host: &Host, id: &str, dialect: Dialect, socket: &Path) -> FakeVmm {
     let disk = host.dir().join(format!("{id}.raw"));
     fs::write(&disk, id).unwrap();
     let disk = FakeDisk {
         path: Some(disk),
         is_read_only: false,
     };
-    (FakeVmm::start(dialect, &socket, &[disk]), socket)
+    FakeVmm::start(dialect, socket, &[disk])
 }
 
 fn schedule(host: &Host, id: &str) {
@@ -45,30 +44,29 @@ fn name(dialect: Dialect) -> &'static str {
 
 /// Adds a scheduled guest that hypeman runs in `dialect`'s VMM.
 fn add_hypemans(host: &Host, dialect: Dialect) -> FakeVmm {
-    let (vmm, socket) = vmm(host, ID, dialect);
-    write_hypemans(host, name(dialect), &socket);
-    vmm
+    let socket = write_hypemans(host, name(dialect));
+    vmm(host, ID, dialect, &socket)
 }
 
-/// Adds the guest behind `socket` as one that hypeman runs, with a schedule.
-fn write_hypemans(host: &Host, hypervisor: &str, socket: &Path) {
+/// Adds a guest as one that hypeman runs, with a schedule. Gives the path of its socket.
+fn write_hypemans(host: &Host, hypervisor: &str) -> PathBuf {
     host.add_instance(ID, "web-a");
-    let path = host
-        .data_dir()
-        .join("guests")
-        .join(ID)
-        .join("metadata.json");
+    let dir = host.data_dir().join("guests").join(ID);
+    let socket = dir.join("vmm.sock");
+    let path = dir.join("metadata.json");
     let mut metadata: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     metadata["SocketPath"] = json!(socket);
     metadata["HypervisorType"] = json!(hypervisor);
     metadata["ProgramStartedAt"] = json!("2026-09-01T08:00:04Z");
     fs::write(path, metadata.to_string()).unwrap();
     schedule(host, ID);
+    socket
 }
 
 /// Adds a scheduled guest that hypeman does not run.
 fn add_registered(host: &Host, dialect: Dialect) -> FakeVmm {
-    let (vmm, socket) = vmm(host, REGISTERED, dialect);
+    let socket = host.dir().join("registered.s");
+    let vmm = vmm(host, REGISTERED, dialect, &socket);
     let socket = socket.to_str().unwrap();
     host.run(&[
         "register",
@@ -288,7 +286,7 @@ fn a_qemu_whose_only_monitor_the_server_holds_is_not_waited_for() {
     let disks = host.dir().join("disks");
     fs::create_dir(&disks).unwrap();
     let vm = TestVm::boot(&VmOptions::new(&disks));
-    write_hypemans(&host, "qemu", vm.socket());
+    fs::hard_link(vm.socket(), write_hypemans(&host, "qemu")).unwrap();
     let _held = UnixStream::connect(vm.socket()).unwrap();
     let _server = start_server(&host);
     let began = Instant::now();

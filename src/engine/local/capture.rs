@@ -11,7 +11,6 @@ use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::guest_files;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::journal::{Entry, Journal, Phase};
-use crate::engine::local::learn;
 use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
@@ -79,6 +78,7 @@ pub(super) fn running(
             ownership::REMEDY
         )));
     }
+    let seen = around.instances.admit(metadata, vmm.as_ref())?;
     let version = vmm.version()?;
     let foreseen = vmm.foreseen()?;
     let disks = vmm.disks()?;
@@ -89,7 +89,7 @@ pub(super) fn running(
     let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
     let learnt = plan.learnt()?;
     around.instances.learn(&metadata.id, |all| {
-        all.vmm = learn::seen(vmm.as_ref());
+        all.vmm = seen;
         all.disks = learnt;
     })?;
     let disk_bytes = plan.needed_bytes()?;

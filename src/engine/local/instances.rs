@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::data_dir::DataDir;
 use super::metadata::Metadata;
-use super::registration::{self, Learnt, Old, Registration, Registry};
+use super::peers::Peers;
+use super::registration::{self, Learnt, Old, Registration, Registry, Seen};
 use super::store::SnapshotStore;
 use crate::engine::EngineError;
 use crate::instance::{InstanceId, InstanceRef};
+use crate::vmm::Vmm;
 
 /// Where the instances are.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(super) struct Instances {
     data_dir: PathBuf,
     /// Whether registrations of older versions are moved to the state directory when one is met.
     may_write: bool,
+    peers: Peers,
 }
 
 impl Instances {
@@ -30,6 +33,7 @@ impl Instances {
             registry: Registry::new(state_dir),
             data_dir: data_dir.to_owned(),
             may_write,
+            peers: Peers::default(),
         }
     }
 
@@ -164,6 +168,18 @@ impl Instances {
             Old::Distrusted(why) => Err(EngineError::instance(why)),
             Old::None | Old::Foreign(_) => Ok(None),
         }
+    }
+
+    /// Lets `vmm` be captured as the one of `metadata`. Gives its process, where the kernel can tell.
+    ///
+    /// # Errors
+    /// When it runs as another user than before, or serves another instance.
+    pub(super) fn admit(
+        &self,
+        metadata: &Metadata,
+        vmm: &dyn Vmm,
+    ) -> Result<Option<Seen>, EngineError> {
+        self.peers.admit(&self.registry, metadata, vmm)
     }
 
     /// Changes what is known of a registered VM, and writes it if that makes a difference. Others have nothing to write to.

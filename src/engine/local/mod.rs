@@ -16,6 +16,7 @@ pub mod metadata;
 mod off;
 mod ownership;
 mod payload;
+mod peers;
 mod places;
 mod processes;
 pub mod record;
@@ -266,6 +267,11 @@ impl Engine for Local {
             .ok_or_else(|| EngineError::instance(format!("instance {} is gone", instance.id)))?;
         if let Some(refusal) = metadata.refusal(instance.state) {
             return Err(EngineError::instance(refusal));
+        }
+        if let Some(elsewhere) =
+            ownership::socket_elsewhere(&metadata, self.instances.guest_dir(&metadata)?.as_deref())
+        {
+            return Err(EngineError::instance(elsewhere));
         }
         if instance.state == State::Running {
             if let Some(claim) = ownership::claim(&metadata, &self.server)? {

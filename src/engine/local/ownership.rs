@@ -66,6 +66,30 @@ pub(super) fn harm(
     )))
 }
 
+/// Why the socket can't be the one of this guest of hypeman's, if so: hypeman has each guest's in the guest's directory
+/// (contract, section 4), and whoever may write the metadata could name another VM's.
+pub(super) fn socket_elsewhere(metadata: &Metadata, guest_dir: Option<&Path>) -> Option<String> {
+    let guest_dir = guest_dir.filter(|_| !metadata.is_registered())?;
+    let socket = &metadata.socket;
+    let parent = socket.parent()?;
+    let is_same = || {
+        parent
+            .canonicalize()
+            .ok()
+            .zip(guest_dir.canonicalize().ok())
+            .is_some_and(|(parent, guest_dir)| parent == guest_dir)
+    };
+    if parent == guest_dir || is_same() {
+        return None;
+    }
+    Some(format!(
+        "metadata.json says that the VMM's socket is {}, which is not in the guest's directory {}, where hypeman has it; \
+         correct SocketPath, or register the VM if it is not hypeman's",
+        socket.display(),
+        guest_dir.display()
+    ))
+}
+
 fn is_there(path: &Path) -> io::Result<bool> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),

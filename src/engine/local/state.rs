@@ -132,6 +132,9 @@ fn derive_by(
     if let Some(note) = guest_dir.and_then(|guest_dir| relocation(metadata, guest_dir)) {
         return Derived::unknown(note);
     }
+    if let Some(note) = ownership::socket_elsewhere(metadata, guest_dir) {
+        return Derived::unknown(note);
+    }
     let without_vmm = |socket: &str| without_vmm(metadata, guest_dir, socket, objection);
     match has_socket(&metadata.socket) {
         Ok(false) => return without_vmm("is gone"),
