@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use fs2::FileExt;
 use support::cli::{Host, Said, said};
+use support::guests;
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 
@@ -122,14 +123,13 @@ fn run_due(host: &Host, url: &str, args: &[&str]) -> Said {
     said
 }
 
+/// Makes each snapshot of the instance fail.
 fn break_instance(host: &Host) {
-    let socket = host.data_dir().join("guests").join(ID).join("qemu.sock");
-    fs::write(socket, "").unwrap();
+    guests::spoil(&host.data_dir().join("guests").join(ID));
 }
 
 fn repair_instance(host: &Host) {
-    let socket = host.data_dir().join("guests").join(ID).join("qemu.sock");
-    fs::remove_file(socket).unwrap();
+    guests::mend(&host.data_dir().join("guests").join(ID));
 }
 
 #[test]

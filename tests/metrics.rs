@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fs2::FileExt;
 use support::cli::{Host, Said, now, said};
+use support::guests;
 use support::skip::skipped;
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
@@ -70,13 +71,9 @@ fn value(text: &str, start: &str) -> f64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// Makes each snapshot of the instance fail: something stands where its VMM's socket should be.
+/// Makes each snapshot of the instance fail.
 fn break_instance(host: &Host, id: &str) {
-    fs::write(
-        host.data_dir().join("guests").join(id).join("qemu.sock"),
-        "",
-    )
-    .unwrap();
+    guests::spoil(&host.data_dir().join("guests").join(id));
 }
 
 fn has(program: &str, args: &[&str]) -> bool {

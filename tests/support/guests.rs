@@ -21,6 +21,25 @@ pub fn write_stopped(data_dir: &Path, id: &str, name: &str) -> PathBuf {
     dir
 }
 
+/// Makes each snapshot of the instance fail, whose disk is lost: a snapshot would hold nothing.
+///
+/// # Panics
+/// When the disk is not there.
+pub fn spoil(guest_dir: &Path) {
+    // Logs belong to no snapshot.
+    let logs = guest_dir.join("logs");
+    fs::create_dir_all(&logs).expect("a directory");
+    fs::rename(guest_dir.join("overlay.raw"), logs.join("lost")).expect("a disk");
+}
+
+/// Undoes [`spoil`].
+///
+/// # Panics
+/// When the disk is not there.
+pub fn mend(guest_dir: &Path) {
+    fs::rename(guest_dir.join("logs/lost"), guest_dir.join("overlay.raw")).expect("a disk");
+}
+
 fn metadata(dir: &Path, id: &str, name: &str) -> Value {
     json!({
         "Id": id, "Name": name, "Image": "docker.io/library/alpine:latest", "ResolvedImage": "",
