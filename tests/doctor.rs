@@ -4,8 +4,9 @@
 #![cfg(test)]
 
 use std::fs;
+use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -496,4 +497,32 @@ fn a_server_that_is_not_there_is_broken() {
     let key = finding(&said, "API key", "HYPEMAN_API_KEY");
     assert_says(&key, "warning", &["not tried"]);
     assert!(!format!("{said:?}").contains(KEY), "{said:?}");
+}
+
+#[test]
+fn guest_directories_that_others_can_write_are_named() {
+    let host = host();
+    let findings = |host: &Host| {
+        let all = host.run(&["-o", "json", "doctor"]).exits(0).json();
+        let mut all = all.as_array().unwrap().clone();
+        all.retain(|it| it["check"] == "guest directory");
+        all
+    };
+    assert_eq!(findings(&host), Vec::<Value>::new());
+    let guest = host.data_dir().join("guests").join(ID);
+    for (path, mode) in [
+        (guest.clone(), 0o775),
+        (guest.clone(), 0o1757),
+        (guest.join("metadata.json"), 0o666),
+    ] {
+        let before = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let found = findings(&host);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0]["status"], "warning");
+        assert_eq!(found[0]["subject"], json!(path));
+        assert_eq!(found[0]["remedy"], format!("chmod go-w {}", path.display()));
+        fs::set_permissions(&path, before).unwrap();
+    }
+    assert_eq!(findings(&host), Vec::<Value>::new());
 }

@@ -17,6 +17,7 @@ use super::registration;
 use super::soundness;
 use super::state::{self, Derived, Met};
 use super::store::SnapshotStore;
+use super::writers;
 use crate::engine::describe;
 use crate::engine::hypeman::ServerPresence;
 use crate::finding::{Finding, Status};
@@ -75,6 +76,7 @@ impl Examination<'_> {
                     findings.extend(self.snapshots_dir(&data));
                     findings.extend(soundness::examine(&SnapshotStore::of(&data)));
                     findings.extend(reflinks(&data));
+                    findings.extend(writers::examine(&data, &instances));
                     findings.extend(self.all(&instances));
                 }
                 Err(error) => findings.push(Finding::broken(

@@ -29,6 +29,7 @@ pub mod staging;
 pub mod state;
 pub mod store;
 mod sweep;
+mod writers;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
