@@ -242,29 +242,25 @@ fn confined_service_snapshots_a_vm_that_runs() {
         options.guest.window_mib = 4;
         options.socket = Some(machine.shared().join("vm.sock"));
     });
-    // The machine does not see the processes outside, so that its disks are the admin's word.
-    let disk = host.vm.disks()[0].to_str().unwrap();
-    let socket = host.vm.socket().to_str().unwrap();
-    let register = ["register", ID, "--hypervisor", "qemu", "--socket", socket];
-    host.tool_ok(&[&register[..], &["--disk", disk]].concat());
     host.schedule(3);
     host.make_due();
-    // The machine has process ids of its own, in which the VMM has none: that it has the disk open can't be seen there.
-    let (socket, disk) = (host.vm.socket(), &host.vm.disks()[0]);
-    let [socket, disk] = [socket, disk].map(|path| path.to_str().unwrap());
-    let register = ["register", ID, "--hypervisor", "qemu", "--socket", socket];
-    host.tool_ok(&[&register[..], &["--disk", disk]].concat());
+    // The machine has process ids of its own, in which the VMM has none: neither which process it is nor that it has the
+    // disk open can be seen there, so that the VM is registered there.
     let before = host.vm.traces();
     let directories = format!(
-        "STATE={}\nDATA={}\n",
+        "STATE={}\nDATA={}\nID={ID}\nSOCKET={}\nDISK={}\n",
         host.state_dir().display(),
-        host.data_dir().display()
+        host.data_dir().display(),
+        host.vm.socket().display(),
+        host.vm.disks()[0].display()
     );
     let script = r#"
         printf 'HYPEMAN_SNAP_STATE_DIR=%s\nHYPEMAN_SNAP_DATA_DIR="%s"\n' "$STATE" "$DATA" >/etc/default/hypeman-snap
         mkdir /etc/systemd/system/hypeman-snap.service.d
         printf '[Service]\nReadWritePaths=%s\n' "$SHARED" >/etc/systemd/system/hypeman-snap.service.d/paths.conf
         systemctl daemon-reload
+        HYPEMAN_SNAP_STATE_DIR=$STATE HYPEMAN_SNAP_DATA_DIR=$DATA \
+          hypeman-snap register "$ID" --hypervisor qemu --socket "$SOCKET" --disk "$DISK" >&2
         service start || { journal >&2; exit 1; }
         journal
         "#;

@@ -99,11 +99,14 @@ fn another_user(metadata: &Metadata, seen: Option<&Seen>) -> Option<String> {
             processes::in_words(seen.pid),
             seen.uid
         ),
-        None => "is served by a process that can't be told".to_owned(),
+        None => {
+            "is served by a process that can't be seen from here (it has ended, or has no number in this PID namespace)"
+                .to_owned()
+        }
     };
     Some(format!(
         "the socket {} {now}, but was by user {before}: somebody else may have put it there; if it is the VM's, \
-         `hypeman-snap register` {} again",
+         `hypeman-snap register` {} again, here",
         metadata.socket.display(),
         metadata.id
     ))
