@@ -20,7 +20,7 @@ use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Kind, Snapshot};
 
 /// How long after a signal to this process a hook that undoes or reports is told to end, and how long it has for that.
-const UNDO_GRACE: [Duration; 2] = [Duration::from_secs(8), Duration::from_secs(1)];
+const UNDO_GRACE: [Duration; 2] = [Duration::from_secs(7), Duration::from_secs(1)];
 /// The same for one that only prepares.
 const PRE_GRACE: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3)];
 /// How much of its last line of output is part of a hook's error, in characters.
