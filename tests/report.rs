@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use support::cli::Host;
+use support::cli::{Host, now};
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 const OTHER_ID: &str = "mk3w0000000000000000000b";
@@ -200,21 +200,18 @@ fn prune_of_a_locked_instance_ends_with_exit_code_4() {
 #[test]
 fn due_instance_that_another_run_holds_is_no_failure() {
     let host = scheduled_host();
+    let mut schedule = host.schedule(ID);
+    schedule["next_run_at"] = now().to_rfc3339().into();
+    host.write_schedule(ID, schedule.to_string());
     let _held = host.lock(ID);
-    let said = host.run(&["run-due", "--force"]).exits(0).is_content();
+    let said = host.run(&["run-due"]).exits(0).is_content();
     assert_eq!(said.stdout, "");
-    let said = host
-        .run(&["run-due", "--force", "-v"])
-        .exits(0)
-        .complains(&[ID]);
+    let said = host.run(&["run-due", "-v"]).exits(0).complains(&[ID]);
     assert!(
         !said.stderr.contains("warning") && !said.stderr.contains("error"),
         "{said:?}"
     );
-    let json = host
-        .run(&["run-due", "--force", "-o", "json"])
-        .exits(0)
-        .json();
+    let json = host.run(&["run-due", "-o", "json"]).exits(0).json();
     assert_eq!(only(&json["results"])["outcome"], "skipped");
 }
 
