@@ -120,6 +120,7 @@ fn open_engine(
                 pause_timeout: settings.limits.pause_timeout,
                 vmm_timeout: settings.limits.vmm_timeout,
                 instance_timeout: settings.limits.instance_timeout,
+                disk_roots: settings.disk_roots.clone(),
                 may_write: command.may_write(),
             },
             hypeman::ServerPresence::new(

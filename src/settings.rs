@@ -2,6 +2,8 @@
 //!
 //! Reads no file and starts nothing; it only looks whether two directories are one. A flag wins over its environment variable; an empty variable counts as unset.
 
+mod disks;
+mod limits;
 mod place;
 
 use std::ffi::OsString;
@@ -12,7 +14,6 @@ use directories::ProjectDirs;
 
 use crate::cli::{Command, EngineKind, Global, RunDueArgs};
 use crate::heartbeat::Target;
-use crate::schedule::duration;
 
 /// Where root keeps this tool's state.
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
@@ -43,6 +44,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Whether plain http may leave this host.
     pub allows_insecure_http: bool,
+    /// Where disks may be that the admin has not named; anywhere if there is none. Absolute.
+    pub disk_roots: Vec<PathBuf>,
     /// How long to wait for an instance's lock.
     pub lock_timeout: Duration,
     /// How long what a run waits for may take, and how much it does at once.
@@ -223,8 +226,9 @@ pub fn resolve(
             around,
         )?,
         allows_insecure_http: flags.insecure_http,
+        disk_roots: disks::roots(around)?,
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
-        limits: limits(command, around)?,
+        limits: limits::of(command, around)?,
         origins: Origins {
             state_dir: state_dir_origin,
             data_dir: data_dir_origin,
@@ -236,55 +240,6 @@ pub fn resolve(
         } else {
             Monitoring::default()
         },
-    })
-}
-
-fn limits(command: &Command, around: &Surroundings<'_>) -> Result<Limits, InvalidSettings> {
-    let default = Limits {
-        missing_grace: missing_grace(command, around)?,
-        ..Limits::default()
-    };
-    Ok(match command {
-        Command::RunDue(args) => Limits {
-            jobs: args.jobs.map_or(default.jobs, usize::from),
-            pause_timeout: above_zero("--pause-timeout", args.pause_timeout)?
-                .unwrap_or(default.pause_timeout),
-            instance_timeout: above_zero("--instance-timeout", args.instance_timeout)?,
-            create_timeout: above_zero("--create-timeout", args.create_timeout)?
-                .unwrap_or(default.create_timeout),
-            ..default
-        },
-        Command::Check(_) | Command::Doctor => Limits {
-            request_timeout: Some(CHECK_REQUEST_TIMEOUT),
-            ..default
-        },
-        Command::Set(_)
-        | Command::Get(_)
-        | Command::List
-        | Command::Delete(_)
-        | Command::Prune(_)
-        | Command::Snapshots(_)
-        | Command::Register(_)
-        | Command::Unregister(_)
-        | Command::Completions(_) => default,
-    })
-}
-
-fn missing_grace(
-    command: &Command,
-    around: &Surroundings<'_>,
-) -> Result<Duration, InvalidSettings> {
-    const VARIABLE: &str = "HYPEMAN_SNAP_MISSING_GRACE";
-    if let Some(grace) = command.missing_grace() {
-        return Ok(grace);
-    }
-    let Some(value) = text(VARIABLE, around)? else {
-        return Ok(Limits::default().missing_grace);
-    };
-    duration::parse(&value).map_err(|error| InvalidSettings::Value {
-        origin: VARIABLE,
-        value,
-        rule: error.to_string(),
     })
 }
 

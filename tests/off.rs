@@ -59,6 +59,34 @@ fn schedule_goes_on_when_the_vm_is_shut_down_without_its_disks_ever_being_named(
 }
 
 #[test]
+fn disks_outside_the_directories_that_the_host_names_are_refused() {
+    let host = VmHost::boot(TOOL, &std::env::temp_dir(), |_| {});
+    let register = ["register", ID, "--hypervisor", "qemu", "--socket"];
+    let socket = host.vm.socket().to_str().unwrap();
+    host.tool_ok(&[&register[..], &[socket]].concat());
+    host.tool_ok(&["set", ID, "--interval", "1h", "--max-count", "3"]);
+    let disk = host.vm.disks()[0].clone();
+    let run = |roots: &str| {
+        let mut command = host.command();
+        command.env("HYPEMAN_SNAP_DISK_ROOTS", roots);
+        command.args(["run-due", "--force"]).output().unwrap()
+    };
+    let refused = run("/nowhere:/srv/vms");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for part in [disk.to_str().unwrap(), "/nowhere, /srv/vms", "--disk"] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let above = format!("/nowhere:{}", disk.parent().unwrap().display());
+    assert!(run(&above).status.success());
+    // What the admin says of the disk itself, or of this VM's disks, counts more.
+    host.tool_ok(&[&register[..], &[socket, "--disk", disk.to_str().unwrap()]].concat());
+    assert!(run("/nowhere").status.success());
+    host.tool_ok(&[&register[..], &[socket, "--disk-root", "/etc"]].concat());
+    assert_eq!(run(&above).status.code(), Some(1));
+}
+
+#[test]
 fn vm_that_lost_its_socket_is_not_taken_for_stopped() {
     let host = boot();
     fs::remove_file(host.vm.socket()).unwrap();

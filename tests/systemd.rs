@@ -131,8 +131,8 @@ fn environment_file_names_the_variables_that_the_tool_knows() {
         .skip(1)
         .map(|rest| rest.split(']').next().unwrap())
         .collect();
-    // Has no flag; the key itself belongs in no file that others read.
-    known.push("HYPEMAN_API_KEY_FILE");
+    // These have no flag of run-due; the key itself belongs in no file that others read.
+    known.extend(["HYPEMAN_API_KEY_FILE", "HYPEMAN_SNAP_DISK_ROOTS"]);
     known.sort_unstable();
     let file = fs::read_to_string(Path::new(PROJECT).join("contrib/default/hypeman-snap")).unwrap();
     let mut named: Vec<&str> = file

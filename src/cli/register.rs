@@ -32,6 +32,9 @@ pub struct RegisterArgs {
     pub disk: Vec<PathBuf>,
 
     /// A directory in which the VM's disks live; its VMM's disks elsewhere are refused. May be given several times
+    ///
+    /// Where none is given, those of the host count, which the environment of run-due names, separated by colons.
+    /// [env: HYPEMAN_SNAP_DISK_ROOTS]
     #[arg(long, value_name = "DIR")]
     pub disk_root: Vec<PathBuf>,
 

@@ -121,7 +121,7 @@ impl<'a> DiskFiles<'a> {
             .map(|(root, _)| root.display().to_string())
             .collect();
         Err(VmmError::Unsupported(format!(
-            "disk {} can't be part of a snapshot: its file {} is in none of the directories that --disk-root named ({}); \
+            "disk {} can't be part of a snapshot: its file {} is in none of the directories that --disk-root or HYPEMAN_SNAP_DISK_ROOTS named ({}); \
              name its directory too, or the disk with `hypeman-snap register --disk`",
             disk.name,
             file.path.display(),

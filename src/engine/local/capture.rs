@@ -3,7 +3,7 @@
 //! Everything slow or fallible happens before the guest stops. What happens while it stands still is in
 //! [`while_paused`], and nothing else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::local::detach;
@@ -48,6 +48,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) timeouts: Timeouts,
     /// How long a guest may stand still.
     pub(super) pause_timeout: Duration,
+    /// Where disks may be that the admin has not named, unless a registration says it.
+    pub(super) disk_roots: &'a [PathBuf],
     /// Where it is kept what they teach.
     pub(super) instances: &'a Instances,
     /// Where it is shown how far they are.
@@ -85,7 +87,7 @@ pub(super) fn running(
     let guest = staging.dir();
     let process = vmm.process();
     let named = metadata.named_disks();
-    let files = DiskFiles::of(process.as_ref(), named).within(metadata.disk_roots());
+    let files = DiskFiles::of(process.as_ref(), named).within(&roots(around, metadata, guest_dir));
     let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
     let learnt = plan.learnt()?;
     around.instances.learn(&metadata.id, |all| {
@@ -155,6 +157,21 @@ pub(super) fn running(
         pause: Some(saved.pause),
         warnings: warnings(&plan, [foreseen, kept_open].concat(), saved),
     })
+}
+
+/// Where the guest's disks may be. Those of a guest directory may be there, whatever is said of others.
+fn roots(around: &Surroundings<'_>, metadata: &Metadata, guest_dir: Option<&Path>) -> Vec<PathBuf> {
+    let of_host = || {
+        let mut roots = around.disk_roots.to_vec();
+        if !roots.is_empty() {
+            roots.extend(guest_dir.map(Path::to_owned));
+        }
+        roots
+    };
+    match metadata.disk_roots() {
+        [] => of_host(),
+        declared => declared.to_vec(),
+    }
 }
 
 /// Everything that needs the VMM.

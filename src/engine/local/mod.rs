@@ -65,6 +65,9 @@ pub struct Settings {
     pub vmm_timeout: Duration,
     /// How long all of one instance may take; `None` for what its size accounts for.
     pub instance_timeout: Option<Duration>,
+    /// Where disks may be that the admin has not named, but for guests whose registration says it; anywhere if there is
+    /// none.
+    pub disk_roots: Vec<PathBuf>,
     /// Whether anything may be written: registrations of older versions are moved when one is met.
     pub may_write: bool,
 }
@@ -80,6 +83,7 @@ pub struct Local {
     timeouts: Timeouts,
     server: ServerPresence,
     instance_timeout: Option<Duration>,
+    disk_roots: Vec<PathBuf>,
     progress: Progress,
 }
 
@@ -99,6 +103,7 @@ impl Local {
             },
             server,
             instance_timeout: settings.instance_timeout,
+            disk_roots: settings.disk_roots,
             progress,
         }
     }
@@ -150,6 +155,7 @@ impl Local {
         match request.instance.state {
             State::Running => {
                 let around = Surroundings {
+                    disk_roots: &self.disk_roots,
                     journal: &self.journal,
                     timeouts,
                     pause_timeout: self.pause_timeout,
