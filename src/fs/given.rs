@@ -4,15 +4,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
 
 use super::open_files::FileId;
+use super::walk::walk;
 
-/// So many symlinks may be on one way, as for the kernel (path_resolution(7)).
-const SYMLINKS_MAX: u32 = 40;
 /// To hold something without opening it.
 const HOLD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
@@ -61,7 +59,7 @@ impl Given {
     /// # Errors
     /// As [`Given::at`], and for a symlink of somebody else.
     pub fn trusted(path: &Path) -> io::Result<Self> {
-        Self::of(walk(path)?)
+        Self::of(walk_own(path)?)
     }
 
     /// The file at `path`, with no symlink on the way to it.
@@ -117,7 +115,7 @@ impl Given {
 /// # Errors
 /// When there is none, or a symlink of somebody else is on the way.
 pub fn trusted_directory(path: &Path) -> io::Result<OwnedFd> {
-    walk(path)
+    walk_own(path)
 }
 
 /// The path of what is held, as the kernel has it; a hint.
@@ -143,64 +141,19 @@ fn check_kind(stat: &rustix::fs::Stat) -> io::Result<()> {
     ))
 }
 
-/// Goes down `path` one name at a time.
-fn walk(path: &Path) -> io::Result<OwnedFd> {
+/// Holds what the absolute `path` leads to, other users' symlinks not followed.
+fn walk_own(path: &Path) -> io::Result<OwnedFd> {
     let own = rustix::process::geteuid().as_raw();
-    let mut names: Vec<PathBuf> = names_of(path)?;
-    let mut at = rustix::fs::open("/", HOLD | OFlags::DIRECTORY, Mode::empty())?;
-    let mut symlinks = 0;
-    while let Some(name) = names.pop() {
-        let next = rustix::fs::openat(&at, &name, HOLD | OFlags::NOFOLLOW, Mode::empty())?;
-        let stat = rustix::fs::fstat(&next)?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Symlink {
-            at = next;
-            continue;
+    walk(path, |step| {
+        let owner = step.stat.st_uid;
+        if !step.is_symlink() || owner == 0 || owner == own {
+            return Ok(());
         }
-        if stat.st_uid != 0 && stat.st_uid != own {
-            return Err(io::Error::other(format!(
-                "{} on its way is a symlink of user {}, which may point to another file at any time; name the file itself",
-                name.display(),
-                stat.st_uid
-            )));
-        }
-        symlinks += 1;
-        if symlinks > SYMLINKS_MAX {
-            return Err(Errno::LOOP.into());
-        }
-        let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
-        let target = PathBuf::from(
-            <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(target.into_bytes()),
-        );
-        if target.is_absolute() {
-            at = rustix::fs::open("/", HOLD | OFlags::DIRECTORY, Mode::empty())?;
-            names.extend(names_of(&target)?);
-        } else {
-            names.extend(parts(&target));
-        }
-    }
-    Ok(at)
-}
-
-fn names_of(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.is_absolute() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no absolute path",
-        ));
-    }
-    Ok(parts(path))
-}
-
-/// The names in `path`, last first.
-fn parts(path: &Path) -> Vec<PathBuf> {
-    path.components()
-        .rev()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(PathBuf::from(name)),
-            Component::ParentDir => Some(PathBuf::from("..")),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
+        Err(io::Error::other(format!(
+            "{} on its way is a symlink of user {owner}, which may point to another file at any time; name the file itself",
+            Path::new(step.name).display(),
+        )))
+    })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod seal;
 pub mod space;
 pub mod tree;
 pub mod trust;
+pub mod walk;
 
 #[cfg(test)]
 mod mounted_tests;

@@ -2,16 +2,13 @@
 //! VM's socket, and held: what was looked at is what is connected to. Also lifts the limit on the length of a socket's
 //! path.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{Mode, Stat};
 
-/// As many symlinks as the kernel follows on one path.
-const SYMLINKS_MAX: usize = 40;
+use crate::fs::walk::walk;
 
 /// A control socket, held.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ impl Address {
     /// # Errors
     /// When there is nothing at `socket`, or a symlink on the way that others could have made.
     pub fn of(socket: &Path) -> io::Result<Self> {
-        let socket = walk(socket)?;
+        let socket = hold(socket)?;
         Ok(Self {
             path: PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd())),
             _socket: socket,
@@ -41,60 +38,23 @@ impl Address {
     }
 }
 
-fn walk(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = std::path::absolute(path)?;
-    let mut rest: VecDeque<OsString> = names(&path).collect();
-    let mut symlinks = 0;
-    let mut here = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
-    // For messages.
-    let mut shown = PathBuf::from("/");
+/// Holds the socket.
+fn hold(path: &Path) -> io::Result<OwnedFd> {
     // The first directory on the way that others can write to.
     let mut others: Option<PathBuf> = None;
-    while let Some(name) = rest.pop_front() {
-        if others.is_none() && is_others(&rustix::fs::fstat(&here)?) {
-            others = Some(shown.clone());
+    walk(&std::path::absolute(path)?, |step| {
+        if others.is_none() && is_others(step.directory_stat) {
+            others = Some(step.directory.to_owned());
         }
-        let next = rustix::fs::openat(&here, name.as_os_str(), flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&next)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
-            here = next;
-            shown.push(name);
-            continue;
-        }
-        if let Some(directory) = &others {
-            return Err(io::Error::other(format!(
+        match &others {
+            Some(directory) if step.is_symlink() => Err(io::Error::other(format!(
                 "{} is a symlink, and others than root can write to {}: it could lead to another VM's socket; register \
                  the path of the socket itself",
-                shown.join(&name).display(),
+                step.directory.join(step.name).display(),
                 directory.display()
-            )));
+            ))),
+            Some(_) | None => Ok(()),
         }
-        symlinks += 1;
-        if symlinks > SYMLINKS_MAX {
-            return Err(rustix::io::Errno::LOOP.into());
-        }
-        let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
-        let target = PathBuf::from(<OsString as std::os::unix::ffi::OsStringExt>::from_vec(
-            target.into_bytes(),
-        ));
-        if target.is_absolute() {
-            here = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
-            shown = PathBuf::from("/");
-        }
-        for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
-            rest.push_front(name);
-        }
-    }
-    Ok(here)
-}
-
-/// The names to look up one after the other, from the root or from where one is.
-fn names(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some("..".into()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     })
 }
 
