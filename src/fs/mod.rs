@@ -1,5 +1,6 @@
 //! Files: durable writes, reflink and sparse copies, sizes and free space. Knows nothing of instances or snapshots.
 
+pub mod absence;
 pub mod beneath;
 pub mod copy;
 pub mod durable;

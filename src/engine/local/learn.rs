@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::registration::{Declared, DiskAtRest, LearntDisk, Seen};
 use crate::engine::local::processes;
+use crate::fs::absence::is_absent;
 use crate::fs::given::Given;
 use crate::fs::open_files::FileId;
 use crate::vmm::disk_files::DiskFiles;
@@ -43,8 +44,7 @@ pub(super) fn ask(declared: &Declared, timeouts: Timeouts) -> Asked {
 
 /// Whether an error of a connect says for certain that nobody listens.
 pub(super) fn is_nobody(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
-    matches!(error.kind(), ConnectionRefused | NotADirectory | NotFound)
+    is_absent(error) || error.kind() == io::ErrorKind::ConnectionRefused
 }
 
 /// The process behind a connection.

@@ -1,12 +1,12 @@
 //! Guests that hypeman runs: what keeps this tool from capturing one through its VMM. Guests that were registered are
 //! this tool's alone and free of all of it. Changes nothing.
 
-use std::io;
 use std::path::Path;
 
 use super::metadata::Metadata;
 use crate::engine::EngineError;
 use crate::engine::hypeman::ServerPresence;
+use crate::fs::absence::is_there;
 use crate::vmm::Vmm;
 
 /// What hypeman keeps of the last saved memory, to write only differences onto it the next time (contract, section 5).
@@ -88,19 +88,4 @@ pub(super) fn socket_elsewhere(metadata: &Metadata, guest_dir: Option<&Path>) ->
         socket.display(),
         guest_dir.display()
     ))
-}
-
-fn is_there(path: &Path) -> io::Result<bool> {
-    match path.symlink_metadata() {
-        Ok(_) => Ok(true),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
 }

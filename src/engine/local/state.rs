@@ -10,6 +10,7 @@ use super::metadata::{Metadata, RecordedProcess};
 use super::ownership;
 use super::processes;
 use crate::engine::{EngineError, describe};
+use crate::fs::absence::is_absent;
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
 
@@ -216,14 +217,7 @@ fn has_socket(socket: &Path) -> io::Result<bool> {
     }
     match std::fs::metadata(socket) {
         Ok(_) => Ok(true),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(false)
-        }
+        Err(error) if is_absent(&error) => Ok(false),
         // hypeman takes any error for "no VMM"; we would copy the disks of a guest that may run.
         Err(error) => Err(error),
     }
@@ -264,14 +258,7 @@ fn without_vmm(
     match has_entry {
         Ok(Some(_)) => Derived::plain(State::Standby),
         Ok(None) => Derived::plain(State::Stopped),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Derived::plain(State::Stopped)
-        }
+        Err(error) if is_absent(&error) => Derived::plain(State::Stopped),
         Err(error) => Derived::unknown(format!("can't look into {}: {error}", saved.display())),
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Registration;
 use crate::engine::EngineError;
 use crate::engine::local::json;
+use crate::fs::absence::is_there;
 use crate::fs::durable;
 use crate::instance::InstanceId;
 
@@ -214,21 +215,6 @@ fn render(registration: &Registration) -> io::Result<Vec<u8>> {
     })?;
     bytes.push(b'\n');
     Ok(bytes)
-}
-
-fn is_there(path: &Path) -> io::Result<bool> {
-    match path.symlink_metadata() {
-        Ok(_) => Ok(true),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 fn cant_write(path: &Path, error: io::Error) -> EngineError {
