@@ -96,24 +96,8 @@ fn add_guest(host: &Host, id: &str, dialect: Dialect) -> FakeVmm {
         Dialect::CloudHypervisor => "cloud-hypervisor",
         Dialect::Firecracker => "firecracker",
     };
-    register(host, id, hypervisor, &socket);
+    host.register(id, hypervisor, &socket);
     fake
-}
-
-/// Registers a guest, with a schedule.
-fn register(host: &Host, id: &str, hypervisor: &str, socket: &Path) {
-    let socket = socket.to_str().unwrap();
-    host.run(&[
-        "register",
-        id,
-        "--hypervisor",
-        hypervisor,
-        "--socket",
-        socket,
-    ])
-    .exits(0);
-    host.run(&["set", id, "--interval", "1h", "--max-count", "3"])
-        .exits(0);
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -238,7 +222,7 @@ fn a_vmm_that_hangs_costs_its_own_time_out_and_no_other_guest() {
         let disks = scene.host.dir().join("disks");
         fs::create_dir(&disks).unwrap();
         let other = TestVm::boot(&VmOptions::new(&disks));
-        register(&scene.host, "vm-b", "qemu", other.socket());
+        scene.host.register("vm-b", "qemu", other.socket());
         scene.fake.on(Request::State, Fault::Hang);
         let start = Instant::now();
         let said = scene

@@ -18,19 +18,7 @@ const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 
 /// Registers a guest of the VMM that listens in `dir`, and schedules it.
 fn register(host: &Host, id: &str, hypervisor: &str, dir: &Path) {
-    let socket = dir.join("s");
-    let socket = socket.to_str().unwrap();
-    host.run(&[
-        "register",
-        id,
-        "--hypervisor",
-        hypervisor,
-        "--socket",
-        socket,
-    ])
-    .exits(0);
-    host.run(&["set", id, "--interval", "1h", "--max-count", "3"])
-        .exits(0);
+    host.register(id, hypervisor, &dir.join("s"));
 }
 
 /// A Firecracker in a directory of its own, with one disk.

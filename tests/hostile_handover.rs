@@ -28,20 +28,7 @@ fn add(
     let place = Place::new("a handover of a hostile VMM")?;
     let disk: PathBuf = place.disk("disk.raw", "the disk");
     let vmm = Hostile::start(place, &change(Script::well_behaved(program, &[disk])));
-    let socket = vmm.socket();
-    let socket = socket.to_str().unwrap();
-    let hypervisor = program.hypervisor();
-    host.run(&[
-        "register",
-        id,
-        "--hypervisor",
-        hypervisor,
-        "--socket",
-        socket,
-    ])
-    .exits(0);
-    host.run(&["set", id, "--interval", "1h", "--max-count", "3"])
-        .exits(0);
+    host.register(id, program.hypervisor(), &vmm.socket());
     Some(vmm)
 }
 

@@ -172,6 +172,26 @@ impl Host {
         said(self.command().args(args))
     }
 
+    /// Registers the VM whose VMM listens at `socket`, with an hourly schedule that keeps three.
+    ///
+    /// # Panics
+    /// When the tool refuses.
+    #[track_caller]
+    pub fn register(&self, id: &str, hypervisor: &str, socket: &Path) {
+        let socket = socket.to_str().expect("UTF-8");
+        let register = [
+            "register",
+            id,
+            "--hypervisor",
+            hypervisor,
+            "--socket",
+            socket,
+        ];
+        self.run(&register).exits(0);
+        self.run(&["set", id, "--interval", "1h", "--max-count", "3"])
+            .exits(0);
+    }
+
     /// Adds a stopped instance, or changes its name.
     ///
     /// # Panics
