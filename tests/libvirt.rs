@@ -70,8 +70,8 @@ serial=/var/log/libvirt/qemu/serial
 last() { sed -n 's/^tick \([0-9]*\).*/\1/p' $serial | tail --lines=1; }
 is_beyond() { [ "$(last)" -gt "$1" ]; }
 is_counting() { eventually is_beyond "$(last)"; }
-state() { virsh domstate --reason web-1 | head --lines=1; }
-newest() { ls -t /var/lib/hypeman/snapshots | head --lines=1; }
+state() { virsh domstate --reason web-1 | sed -n 1p; }
+newest() { ls -t /var/lib/hypeman/snapshots | sed -n 1p; }
 # example NAME: what the page prints, of the newest snapshot.
 example() {
   sed "s/SNAPSHOT/$(newest)/" "$SHARED/$1" >/run/example
