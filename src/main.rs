@@ -1,5 +1,6 @@
 //! Composition: parse, wire, dispatch, print the error chain, exit code.
 
+mod cadence;
 mod cli;
 mod clock;
 mod commands;

@@ -8,7 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Types and rules without I/O and without a clock.
-const PURE: [&str; 5] = ["instance", "snapshot", "schedule", "retention", "health"];
+const PURE: [&str; 6] = [
+    "instance",
+    "snapshot",
+    "schedule",
+    "cadence",
+    "retention",
+    "health",
+];
 
 /// Files that grow past this, unit tests apart, are split by job.
 const MAX_LINES: usize = 450;
@@ -17,10 +24,12 @@ const MAX_LINES: usize = 450;
 /// part only, and `engine` alone does not allow the adapters below it.
 fn allowed(module: &str) -> Vec<&'static str> {
     let mut allowed = match module {
-        "instance" | "snapshot" | "schedule" | "retention" | "health" | "cli" => PURE.to_vec(),
+        "instance" | "snapshot" | "schedule" | "cadence" | "retention" | "health" | "cli" => {
+            PURE.to_vec()
+        }
         "clock" | "exit" | "http" | "interrupt" | "progress" | "finding" => vec![],
         "fs" => vec!["interrupt"],
-        "store" => vec!["instance", "schedule", "fs", "interrupt"],
+        "store" => vec!["instance", "schedule", "cadence", "fs", "interrupt"],
         "vmm" => vec!["instance", "fs", "interrupt"],
         "host" => vec!["fs", "finding"],
         "engine" => vec![
@@ -34,7 +43,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "host",
             "finding",
         ],
-        "metrics" => vec!["fs", "schedule"],
+        "metrics" => vec!["fs", "schedule", "cadence"],
         "heartbeat" => vec!["http", "interrupt"],
         // A run that is told to stop and hangs ends the process itself.
         "run" => vec![

@@ -116,7 +116,7 @@ impl Known {
     /// Why nothing can be restored from the newest snapshot of the schedule, if so.
     pub fn flaw(&self, schedule: &Schedule) -> Option<&str> {
         let id = &schedule.instance_id;
-        let recorded = schedule.last_snapshot_id.as_ref();
+        let recorded = schedule.record.last_snapshot_id.as_ref();
         if let Some(flaw) = recorded.and_then(|id| self.flaws.get(id)) {
             return Some(flaw);
         }

@@ -161,7 +161,8 @@ fn beat(context: &Context<'_>, outcome: Result<&Report, &anyhow::Error>) -> Beat
     for id in ids {
         // What can't be read is among the results.
         if let Ok(Some(schedule)) = context.store.load(&id) {
-            if schedule.consecutive_failures > 0 || schedule.retention_error.is_some() {
+            if schedule.record.consecutive_failures > 0 || schedule.record.retention_error.is_some()
+            {
                 failing.push(id.into());
             }
         }

@@ -6,7 +6,7 @@ use crate::health::{Level, Newest, Verdict};
 use crate::instance::{InstanceId, InstanceRef};
 use crate::retention::{Decision, Policy};
 use crate::run::report::Report;
-use crate::schedule::{Schedule, Settings};
+use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Snapshot;
 
 /// What a command has to say.
@@ -90,7 +90,7 @@ pub struct Declared {
     /// The instance.
     pub instance: InstanceRef,
     /// What was declared before; `None` when there was no schedule.
-    pub before: Option<Settings>,
+    pub before: Option<Declaration>,
     /// The schedule as it is now, or in a dry run as it would be.
     pub schedule: Schedule,
     /// Whether anything was changed, or in a dry run would be.

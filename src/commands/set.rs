@@ -20,7 +20,7 @@ use crate::schedule::{Schedule, validate};
 /// When a value breaks a rule, when there is no such instance or several, when another run holds the lock for too
 /// long, and when the schedule can't be read or written. Then nothing is changed.
 pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
-    let settings = validate::settings(validate::Input {
+    let declaration = validate::declaration(validate::Input {
         interval: args.interval.clone(),
         max_count: args.max_count,
         max_age: args.max_age.clone(),
@@ -31,8 +31,8 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         failure_hook: args.failure_hook.clone(),
         hook_timeout: args.hook_timeout.clone(),
     })?;
-    warn_of_missing_programs(&settings.hooks);
-    for (_, refusal) in run::refused_hooks(&settings.hooks) {
+    warn_of_missing_programs(&declaration.hooks);
+    for (_, refusal) in run::refused_hooks(&declaration.hooks) {
         warn!("{refusal}");
     }
     let engine = (context.engine)()?;
@@ -56,12 +56,12 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     let (before, schedule, is_changed) = match context.store.load(&instance.id)? {
         None => (
             None,
-            Schedule::new(instance.id.clone(), settings, now),
+            Schedule::new(instance.id.clone(), declaration, now),
             true,
         ),
         Some(mut schedule) => {
-            let before = schedule.settings();
-            let is_changed = schedule.declare(settings, now);
+            let before = schedule.declaration.clone();
+            let is_changed = schedule.declare(declaration, now);
             (Some(before), schedule, is_changed)
         }
     };

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::cadence::Due;
 use crate::schedule::Schedule;
-use crate::schedule::cadence::{self, Due};
 
 /// The least slack; also how long something that is due may wait before "run-due does not run" is the reason.
 const MIN_SLACK: Duration = Duration::from_secs(5 * 60);
@@ -164,17 +164,19 @@ pub struct Verdict {
 
 /// The time by which a run may be late before anybody is told.
 pub fn slack(schedule: &Schedule) -> Duration {
-    let last_run = Duration::from_millis(schedule.last_duration_ms.unwrap_or_default());
-    (schedule.interval / 10)
+    let last_run = Duration::from_millis(schedule.record.last_duration_ms.unwrap_or_default());
+    (schedule.declaration.cadence.gap() / 10)
         .clamp(MIN_SLACK, MAX_SLACK)
-        .saturating_add(last_run.min(schedule.interval))
+        .saturating_add(last_run.min(schedule.declaration.cadence.gap()))
 }
 
 /// The RPO of a schedule for which none is declared.
 pub fn default_rpo(schedule: &Schedule) -> Duration {
     schedule
-        .interval
-        .saturating_add(cadence::jitter(&schedule.instance_id, schedule.interval))
+        .declaration
+        .cadence
+        .gap()
+        .saturating_add(schedule.declaration.cadence.jitter(&schedule.instance_id))
         .saturating_add(slack(schedule))
 }
 
@@ -193,11 +195,11 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
     if verdict.level >= Level::Warning {
         return verdict;
     }
-    let interval = facts.schedule.interval;
+    let interval = facts.schedule.declaration.cadence.gap();
     let cause = if matches!(verdict.cause, Cause::Unfinished { since } if elapsed(since, now) > interval)
     {
         verdict.cause
-    } else if facts.schedule.retention_error.is_some() {
+    } else if facts.schedule.record.retention_error.is_some() {
         Cause::RetentionFailing
     } else {
         return verdict;
@@ -225,7 +227,8 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
         critical_after: limit.saturating_mul(2),
     };
     // Without the engine, what the last run found has to do.
-    if facts.is_gone || (facts.newest == Newest::Unknown && schedule.missing_since.is_some()) {
+    if facts.is_gone || (facts.newest == Newest::Unknown && schedule.record.missing_since.is_some())
+    {
         return verdict;
     }
     if newest.is_none() && !has_no_snapshot(facts) {
@@ -236,12 +239,15 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
         };
     }
 
-    let since = newest.map_or(schedule.created_at, |(at, _)| at);
+    let since = newest.map_or(schedule.record.created_at, |(at, _)| at);
     let age = elapsed(since, now);
     let is_awaited = is_awaited(facts, newest.is_none(), rpo.is_none(), now);
     let warning_after = if is_awaited {
         // The newest one is as old as it is by the user's own doing, until the next run should have been.
-        limit.max(elapsed(since, add(schedule.next_run_at, slack(schedule))))
+        limit.max(elapsed(
+            since,
+            add(schedule.record.next_run_at, slack(schedule)),
+        ))
     } else {
         limit
     };
@@ -274,10 +280,11 @@ fn newest(facts: &Facts<'_>) -> Option<(DateTime<Utc>, Source)> {
 
 /// The last success that the schedule's file records; hypeman's own files do so by naming the last run's snapshot.
 fn recorded_success(schedule: &Schedule) -> Option<DateTime<Utc>> {
-    schedule.last_success_at.or_else(|| {
+    schedule.record.last_success_at.or_else(|| {
         schedule
+            .record
             .last_run_at
-            .filter(|_| schedule.last_snapshot_id.is_some())
+            .filter(|_| schedule.record.last_snapshot_id.is_some())
     })
 }
 
@@ -285,8 +292,8 @@ fn recorded_success(schedule: &Schedule) -> Option<DateTime<Utc>> {
 /// ever begun or all of them have failed.
 fn has_no_snapshot(facts: &Facts<'_>) -> bool {
     facts.newest == Newest::None
-        || facts.schedule.last_run_at.is_none()
-        || facts.schedule.consecutive_failures > 0
+        || facts.schedule.record.last_run_at.is_none()
+        || facts.schedule.record.consecutive_failures > 0
 }
 
 /// Whether the instance only waits for its next run: nothing has failed, is under way or is lost, and either there never
@@ -298,11 +305,11 @@ fn is_awaited(
     now: DateTime<Utc>,
 ) -> bool {
     let schedule = facts.schedule;
-    let is_first = has_none && schedule.last_run_at.is_none();
-    let is_quiet = schedule.attempt.is_none() && !is_failing(schedule) && !is_lost(facts);
+    let is_first = has_none && schedule.record.last_run_at.is_none();
+    let is_quiet = schedule.record.attempt.is_none() && !is_failing(schedule) && !is_lost(facts);
     let is_on_grid = !matches!(
-        cadence::due(&schedule.times(), &schedule.instance_id, now),
-        Due::Heal { .. }
+        schedule.times().due(&schedule.instance_id, now),
+        Due::Misplaced { .. }
     );
     is_quiet && is_on_grid && (is_first || has_default_rpo)
 }
@@ -321,9 +328,9 @@ fn cause(
     if is_nothing_left(facts) {
         return Cause::Lost;
     }
-    match &schedule.attempt {
+    match &schedule.record.attempt {
         // An attempt beside an error is one whose end is not clear; it waits for its retry like any failure.
-        Some(attempt) if schedule.run_error().is_none() => {
+        Some(attempt) if schedule.record.run_error().is_none() => {
             return Cause::Unfinished {
                 since: attempt.started_at,
             };
@@ -347,7 +354,7 @@ fn cause(
         } else {
             Cause::Fresh
         }
-    } else if rpo.is_some_and(|rpo| rpo < schedule.interval) {
+    } else if rpo.is_some_and(|rpo| rpo < schedule.declaration.cadence.gap()) {
         Cause::Sparse
     } else {
         Cause::Late
@@ -363,11 +370,11 @@ enum Overdue {
 }
 
 fn overdue(schedule: &Schedule, now: DateTime<Utc>) -> Overdue {
-    match cadence::due(&schedule.times(), &schedule.instance_id, now) {
-        Due::No { .. } => Overdue::No,
-        Due::Heal { .. } => Overdue::Unclear,
-        Due::Now(_) => {
-            let times = [Some(schedule.next_run_at), schedule.retry_at];
+    match schedule.times().due(&schedule.instance_id, now) {
+        Due::No => Overdue::No,
+        Due::Misplaced { .. } => Overdue::Unclear,
+        Due::Now => {
+            let times = [Some(schedule.record.next_run_at), schedule.record.retry_at];
             match times.into_iter().flatten().filter(|at| *at <= now).min() {
                 Some(since) if elapsed(since, now) > MIN_SLACK => Overdue::Since(since),
                 Some(_) => Overdue::No,
@@ -378,7 +385,7 @@ fn overdue(schedule: &Schedule, now: DateTime<Utc>) -> Overdue {
 }
 
 fn is_failing(schedule: &Schedule) -> bool {
-    schedule.consecutive_failures > 0 || schedule.run_error().is_some()
+    schedule.record.consecutive_failures > 0 || schedule.record.run_error().is_some()
 }
 
 /// Whether there were snapshots, and there is none any more.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::cadence::Cadence;
 use crate::schedule::hooks::Hooks;
-use crate::schedule::{Attempt, Retention, Settings};
+use crate::schedule::{Attempt, Declaration, Retention};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
@@ -23,26 +24,26 @@ fn seconds(seconds: i64) -> Duration {
 
 /// A schedule that was set at 0 and has not run yet.
 fn new(interval: i64) -> Schedule {
-    let settings = Settings {
-        interval: seconds(interval),
+    let declaration = Declaration {
+        cadence: Cadence::Every(seconds(interval)),
         retention: Retention {
             max_count: 3,
-            ..Retention::default()
+            max_age: None,
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
     };
-    Schedule::new("vm".parse().unwrap(), settings, at(0))
+    Schedule::new("vm".parse().unwrap(), declaration, at(0))
 }
 
 /// An hourly schedule whose last run, at 0, went well.
 fn hourly() -> Schedule {
     let mut schedule = new(HOUR);
-    schedule.created_at = at(-100 * HOUR);
-    schedule.next_run_at = at(0);
+    schedule.record.created_at = at(-100 * HOUR);
+    schedule.record.next_run_at = at(0);
     schedule.begin(at(0), |_| false);
-    schedule.succeed("s1", at(0), at(1));
+    schedule.record.succeed("s1", at(0), at(1));
     schedule
 }
 
@@ -71,16 +72,16 @@ fn default_rpo_is_interval_jitter_and_slack() {
     ] {
         let schedule = new(interval);
         assert_eq!(slack(&schedule), seconds(slack_is), "{interval}");
-        let jitter = cadence::jitter(&schedule.instance_id, schedule.interval);
+        let jitter = schedule.declaration.cadence.jitter(&schedule.instance_id);
         assert_eq!(
             default_rpo(&schedule),
             seconds(interval + slack_is) + jitter
         );
     }
     let mut slow = hourly();
-    slow.last_duration_ms = Some(90_000);
+    slow.record.last_duration_ms = Some(90_000);
     assert_eq!(slack(&slow), seconds(6 * MINUTE + 90));
-    slow.last_duration_ms = Some(u64::MAX);
+    slow.record.last_duration_ms = Some(u64::MAX);
     assert_eq!(slack(&slow), seconds(6 * MINUTE + HOUR));
 }
 
@@ -107,7 +108,7 @@ fn age_decides_the_level() {
 #[test]
 fn failing_retention_is_a_warning_at_any_age_and_hides_nothing_worse() {
     let mut schedule = hourly();
-    schedule.note_retention(Some("can't delete s0"));
+    schedule.record.note_retention(Some("can't delete s0"));
     let newest = Newest::At(at(0));
     let verdict = judge_at(&schedule, newest, 10 * MINUTE);
     assert_eq!(summary(&verdict), (Level::Warning, "retention_failing"));
@@ -122,7 +123,7 @@ fn failing_retention_is_a_warning_at_any_age_and_hides_nothing_worse() {
     };
     let verdict = judge(&gone, None, at(HOUR));
     assert_eq!(summary(&verdict), (Level::Warning, "retention_failing"));
-    schedule.note_retention(None);
+    schedule.record.note_retention(None);
     let verdict = judge_at(&schedule, newest, 10 * MINUTE);
     assert_eq!(summary(&verdict), (Level::Ok, "fresh"));
 }
@@ -144,7 +145,7 @@ fn timer_that_does_not_fire_is_told_from_snapshots_that_fail() {
     for (begins, tries) in [(HOUR, 1), (HOUR + MINUTE, 2), (HOUR + 3 * MINUTE, 3)] {
         failing.begin(at(begins), |_| false);
         failing.fail("disk is full", at(begins + 1));
-        assert_eq!(failing.consecutive_failures, tries);
+        assert_eq!(failing.record.consecutive_failures, tries);
     }
     let newest = Newest::At(at(0));
     let now = HOUR + 6 * MINUTE;
@@ -156,7 +157,7 @@ fn timer_that_does_not_fire_is_told_from_snapshots_that_fail() {
     assert_eq!(
         verdict.cause,
         Cause::NotRunning {
-            since: failing.retry_at
+            since: failing.record.retry_at
         }
     );
     failing.begin(at(3 * HOUR), |_| false);
@@ -189,12 +190,12 @@ fn new_schedule_is_not_late_before_its_first_run_whatever_the_rpo() {
 #[test]
 fn changed_interval_is_waited_for_unless_an_rpo_is_declared() {
     let mut schedule = new(24 * HOUR);
-    schedule.next_run_at = at(0);
+    schedule.record.next_run_at = at(0);
     schedule.begin(at(0), |_| false);
-    schedule.succeed("s1", at(0), at(1));
-    let hourly = Settings {
-        interval: seconds(HOUR),
-        ..schedule.settings()
+    schedule.record.succeed("s1", at(0), at(1));
+    let hourly = Declaration {
+        cadence: Cadence::Every(seconds(HOUR)),
+        ..schedule.declaration.clone()
     };
     let now = 20 * HOUR;
     assert!(schedule.declare(hourly, at(now)));
@@ -242,10 +243,10 @@ fn run_that_has_not_ended_is_named() {
     assert_eq!(verdict.cause, Cause::Unfinished { since: at(HOUR) });
     assert_eq!(verdict.level, Level::Warning);
     // An end that is not clear counts as a failure.
-    schedule.attempt.as_mut().unwrap().tries = 1;
-    let attempt: Attempt = schedule.attempt.clone().unwrap();
+    schedule.record.attempt.as_mut().unwrap().tries = 1;
+    let attempt: Attempt = schedule.record.attempt.clone().unwrap();
     schedule.fail("no answer", at(HOUR + 1));
-    schedule.attempt = Some(attempt);
+    schedule.record.attempt = Some(attempt);
     let verdict = judge_at(&schedule, newest, HOUR + 40);
     assert_eq!(verdict.cause, Cause::Failing);
 }
@@ -268,17 +269,17 @@ fn without_the_engine_the_record_is_judged() {
     assert_eq!(summary(&verdict), (Level::Ok, "fresh"));
     assert_eq!(verdict.newest, Some((at(0), Source::Record)));
     // A file of hypeman's own names the last run's snapshot and no success.
-    schedule.last_success_at = None;
+    schedule.record.last_success_at = None;
     let verdict = judge_at(&schedule, Newest::Unknown, 3 * HOUR);
     assert_eq!(verdict.level, Level::Critical);
-    schedule.last_snapshot_id = None;
+    schedule.record.last_snapshot_id = None;
     let verdict = judge_at(&schedule, Newest::Unknown, MINUTE);
     assert_eq!(summary(&verdict), (Level::Unknown, "untold"));
     assert_eq!(verdict.age, None);
     schedule.fail("no server", at(1));
     let verdict = judge_at(&schedule, Newest::Unknown, MINUTE);
     assert_eq!(summary(&verdict), (Level::Critical, "failing"));
-    schedule.note_missing(at(2));
+    schedule.record.note_missing(at(2));
     let verdict = judge_at(&schedule, Newest::Unknown, 100 * HOUR);
     assert_eq!(summary(&verdict), (Level::Ok, "gone"));
 }
@@ -296,7 +297,7 @@ fn instance_that_is_gone_is_no_alarm() {
     assert_eq!(summary(&verdict), (Level::Ok, "gone"));
     // What the last run found is old news once the engine has been asked.
     let mut back = hourly();
-    back.note_missing(at(2));
+    back.record.note_missing(at(2));
     let verdict = judge_at(&back, Newest::At(at(0)), 100 * HOUR);
     assert_eq!(verdict.level, Level::Critical);
 }
@@ -306,7 +307,7 @@ fn jumped_clocks_are_neither_hidden_nor_an_alarm_at_once() {
     let mut schedule = hourly();
     let verdict = judge_at(&schedule, Newest::At(at(HOUR)), 0);
     assert_eq!(summary(&verdict), (Level::Warning, "in_future"));
-    schedule.next_run_at = at(1000 * HOUR);
+    schedule.record.next_run_at = at(1000 * HOUR);
     let verdict = judge_at(&schedule, Newest::At(at(0)), MINUTE);
     assert_eq!(summary(&verdict), (Level::Ok, "fresh"));
     let verdict = judge_at(&schedule, Newest::At(at(0)), 2 * HOUR);
@@ -331,13 +332,13 @@ fn any_schedule() -> impl Strategy<Value = Schedule> {
         .prop_map(
             |(interval, next, retry, last, success, missing, failures, took)| {
                 let mut schedule = new(interval);
-                schedule.next_run_at = at(next);
-                schedule.retry_at = retry.map(at);
-                schedule.last_run_at = last.map(at);
-                schedule.last_success_at = success.map(at);
-                schedule.missing_since = missing.map(at);
-                schedule.consecutive_failures = failures;
-                schedule.last_duration_ms = Some(took);
+                schedule.record.next_run_at = at(next);
+                schedule.record.retry_at = retry.map(at);
+                schedule.record.last_run_at = last.map(at);
+                schedule.record.last_success_at = success.map(at);
+                schedule.record.missing_since = missing.map(at);
+                schedule.record.consecutive_failures = failures;
+                schedule.record.last_duration_ms = Some(took);
                 schedule
             },
         )
@@ -366,7 +367,7 @@ proptest! {
         let second = judge(&facts, rpo, at(now + later));
         // A snapshot from the future stops being one, and a next run that lay impossibly far ahead becomes a real one.
         let has_jumped = first.cause == Cause::InFuture
-            || matches!(cadence::due(&schedule.times(), &schedule.instance_id, at(now)), Due::Heal { .. });
+            || matches!(schedule.times().due(&schedule.instance_id, at(now)), Due::Misplaced { .. });
         prop_assert!(has_jumped || second.level >= first.level, "{first:?} {second:?}");
     }
 

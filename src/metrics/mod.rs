@@ -211,16 +211,16 @@ const METRICS: [Metric; 14] = [
         name: NAME_BEARER,
         kind: "gauge",
         help: "Time between two snapshots of the instance.",
-        value: |it| Some(it.schedule.interval.as_secs_f64()),
+        value: |it| Some(it.schedule.declaration.cadence.gap().as_secs_f64()),
     },
     Metric {
         name: "next_run_timestamp_seconds",
         kind: "gauge",
         help: "When the instance's next run is due, retries included.",
         value: |it| {
-            let next = it.schedule.next_run_at;
+            let next = it.schedule.record.next_run_at;
             Some(timestamp(
-                it.schedule.retry_at.map_or(next, |at| at.min(next)),
+                it.schedule.record.retry_at.map_or(next, |at| at.min(next)),
             ))
         },
     },
@@ -228,44 +228,44 @@ const METRICS: [Metric; 14] = [
         name: "last_success_timestamp_seconds",
         kind: "gauge",
         help: "When the newest good snapshot was taken, as the schedule records it; absent before the first.",
-        value: |it| it.schedule.last_success_at.map(timestamp),
+        value: |it| it.schedule.record.last_success_at.map(timestamp),
     },
     Metric {
         name: "runs_total",
         kind: "counter",
         help: "Runs that were begun for the instance since its schedule was set.",
-        value: |it| Some(whole(it.schedule.total_runs)),
+        value: |it| Some(whole(it.schedule.record.total_runs)),
     },
     Metric {
         name: "failures_total",
         kind: "counter",
         help: "Runs that failed for the instance since its schedule was set.",
-        value: |it| Some(whole(it.schedule.total_failures)),
+        value: |it| Some(whole(it.schedule.record.total_failures)),
     },
     Metric {
         name: "consecutive_failures",
         kind: "gauge",
         help: "Runs that failed since the last good one.",
-        value: |it| Some(f64::from(it.schedule.consecutive_failures)),
+        value: |it| Some(f64::from(it.schedule.record.consecutive_failures)),
     },
     Metric {
         name: "retention_failing",
         kind: "gauge",
         help: "Whether the instance's old snapshots could not be removed when that was last tried: 1 or 0.",
-        value: |it| Some(flag(it.schedule.retention_error.is_some())),
+        value: |it| Some(flag(it.schedule.record.retention_error.is_some())),
     },
     Metric {
         name: "last_pause_seconds",
         kind: "gauge",
         help: "How long the guest stood still for its newest snapshot; absent where it did not.",
-        value: |it| it.schedule.last_pause_ms.map(|ms| ms / 1000.0),
+        value: |it| it.schedule.record.last_pause_ms.map(|ms| ms / 1000.0),
     },
     Metric {
         name: "last_duration_seconds",
         kind: "gauge",
         help: "How long the instance's newest run took; absent before the first.",
         value: |it| {
-            let ms = it.schedule.last_duration_ms?;
+            let ms = it.schedule.record.last_duration_ms?;
             Some(Duration::from_millis(ms).as_secs_f64())
         },
     },
@@ -273,7 +273,7 @@ const METRICS: [Metric; 14] = [
         name: "instance_missing",
         kind: "gauge",
         help: "Whether the instance is known to be gone: 1 or 0.",
-        value: |it| Some(flag(it.schedule.missing_since.is_some())),
+        value: |it| Some(flag(it.schedule.record.missing_since.is_some())),
     },
     Metric {
         name: "snapshots",

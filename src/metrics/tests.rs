@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cadence::Cadence;
 use crate::schedule::hooks::Hooks;
-use crate::schedule::{Retention, Settings};
+use crate::schedule::{Declaration, Retention};
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
@@ -19,18 +20,18 @@ fn run_at(seconds: i64) -> Run {
 }
 
 fn instance(id: &str, name: &str) -> Instance {
-    let settings = Settings {
-        interval: Duration::from_secs(3600),
+    let declaration = Declaration {
+        cadence: Cadence::Every(Duration::from_secs(3600)),
         retention: Retention {
             max_count: 3,
-            ..Retention::default()
+            max_age: None,
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
     };
     Instance {
-        schedule: Schedule::new(id.parse().unwrap(), settings, at(0)),
+        schedule: Schedule::new(id.parse().unwrap(), declaration, at(0)),
         name: name.to_owned(),
         snapshots: Some(Snapshots::default()),
     }
@@ -59,9 +60,9 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
         assert!(!text.contains(&format!("{PREFIX}{absent}")), "{text}");
     }
     web.schedule.begin(at(3700), |_| false);
-    web.schedule.succeed("s1", at(3700), at(3701));
-    web.schedule.last_pause_ms = Some(12.5);
-    web.schedule.last_duration_ms = Some(1250);
+    web.schedule.record.succeed("s1", at(3700), at(3701));
+    web.schedule.record.last_pause_ms = Some(12.5);
+    web.schedule.record.last_duration_ms = Some(1250);
     web.snapshots = Some(Snapshots {
         count: 2,
         unusable: 1,

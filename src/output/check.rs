@@ -103,7 +103,7 @@ pub fn message(row: &HealthRow, view: &View) -> String {
 
 fn judged(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
     let message = because(schedule, verdict, view);
-    match &schedule.retention_error {
+    match &schedule.record.retention_error {
         Some(error) => format!("{message}; retention fails: {}", visible(error)),
         None => message,
     }
@@ -115,9 +115,9 @@ fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
         Cause::Fresh | Cause::RetentionFailing => age,
         Cause::NotYetDue => format!(
             "{age}; the next run is due {}",
-            time(schedule.next_run_at, view)
+            time(schedule.record.next_run_at, view)
         ),
-        Cause::Gone => match schedule.missing_since {
+        Cause::Gone => match schedule.record.missing_since {
             Some(since) => format!(
                 "the instance is gone, noticed {}; only retention goes on",
                 time(since, view)
@@ -142,7 +142,10 @@ fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
         ),
         Cause::Failing => {
             let failures = failures(schedule).unwrap_or_default();
-            let again = schedule.retry_at.unwrap_or(schedule.next_run_at);
+            let again = schedule
+                .record
+                .retry_at
+                .unwrap_or(schedule.record.next_run_at);
             format!("{age}; next try {}; {failures}", time(again, view))
         }
         Cause::Unusable => {
@@ -161,17 +164,18 @@ fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
                 None => "no snapshot is left".to_owned(),
             };
             let taken = schedule
+                .record
                 .last_success_at
                 .map_or_else(String::new, |at| format!(", taken {},", time(at, view)));
             format!("{age}; the last one{taken} is not in the store any more")
         }
         Cause::Sparse => format!(
             "{age}; its schedule's interval of {} is longer than that",
-            format_human(schedule.interval)
+            format_human(schedule.declaration.cadence.gap())
         ),
         Cause::Late => format!(
             "{age}; the next run is due {}",
-            time(schedule.next_run_at, view)
+            time(schedule.record.next_run_at, view)
         ),
         Cause::InFuture => verdict.newest.map_or(age, |(at, _)| {
             format!(
@@ -204,10 +208,10 @@ fn age(verdict: &Verdict) -> String {
 }
 
 fn failures(schedule: &Schedule) -> Option<String> {
-    let error = schedule.run_error();
+    let error = schedule.record.run_error();
     let is_failing = error.is_some();
     let error = error.unwrap_or("no reason given");
-    match schedule.consecutive_failures {
+    match schedule.record.consecutive_failures {
         0 if !is_failing => None,
         0 | 1 => Some(format!("the last run failed: {}", visible(error))),
         count => Some(format!("{count} runs in a row failed: {}", visible(error))),

@@ -190,12 +190,12 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
             value["rpo_seconds"] = json!(verdict.rpo.as_secs());
             value["warning_after_seconds"] = json!(verdict.warning_after.as_secs());
             value["critical_after_seconds"] = json!(verdict.critical_after.as_secs());
-            value["next_run_at"] = json!(schedule.next_run_at);
-            value["retry_at"] = json!(schedule.retry_at);
-            value["last_run_at"] = json!(schedule.last_run_at);
-            value["last_error"] = json!(schedule.last_error);
-            value["retention_error"] = json!(schedule.retention_error);
-            value["consecutive_failures"] = json!(schedule.consecutive_failures);
+            value["next_run_at"] = json!(schedule.record.next_run_at);
+            value["retry_at"] = json!(schedule.record.retry_at);
+            value["last_run_at"] = json!(schedule.record.last_run_at);
+            value["last_error"] = json!(schedule.record.last_error);
+            value["retention_error"] = json!(schedule.record.retention_error);
+            value["consecutive_failures"] = json!(schedule.record.consecutive_failures);
         }
     }
     value

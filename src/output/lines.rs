@@ -10,7 +10,7 @@ use crate::instance::InstanceRef;
 use crate::run::report::{InstanceResult, Outcome, Report};
 use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Stage, command_line};
-use crate::schedule::{Schedule, Settings};
+use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::{DEFAULT_PREFIX, SnapshotId};
 
 /// Which snapshots stay, in words.
@@ -32,43 +32,43 @@ pub fn declared(declared: &Declared, view: &View) -> String {
     } else {
         ""
     };
-    let after = schedule.settings();
+    let after = &schedule.declaration;
     match &declared.before {
         None => format!(
             "{would}created schedule of {instance}: every {}, keeps {}, first run {}\n",
-            format_human(after.interval),
+            format_human(after.cadence.gap()),
             retention(after.retention.max_count, after.retention.max_age),
-            time(schedule.next_run_at, view),
+            time(schedule.record.next_run_at, view),
         ),
         Some(before) if declared.is_changed => format!(
             "{would}changed schedule of {instance}: {}; next run {}\n",
-            differences(before, &after).join(", "),
-            time(schedule.next_run_at, view),
+            differences(before, after).join(", "),
+            time(schedule.record.next_run_at, view),
         ),
         Some(_) => format!(
             "unchanged schedule of {instance}; next run {}\n",
-            time(schedule.next_run_at, view)
+            time(schedule.record.next_run_at, view)
         ),
     }
 }
 
 /// Each setting that is not what it was, as `name: old → new`.
-fn differences(before: &Settings, after: &Settings) -> Vec<String> {
-    let age = |settings: &Settings| {
-        settings
+fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
+    let age = |declaration: &Declaration| {
+        declaration
             .retention
             .max_age
             .map_or_else(|| "none".to_owned(), format_human)
     };
-    let count = |settings: &Settings| match settings.retention.max_count {
+    let count = |declaration: &Declaration| match declaration.retention.max_count {
         0 => "none".to_owned(),
         count => count.to_string(),
     };
     [
         (
             "interval",
-            format_human(before.interval),
-            format_human(after.interval),
+            format_human(before.cadence.gap()),
+            format_human(after.cadence.gap()),
         ),
         ("max-count", count(before), count(after)),
         ("max-age", age(before), age(after)),
@@ -101,18 +101,18 @@ fn differences(before: &Settings, after: &Settings) -> Vec<String> {
     .collect()
 }
 
-fn prefix(settings: &Settings) -> String {
-    settings
+fn prefix(declaration: &Declaration) -> String {
+    declaration
         .name_prefix
         .clone()
         .unwrap_or_else(|| DEFAULT_PREFIX.to_owned())
 }
 
-fn metadata(settings: &Settings) -> String {
-    if settings.metadata.is_empty() {
+fn metadata(declaration: &Declaration) -> String {
+    if declaration.metadata.is_empty() {
         return "none".to_owned();
     }
-    let pairs: Vec<String> = settings
+    let pairs: Vec<String> = declaration
         .metadata
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -120,8 +120,8 @@ fn metadata(settings: &Settings) -> String {
     visible(&pairs.join(", "))
 }
 
-fn hook(stage: Stage, settings: &Settings) -> String {
-    match settings.hooks.command(stage) {
+fn hook(stage: Stage, declaration: &Declaration) -> String {
+    match declaration.hooks.command(stage) {
         [] => "none".to_owned(),
         command => visible(&command_line(command)),
     }
@@ -129,16 +129,19 @@ fn hook(stage: Stage, settings: &Settings) -> String {
 
 /// `get`: one line for each thing that is set or has happened.
 pub fn schedule(schedule: &Schedule, view: &View) -> String {
-    let settings = schedule.settings();
+    let declaration = &schedule.declaration;
     let at = |at| time_in_full(at, view);
     let mut fields = vec![
         ("instance", schedule.instance_id.to_string()),
-        ("interval", format_human(settings.interval)),
+        ("interval", format_human(declaration.cadence.gap())),
         (
             "keeps",
-            retention(settings.retention.max_count, settings.retention.max_age),
+            retention(
+                declaration.retention.max_count,
+                declaration.retention.max_age,
+            ),
         ),
-        ("name prefix", prefix(&settings)),
+        ("name prefix", prefix(declaration)),
     ];
     let mut optional = |name, value: Option<String>| {
         if let Some(value) = value {
@@ -147,21 +150,21 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     };
     optional(
         "metadata",
-        (!settings.metadata.is_empty()).then(|| metadata(&settings)),
+        (!declaration.metadata.is_empty()).then(|| metadata(declaration)),
     );
     for stage in Stage::ALL {
-        let is_set = !settings.hooks.command(stage).is_empty();
-        optional(stage.hook(), is_set.then(|| hook(stage, &settings)));
+        let is_set = !declaration.hooks.command(stage).is_empty();
+        optional(stage.hook(), is_set.then(|| hook(stage, declaration)));
     }
     optional(
         "hook timeout",
-        (!settings.hooks.is_empty()).then(|| format_human(settings.hooks.timeout())),
+        (!declaration.hooks.is_empty()).then(|| format_human(declaration.hooks.timeout())),
     );
-    optional("next run", Some(at(schedule.next_run_at)));
-    optional("next retry", schedule.retry_at.map(at));
+    optional("next run", Some(at(schedule.record.next_run_at)));
+    optional("next retry", schedule.record.retry_at.map(at));
     optional(
         "unfinished run",
-        schedule.attempt.as_ref().map(|attempt| {
+        schedule.record.attempt.as_ref().map(|attempt| {
             format!(
                 "{}, began {}",
                 visible(&attempt.snapshot_name),
@@ -169,42 +172,49 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
             )
         }),
     );
-    optional("last run", schedule.last_run_at.map(at));
+    optional("last run", schedule.record.last_run_at.map(at));
     optional(
         "last snapshot",
-        schedule.last_snapshot_id.as_deref().map(visible),
+        schedule.record.last_snapshot_id.as_deref().map(visible),
     );
     optional(
         "last error",
         schedule
+            .record
             .run_error()
             .map(|error| tinted(visible(error), Tint::Failure, view)),
     );
     optional(
         "retention error",
         schedule
+            .record
             .retention_error
             .as_deref()
             .map(|error| tinted(visible(error), Tint::Failure, view)),
     );
     optional(
         "failures",
-        (schedule.consecutive_failures > 0).then(|| schedule.consecutive_failures.to_string()),
+        (schedule.record.consecutive_failures > 0)
+            .then(|| schedule.record.consecutive_failures.to_string()),
     );
-    optional("last success", schedule.last_success_at.map(at));
+    optional("last success", schedule.record.last_success_at.map(at));
     optional(
         "last pause",
-        schedule.last_pause_ms.map(|ms| format!("{ms:.1} ms")),
+        schedule
+            .record
+            .last_pause_ms
+            .map(|ms| format!("{ms:.1} ms")),
     );
     optional(
         "last duration",
         schedule
+            .record
             .last_duration_ms
             .map(|ms| took(Duration::from_millis(ms))),
     );
-    optional("instance gone since", schedule.missing_since.map(at));
-    optional("created", Some(at(schedule.created_at)));
-    optional("updated", Some(at(schedule.updated_at)));
+    optional("instance gone since", schedule.record.missing_since.map(at));
+    optional("created", Some(at(schedule.record.created_at)));
+    optional("updated", Some(at(schedule.record.updated_at)));
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     fields
         .iter()

@@ -30,11 +30,14 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                 [
                     visible(&row.instance_id),
                     visible(name),
-                    format_human(schedule.interval),
-                    lines::retention(schedule.retention.max_count, schedule.retention.max_age),
-                    units::time(schedule.next_run_at, view),
+                    format_human(schedule.declaration.cadence.gap()),
+                    lines::retention(
+                        schedule.declaration.retention.max_count,
+                        schedule.declaration.retention.max_age,
+                    ),
+                    units::time(schedule.record.next_run_at, view),
                     newest(row.newest, view),
-                    schedule.consecutive_failures.to_string(),
+                    schedule.record.consecutive_failures.to_string(),
                     match &row.flaw {
                         Some(flaw) => message("newest snapshot is unusable", flaw, view),
                         None => last_run(schedule, view),
@@ -156,9 +159,9 @@ fn newest(newest: Newest, view: &View) -> String {
 
 /// The colour of the newest run.
 fn tint(schedule: &Schedule) -> Option<Tint> {
-    if schedule.run_error().is_some() || schedule.retention_error.is_some() {
+    if schedule.record.run_error().is_some() || schedule.record.retention_error.is_some() {
         Some(Tint::Failure)
-    } else if schedule.missing_since.is_some() || schedule.attempt.is_some() {
+    } else if schedule.record.missing_since.is_some() || schedule.record.attempt.is_some() {
         Some(Tint::Notice)
     } else {
         None
@@ -178,20 +181,21 @@ fn is_going(fate: &Fate) -> bool {
 /// How the newest run went.
 fn last_run(schedule: &Schedule, view: &View) -> String {
     let at = schedule
+        .record
         .last_run_at
         .map_or_else(String::new, |at| format!(" {}", units::time(at, view)));
-    if let Some(error) = schedule.run_error() {
+    if let Some(error) = schedule.record.run_error() {
         message(&format!("failed{at}"), error, view)
-    } else if let Some(error) = &schedule.retention_error {
+    } else if let Some(error) = &schedule.record.retention_error {
         message(&format!("retention failed{at}"), error, view)
-    } else if let Some(since) = schedule.missing_since {
+    } else if let Some(since) = schedule.record.missing_since {
         format!("instance is gone since {}", units::time(since, view))
-    } else if let Some(attempt) = &schedule.attempt {
+    } else if let Some(attempt) = &schedule.record.attempt {
         format!(
             "unfinished, began {}",
             units::time(attempt.started_at, view)
         )
-    } else if schedule.last_run_at.is_some() {
+    } else if schedule.record.last_run_at.is_some() {
         format!("ok{at}")
     } else {
         "never".to_owned()

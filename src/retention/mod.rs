@@ -40,9 +40,9 @@ impl Policy {
         now: DateTime<Utc>,
     ) -> Self {
         Self {
-            max_count: schedule.retention.max_count,
-            max_age: schedule.retention.max_age,
-            floors_hold: instance_exists || !schedule.is_given_up(missing_grace, now),
+            max_count: schedule.declaration.retention.max_count,
+            max_age: schedule.declaration.retention.max_age,
+            floors_hold: instance_exists || !schedule.record.is_given_up(missing_grace, now),
         }
     }
 }

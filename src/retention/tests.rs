@@ -239,18 +239,17 @@ fn one_from_the_future_replaces_no_unusable_one() {
 
 #[test]
 fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
-    let settings = crate::schedule::Settings {
-        interval: HOUR,
+    let declaration = crate::schedule::Declaration {
+        cadence: crate::cadence::Cadence::Every(HOUR),
         retention: crate::schedule::Retention {
             max_count: 0,
             max_age: Some(HOUR),
-            ..crate::schedule::Retention::default()
         },
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: crate::schedule::hooks::Hooks::default(),
     };
-    let mut schedule = Schedule::new(instance(), settings, now());
+    let mut schedule = Schedule::new(instance(), declaration, now());
     let holds = |schedule: &Schedule, exists, minutes| {
         let at = now() + TimeDelta::minutes(minutes);
         Policy::of(schedule, exists, HOUR, at).floors_hold
@@ -258,7 +257,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
     assert!(holds(&schedule, true, 0));
     // Seen to be gone for the first time, and not written down yet.
     assert!(holds(&schedule, false, 10_000));
-    schedule.note_missing(now());
+    schedule.record.note_missing(now());
     assert!(holds(&schedule, false, 59));
     assert!(!holds(&schedule, false, 60));
     assert!(holds(&schedule, true, 60));

@@ -33,13 +33,13 @@ fn foresee_due(context: &Context<'_>, id: &InstanceId) -> Result<InstanceResult,
             ..outcome::plain(id, Outcome::Skipped)
         });
     }
-    if schedule.attempt.is_some() {
+    if schedule.record.attempt.is_some() {
         notes.push("an earlier run died, or is still at it".to_owned());
     }
     let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
     let instance = context.engine.find(id).map_err(|error| describe(&error))?;
     let Some(instance) = instance else {
-        schedule.note_missing(now);
+        schedule.record.note_missing(now);
         let mut result = outcome::plain(id, Outcome::Pruned);
         let retained = retain::apply(context, &schedule, None, false, now);
         retire_if_done(context, &schedule, &retained, now, &mut result)?;
@@ -81,7 +81,7 @@ fn foreseen_snapshot(
         id: "not-taken-yet".parse().map_err(|error| describe(&error))?,
         name: attempt.snapshot_name.clone(),
         kind,
-        tags: snapshot::scheduled_tags(&schedule.metadata, &schedule.instance_id),
+        tags: snapshot::scheduled_tags(&schedule.declaration.metadata, &schedule.instance_id),
         source_instance_id: instance.id.to_string(),
         source_instance_name: instance.name.clone(),
         source_hypervisor: String::new(),

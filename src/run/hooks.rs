@@ -58,7 +58,7 @@ impl Hooks {
     /// Those of `schedule`, for a run that makes `attempt`.
     pub(super) fn new(schedule: &Schedule, attempt: &Attempt) -> Self {
         Self {
-            declared: schedule.hooks.clone(),
+            declared: schedule.declaration.hooks.clone(),
             id: schedule.instance_id.clone(),
             facts: Facts {
                 snapshot_name: attempt.snapshot_name.clone(),
@@ -378,7 +378,7 @@ pub(super) fn foreseen(schedule: &Schedule, outcome: Outcome) -> Vec<HookRun> {
         })
         .map(|stage| HookRun {
             stage,
-            command: schedule.hooks.command(stage).to_vec(),
+            command: schedule.declaration.hooks.command(stage).to_vec(),
             duration: None,
             error: None,
         })

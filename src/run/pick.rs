@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::cadence::Due;
 use crate::engine::{Engine, describe};
 use crate::instance::InstanceId;
 use crate::run::report::InstanceResult;
 use crate::run::{Options, outcome};
-use crate::schedule::cadence::{self, Due};
 use crate::store::Store;
 
 /// An instance to work on.
@@ -42,7 +42,7 @@ pub(super) fn pick(store: &Store, options: &Options, now: DateTime<Utc>) -> anyh
         if !options.selects(&id) {
             continue;
         }
-        let times = match store.peek(&id) {
+        let times = match store.times(&id) {
             // Deleted since it was listed.
             Ok(None) => continue,
             Ok(Some(times)) => times,
@@ -53,7 +53,7 @@ pub(super) fn pick(store: &Store, options: &Options, now: DateTime<Utc>) -> anyh
                 continue;
             }
         };
-        if options.force || !matches!(cadence::due(&times, &id, now), Due::No { .. }) {
+        if options.force || !matches!(times.due(&id, now), Due::No) {
             let job = Job {
                 id,
                 is_due: true,

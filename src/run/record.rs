@@ -55,8 +55,10 @@ pub(super) fn record(
     let (mut result, taken, exists) = match end {
         End::Taken(kind, created) => {
             let snapshot = &created.snapshot;
-            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
+            schedule
+                .record
+                .succeed(snapshot.id.as_str(), snapshot.created_at, now);
+            schedule.record.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
             context.warn(created.warnings);
             let result = InstanceResult {
                 kind: Some(kind),
@@ -67,8 +69,10 @@ pub(super) fn record(
             (result, Some(created.snapshot), true)
         }
         End::Found(snapshot) => {
-            schedule.succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.last_pause_ms = None;
+            schedule
+                .record
+                .succeed(snapshot.id.as_str(), snapshot.created_at, now);
+            schedule.record.last_pause_ms = None;
             let result = InstanceResult {
                 kind: Some(snapshot.kind),
                 snapshot_id: Some(snapshot.id.clone()),
@@ -77,7 +81,7 @@ pub(super) fn record(
             (result, Some(snapshot), true)
         }
         End::Gone => {
-            schedule.note_missing(now);
+            schedule.record.note_missing(now);
             let result = InstanceResult {
                 notes: vec!["the instance is gone; only retention was applied".to_owned()],
                 ..outcome::plain(&id, Outcome::Pruned)
@@ -85,7 +89,7 @@ pub(super) fn record(
             (result, None, false)
         }
         End::Interrupted { kind } => {
-            schedule.interrupt(now);
+            schedule.record.interrupt(now);
             let mut result = InstanceResult {
                 kind,
                 snapshot_name: named.snapshot_name,
@@ -105,10 +109,10 @@ pub(super) fn record(
             schedule.fail(&error, now);
             if is_open {
                 // As if this run had died: the next one looks for this very snapshot first.
-                schedule.attempt = Some(attempt.clone());
+                schedule.record.attempt = Some(attempt.clone());
             }
             if is_found {
-                schedule.missing_since = None;
+                schedule.record.missing_since = None;
             }
             let result = InstanceResult {
                 kind,
@@ -120,7 +124,7 @@ pub(super) fn record(
             (result, None, true)
         }
     };
-    schedule.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    schedule.record.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     // Before retention, which may take long: whatever becomes of it, the snapshot is known.
     let recorded = save(context, schedule);
     let retained = retain::apply(context, schedule, taken.as_ref(), exists, now);

@@ -113,7 +113,7 @@ pub(super) fn record(
         );
         return;
     }
-    let is_changed = schedule.note_retention(retained.error.as_deref());
+    let is_changed = schedule.record.note_retention(retained.error.as_deref());
     if is_changed && !context.options.dry_run {
         if let Err(error) = context.store.save(schedule) {
             outcome::add_error(result, Some(describe(&error)));

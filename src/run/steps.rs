@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use log::debug;
 
+use crate::cadence::Due;
 use crate::clock;
 use crate::engine::{CreateRequest, EngineError, describe};
 use crate::instance::{Instance, InstanceId, State};
@@ -16,9 +17,8 @@ use crate::run::pick::Job;
 use crate::run::record::{End, record};
 use crate::run::report::{InstanceResult, Outcome};
 use crate::run::{Context, Options};
-use crate::schedule::cadence::{self, Due};
 use crate::schedule::hooks::Stage;
-use crate::schedule::{Attempt, Schedule, duration, progress};
+use crate::schedule::{Attempt, Schedule, duration};
 use crate::snapshot::{self, Kind};
 use crate::store::{Lock, LockError};
 
@@ -106,7 +106,7 @@ fn with_lock(
 /// that, the instance gets no snapshots for a reason that somebody has to look at.
 fn busy(context: &Context<'_>, id: &InstanceId) -> InstanceResult {
     let too_long = || {
-        let interval = context.store.peek(id).ok()??.interval;
+        let interval = context.store.times(id).ok()??.cadence.gap();
         let since = context.store.held_since(id)?;
         let held = (clock::now() - since).to_std().unwrap_or_default();
         (held > interval).then_some((since, interval))
@@ -171,7 +171,7 @@ fn due_under_lock(
         });
     }
 
-    let died = schedule.attempt.clone();
+    let died = schedule.record.attempt.clone();
     let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
     save(context, &schedule)?;
     let began = Instant::now();
@@ -281,7 +281,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         // Whatever is wrong, the snapshot itself will meet it.
         Err(error) => debug!("instance {id}: {}", describe(&error)),
     }
-    let tags = snapshot::scheduled_tags(&schedule.metadata, id);
+    let tags = snapshot::scheduled_tags(&schedule.declaration.metadata, id);
     let request = CreateRequest {
         instance: &instance,
         kind,
@@ -339,23 +339,28 @@ pub(super) fn kind_for(instance: &Instance) -> Result<Kind, String> {
 /// Brings a next run that lies impossibly far ahead back onto the grid, and says so.
 pub(super) fn heal(schedule: &mut Schedule, now: DateTime<Utc>) -> Option<String> {
     let id = &schedule.instance_id;
-    match cadence::due(&schedule.times(), id, now) {
-        Due::Heal { next_run_at } => {
-            let note = progress::describe_heal(id, schedule.next_run_at, next_run_at);
-            schedule.next_run_at = next_run_at;
-            schedule.updated_at = now;
+    match schedule.times().due(id, now) {
+        Due::Misplaced { next_run_at } => {
+            let note = misplaced(id, schedule.record.next_run_at, next_run_at);
+            schedule.record.next_run_at = next_run_at;
+            schedule.record.updated_at = now;
             Some(note)
         }
-        Due::No { .. } | Due::Now(_) => None,
+        Due::No | Due::Now => None,
     }
 }
 
+/// The name of the schedule's instance and the time it runs next, in one line for logs.
+fn misplaced(id: &InstanceId, from: DateTime<Utc>, to: DateTime<Utc>) -> String {
+    format!(
+        "the next run of {id} was set for {}, further away than its interval allows (did the clock jump?); it is now {}",
+        from.format("%Y-%m-%dT%H:%M:%SZ"),
+        to.format("%Y-%m-%dT%H:%M:%SZ")
+    )
+}
+
 pub(super) fn is_due(context: &Context<'_>, schedule: &Schedule, now: DateTime<Utc>) -> bool {
-    context.options.force
-        || matches!(
-            cadence::due(&schedule.times(), &schedule.instance_id, now),
-            Due::Now(_)
-        )
+    context.options.force || matches!(schedule.times().due(&schedule.instance_id, now), Due::Now)
 }
 
 /// Whether a snapshot of the instance has this name; names are unique per source (contract, section 3).

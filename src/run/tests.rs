@@ -14,11 +14,12 @@ use tempfile::TempDir;
 
 use super::report::{Outcome, Report};
 use super::{Options, prune, run_due};
+use crate::cadence::Cadence;
 use crate::clock;
 use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::schedule::hooks::Hooks;
-use crate::schedule::{Attempt, Retention, Schedule, Settings};
+use crate::schedule::{Attempt, Declaration, Retention, Schedule};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
 use crate::store::Store;
 
@@ -199,16 +200,16 @@ impl Host {
     /// An hourly schedule, due since five minutes.
     fn due(&self, id: &str, behaviour: Behaviour, retention: Retention) -> InstanceId {
         let id: InstanceId = id.parse().unwrap();
-        let settings = Settings {
-            interval: HOUR,
+        let declaration = Declaration {
+            cadence: Cadence::Every(HOUR),
             retention,
             name_prefix: None,
             metadata: BTreeMap::new(),
             hooks: Hooks::default(),
         };
         let now = clock::now();
-        let mut schedule = Schedule::new(id.clone(), settings, now - TimeDelta::hours(3));
-        schedule.next_run_at = now - TimeDelta::minutes(5);
+        let mut schedule = Schedule::new(id.clone(), declaration, now - TimeDelta::hours(3));
+        schedule.record.next_run_at = now - TimeDelta::minutes(5);
         self.store.save(&schedule).unwrap();
         self.behave(&id, behaviour);
         id
@@ -264,7 +265,7 @@ fn ago(age: Duration) -> DateTime<Utc> {
 fn a_due_instance_is_snapshotted_recorded_and_pruned() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Running), keep(2));
-    let due_at = host.schedule(&id).next_run_at;
+    let due_at = host.schedule(&id).record.next_run_at;
     host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
     host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
 
@@ -279,10 +280,13 @@ fn a_due_instance_is_snapshotted_recorded_and_pruned() {
     assert_eq!(result.pause, Some(Duration::from_millis(5)));
     assert!(!report.has_failures());
     let schedule = host.schedule(&id);
-    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
-    assert_eq!(schedule.last_snapshot_id.as_deref(), Some("made2"));
-    assert_eq!(schedule.last_pause_ms, Some(5.0));
-    assert_eq!((schedule.attempt, schedule.last_error), (None, None));
+    assert_eq!(schedule.record.next_run_at, due_at + TimeDelta::hours(1));
+    assert_eq!(schedule.record.last_snapshot_id.as_deref(), Some("made2"));
+    assert_eq!(schedule.record.last_pause_ms, Some(5.0));
+    assert_eq!(
+        (schedule.record.attempt, schedule.record.last_error),
+        (None, None)
+    );
     assert_eq!(host.fake.names().len(), 2);
     assert!(host.run().results.is_empty(), "it is not due any more");
 }
@@ -292,7 +296,7 @@ fn an_idle_run_asks_the_engine_for_nothing() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Running), keep(2));
     host.change(&id, |schedule| {
-        schedule.next_run_at = clock::now() + TimeDelta::minutes(5);
+        schedule.record.next_run_at = clock::now() + TimeDelta::minutes(5);
     });
     let report = host.run();
     assert!(report.results.is_empty() && report.warnings.is_empty());
@@ -321,7 +325,7 @@ fn the_store_is_listed_once_however_many_instances_are_due() {
 fn a_failed_run_keeps_the_cadence_retries_sooner_and_still_prunes() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::CreateFails, keep(1));
-    let due_at = host.schedule(&id).next_run_at;
+    let due_at = host.schedule(&id).record.next_run_at;
     host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
     host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
 
@@ -333,28 +337,36 @@ fn a_failed_run_keeps_the_cadence_retries_sooner_and_still_prunes() {
     assert_eq!(result.error.as_deref(), Some("the disk is full"));
     assert_eq!(result.pruned, ["old1".parse().unwrap()]);
     let schedule = host.schedule(&id);
-    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
-    assert_eq!(schedule.consecutive_failures, 1);
-    assert!(schedule.retry_at.unwrap() <= clock::now() + TimeDelta::minutes(1));
-    assert_eq!(schedule.last_error.as_deref(), Some("the disk is full"));
+    assert_eq!(schedule.record.next_run_at, due_at + TimeDelta::hours(1));
+    assert_eq!(schedule.record.consecutive_failures, 1);
+    assert!(schedule.record.retry_at.unwrap() <= clock::now() + TimeDelta::minutes(1));
+    assert_eq!(
+        schedule.record.last_error.as_deref(),
+        Some("the disk is full")
+    );
     assert!(host.run().results.is_empty(), "the retry is not due yet");
 
     host.behave(&id, Behaviour::Works(State::Running));
-    host.change(&id, |schedule| schedule.retry_at = Some(clock::now()));
+    host.change(&id, |schedule| {
+        schedule.record.retry_at = Some(clock::now());
+    });
     assert_eq!(host.run().results[0].outcome, Outcome::Snapshotted);
     let schedule = host.schedule(&id);
     assert_eq!(
-        (schedule.retry_at, schedule.consecutive_failures),
+        (
+            schedule.record.retry_at,
+            schedule.record.consecutive_failures
+        ),
         (None, 0)
     );
-    assert_eq!(schedule.next_run_at, due_at + TimeDelta::hours(1));
+    assert_eq!(schedule.record.next_run_at, due_at + TimeDelta::hours(1));
 }
 
 #[test]
 fn an_interrupted_run_is_no_failure_removes_nothing_and_is_taken_up() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::CreateInterrupted, keep(1));
-    host.change(&id, |schedule| schedule.consecutive_failures = 2);
+    host.change(&id, |schedule| schedule.record.consecutive_failures = 2);
     host.has(a_snapshot("old1", "vm", ago(3 * HOUR)));
     host.has(a_snapshot("old2", "vm", ago(2 * HOUR)));
 
@@ -365,9 +377,15 @@ fn an_interrupted_run_is_no_failure_removes_nothing_and_is_taken_up() {
     assert_eq!(report.results[0].outcome, Outcome::Interrupted);
     assert_eq!(host.fake.names(), ["old1", "old2"]);
     let schedule = host.schedule(&id);
-    assert_eq!((schedule.retry_at, schedule.last_error), (None, None));
-    assert_eq!(schedule.consecutive_failures, 2, "neither more nor less");
-    let name = schedule.attempt.unwrap().snapshot_name;
+    assert_eq!(
+        (schedule.record.retry_at, schedule.record.last_error),
+        (None, None)
+    );
+    assert_eq!(
+        schedule.record.consecutive_failures, 2,
+        "neither more nor less"
+    );
+    let name = schedule.record.attempt.unwrap().snapshot_name;
 
     host.behave(&id, Behaviour::Works(State::Running));
     assert_eq!(host.run().results[0].outcome, Outcome::Snapshotted);
@@ -379,7 +397,7 @@ fn an_engine_that_can_t_be_reached_never_makes_an_instance_gone() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Unreachable, keep(1));
     host.change(&id, |schedule| {
-        schedule.missing_since = Some(ago(1000 * HOUR));
+        schedule.record.missing_since = Some(ago(1000 * HOUR));
     });
     let report = host.run();
     assert_eq!(report.results[0].outcome, Outcome::Failed);
@@ -395,8 +413,8 @@ fn a_gone_instance_is_pruned_by_age_and_retired_after_the_grace() {
     host.has(a_snapshot("young", "vm", ago(HOUR)));
     let run_again = |since| {
         host.change(&id, |schedule| {
-            schedule.next_run_at = ago(Duration::from_secs(1));
-            schedule.missing_since = since;
+            schedule.record.next_run_at = ago(Duration::from_secs(1));
+            schedule.record.missing_since = since;
         });
         host.run().results.remove(0)
     };
@@ -404,7 +422,7 @@ fn a_gone_instance_is_pruned_by_age_and_retired_after_the_grace() {
     let first = run_again(None);
     assert_eq!(first.outcome, Outcome::Pruned);
     assert_eq!(first.pruned, ["old".parse().unwrap()]);
-    assert!(host.schedule(&id).missing_since.is_some());
+    assert!(host.schedule(&id).record.missing_since.is_some());
 
     let waiting = run_again(Some(ago(25 * HOUR)));
     assert_eq!(waiting.outcome, Outcome::Pruned, "one may still go by age");
@@ -439,8 +457,8 @@ fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
     }
     let prune = |since| {
         host.change(&id, |schedule| {
-            schedule.next_run_at = ago(Duration::from_secs(1));
-            schedule.missing_since = since;
+            schedule.record.next_run_at = ago(Duration::from_secs(1));
+            schedule.record.missing_since = since;
         });
         let mut ids: Vec<String> = prune(
             &host.store,
@@ -476,14 +494,18 @@ fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
 fn an_instance_that_comes_back_is_not_missing_any_more() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Stopped), keep(1));
-    host.change(&id, |schedule| schedule.missing_since = Some(ago(HOUR)));
+    host.change(&id, |schedule| {
+        schedule.record.missing_since = Some(ago(HOUR));
+    });
     host.run();
-    assert_eq!(host.schedule(&id).missing_since, None);
+    assert_eq!(host.schedule(&id).record.missing_since, None);
 
     let id = host.due("failing", Behaviour::CreateFails, keep(1));
-    host.change(&id, |schedule| schedule.missing_since = Some(ago(HOUR)));
+    host.change(&id, |schedule| {
+        schedule.record.missing_since = Some(ago(HOUR));
+    });
     host.run();
-    assert_eq!(host.schedule(&id).missing_since, None);
+    assert_eq!(host.schedule(&id).record.missing_since, None);
 }
 
 fn died_at(host: &Host, id: &InstanceId) -> Attempt {
@@ -495,8 +517,8 @@ fn died_at(host: &Host, id: &InstanceId) -> Attempt {
         started_at: run_at,
     };
     host.change(id, |schedule| {
-        schedule.next_run_at = clock::now() + TimeDelta::minutes(50);
-        schedule.attempt = Some(attempt.clone());
+        schedule.record.next_run_at = clock::now() + TimeDelta::minutes(50);
+        schedule.record.attempt = Some(attempt.clone());
     });
     attempt
 }
@@ -514,8 +536,11 @@ fn a_snapshot_that_a_dead_run_had_finished_is_found_and_not_taken_twice() {
     assert_eq!(report.results[0].outcome, Outcome::Snapshotted);
     assert_eq!(host.fake.names(), [attempt.snapshot_name]);
     let schedule = host.schedule(&id);
-    assert_eq!(schedule.last_snapshot_id.as_deref(), Some("finished"));
-    assert_eq!(schedule.attempt, None);
+    assert_eq!(
+        schedule.record.last_snapshot_id.as_deref(),
+        Some("finished")
+    );
+    assert_eq!(schedule.record.attempt, None);
 }
 
 #[test]
@@ -533,7 +558,7 @@ fn a_snapshot_of_a_dead_run_that_lost_something_is_taken_anew_and_replaced() {
     assert_eq!(report.results[0].pruned, ["cut".parse().unwrap()]);
     assert_eq!(host.fake.names(), [attempt.snapshot_name]);
     let schedule = host.schedule(&id);
-    assert_ne!(schedule.last_snapshot_id.as_deref(), Some("cut"));
+    assert_ne!(schedule.record.last_snapshot_id.as_deref(), Some("cut"));
 }
 
 #[test]
@@ -552,7 +577,7 @@ fn a_snapshot_that_a_dead_run_had_not_finished_is_taken_under_its_name() {
         host.fake.names(),
         [attempt.snapshot_name.clone(), attempt.snapshot_name]
     );
-    assert_eq!(host.schedule(&id).attempt, None);
+    assert_eq!(host.schedule(&id).record.attempt, None);
 }
 
 #[test]
@@ -637,11 +662,11 @@ fn force_takes_a_snapshot_and_leaves_the_cadence_alone() {
     let mut host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Stopped), keep(9));
     let next = clock::now() + TimeDelta::minutes(50);
-    host.change(&id, |schedule| schedule.next_run_at = next);
+    host.change(&id, |schedule| schedule.record.next_run_at = next);
     host.options.force = true;
     host.run();
     host.run();
-    assert_eq!(host.schedule(&id).next_run_at, next);
+    assert_eq!(host.schedule(&id).record.next_run_at, next);
     let names = host.fake.names();
     assert_eq!(names.len(), 2);
     assert_ne!(names[0], names[1], "two in the same second have two names");
@@ -670,11 +695,11 @@ fn a_next_run_that_lies_impossibly_far_ahead_is_brought_back_and_said() {
     let host = Host::new();
     let id = host.due("vm", Behaviour::Works(State::Stopped), keep(1));
     host.change(&id, |schedule| {
-        schedule.next_run_at = clock::now() + TimeDelta::days(400);
+        schedule.record.next_run_at = clock::now() + TimeDelta::days(400);
     });
     let report = host.run();
     assert_eq!(report.results[0].notes.len(), 1, "{report:?}");
-    let next = host.schedule(&id).next_run_at;
+    let next = host.schedule(&id).record.next_run_at;
     assert!(next > clock::now() && next <= clock::now() + TimeDelta::hours(1));
 }
 
@@ -719,9 +744,9 @@ fn a_panic_in_the_engine_lets_the_post_hook_undo_what_the_pre_hook_did() {
         let script = format!("echo {text} >> '{}'", log.display());
         ["/bin/sh", "-c", &script].map(str::to_owned).to_vec()
     };
-    schedule.hooks.pre = hook("pre");
-    schedule.hooks.post = hook("post $HYPEMAN_SNAP_OUTCOME");
-    schedule.hooks.failure = hook("failure");
+    schedule.declaration.hooks.pre = hook("pre");
+    schedule.declaration.hooks.post = hook("post $HYPEMAN_SNAP_OUTCOME");
+    schedule.declaration.hooks.failure = hook("failure");
     host.store.save(&schedule).unwrap();
     assert!(host.run().has_failures());
     let logged = std::fs::read_to_string(&log).unwrap();

@@ -138,7 +138,7 @@ fn split_while(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
 }
 
 /// The duration of so many nanoseconds; saturates at the longest one.
-pub(super) fn from_nanos(nanos: u128) -> Duration {
+fn from_nanos(nanos: u128) -> Duration {
     const PER_SECOND: u128 = 1_000_000_000;
     let subsec = u32::try_from(nanos % PER_SECOND).unwrap_or_default();
     u64::try_from(nanos / PER_SECOND)
@@ -199,112 +199,6 @@ pub fn format_human(d: Duration) -> String {
     }
     parts.truncate(2);
     parts.join(" ")
-}
-
-/// A duration in a file: a string in Go's form.
-pub mod go {
-    use std::fmt;
-    use std::time::Duration;
-
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    /// Writes Go's canonical form.
-    ///
-    /// # Errors
-    /// When the serializer fails.
-    pub fn serialize<S: Serializer>(d: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&super::format_go(*d))
-    }
-
-    /// Reads whatever [`super::parse`] reads.
-    ///
-    /// # Errors
-    /// When it is no string or no duration.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        deserializer.deserialize_str(Text)
-    }
-
-    pub(super) struct Text;
-
-    impl Visitor<'_> for Text {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration such as \"1h30m0s\"")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-            super::parse(text).map_err(E::custom)
-        }
-    }
-}
-
-/// A duration in a file that may be missing: absent, `null`, empty and zero all mean that there is none.
-pub mod go_optional {
-    use std::fmt;
-    use std::time::Duration;
-
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    /// Writes Go's canonical form, or null.
-    ///
-    /// # Errors
-    /// When the serializer fails.
-    pub fn serialize<S: Serializer>(
-        d: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match d {
-            Some(d) => super::go::serialize(d, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    /// Reads what [`super::go::deserialize`] reads, and what means "none".
-    ///
-    /// # Errors
-    /// When it is neither a string nor null, or no duration.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        deserializer.deserialize_option(OptionalText)
-    }
-
-    struct OptionalText;
-
-    impl<'de> Visitor<'de> for OptionalText {
-        type Value = Option<Duration>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a duration such as \"1h30m0s\", or nothing")
-        }
-
-        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_some<D: Deserializer<'de>>(
-            self,
-            deserializer: D,
-        ) -> Result<Self::Value, D::Error> {
-            deserializer.deserialize_str(self)
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            if text.is_empty() {
-                return Ok(None);
-            }
-            super::go::Text
-                .visit_str(text)
-                .map(|d| Some(d).filter(|d| !d.is_zero()))
-        }
-    }
 }
 
 #[cfg(test)]

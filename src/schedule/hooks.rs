@@ -3,11 +3,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-use super::{duration, null_as_default};
-
 /// How long a hook may run where the schedule says nothing.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -58,39 +53,16 @@ impl Stage {
 }
 
 /// The hooks of one schedule, each a program with its arguments; an empty one is none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hooks {
     /// See [`Stage::Pre`].
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_as_default"
-    )]
     pub pre: Vec<String>,
     /// See [`Stage::Post`].
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_as_default"
-    )]
     pub post: Vec<String>,
     /// See [`Stage::Failure`].
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_as_default"
-    )]
     pub failure: Vec<String>,
     /// How long each of them may run; `None` means [`DEFAULT_TIMEOUT`].
-    #[serde(
-        default,
-        with = "duration::go_optional",
-        skip_serializing_if = "Option::is_none"
-    )]
     pub timeout: Option<Duration>,
-    /// Fields that this tool does not know, kept as they are; empty in what a user declares.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
 }
 
 impl Hooks {
@@ -110,11 +82,6 @@ impl Hooks {
             .all(|stage| self.command(*stage).is_empty())
     }
 
-    /// Whether there is nothing to write to a file.
-    pub(super) fn is_unset(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// How long each hook may run.
     pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(DEFAULT_TIMEOUT)
@@ -124,7 +91,7 @@ impl Hooks {
     ///
     /// # Errors
     /// The first rule that is broken, with the field.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         for stage in Stage::ALL {
             let command = self.command(stage);
             if !command.is_empty() {

@@ -5,22 +5,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::Map;
-
 use super::hooks::{self, Hooks, Stage};
-use super::{Retention, Schedule, Settings, duration};
-use crate::instance::InstanceId;
+use super::{Declaration, Retention, Schedule, duration};
+use crate::cadence::Cadence;
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
 
-/// The shortest interval (contract, "Rejections").
+/// The shortest interval.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest name prefix: with `-YYYYMMDD-HHMMSS` behind it, it fills the 63 characters of a snapshot's name.
 const MAX_PREFIX_CHARS: usize = 47;
-/// The most metadata entries: a snapshot takes 50 tags, and two are the markers (contract, "Tags").
+/// The most metadata entries: a snapshot takes 50 tags, and two are the markers.
 const MAX_METADATA: usize = 48;
-/// The longest key of a tag, in characters (contract, "Tags").
+/// The longest key of a tag, in characters.
 const MAX_KEY_CHARS: usize = 128;
-/// The longest value of a tag, in characters (contract, "Tags").
+/// The longest value of a tag, in characters.
 const MAX_VALUE_CHARS: usize = 256;
 
 const PREFIX_RULE: &str =
@@ -81,13 +79,13 @@ impl fmt::Display for InvalidSetting {
 
 impl std::error::Error for InvalidSetting {}
 
-/// Settings from what was typed, every rule checked (contract, "Rejections" and "Tags").
+/// The declaration that was typed, every rule checked.
 ///
 /// # Errors
 /// The first value that breaks a rule.
-pub fn settings(input: Input) -> Result<Settings, InvalidSetting> {
-    Ok(Settings {
-        interval: interval(&input.interval)?,
+pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
+    Ok(Declaration {
+        cadence: Cadence::Every(interval(&input.interval)?),
         retention: retention(input.max_count, input.max_age.as_deref())?,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
@@ -144,7 +142,6 @@ fn retention(max_count: Option<i64>, max_age: Option<&str>) -> Result<Retention,
     Ok(Retention {
         max_count: count,
         max_age: age,
-        extra: Map::new(),
     })
 }
 
@@ -249,49 +246,30 @@ fn is_tag_char(c: char) -> bool {
 ///
 /// # Errors
 /// The first rule that is broken, in words, with the value.
-pub fn loaded(schedule: &Schedule, file_id: &InstanceId) -> Result<(), String> {
-    basics(
-        schedule.instance_id.as_str(),
-        file_id,
-        schedule.interval,
-        schedule.retention.max_count,
-        schedule.retention.max_age,
-    )?;
-    match &schedule.name_prefix {
+pub fn loaded(schedule: &Schedule) -> Result<(), String> {
+    let Declaration {
+        cadence,
+        retention,
+        name_prefix,
+        hooks,
+        ..
+    } = &schedule.declaration;
+    if cadence.gap() < MIN_INTERVAL {
+        return Err(format!(
+            "interval {:?} must be at least 1m",
+            duration::format_go(cadence.gap())
+        ));
+    }
+    if retention.max_count == 0 && retention.max_age.is_none_or(|age| age.is_zero()) {
+        return Err("retention limits nothing: max_count or max_age must be above 0".to_owned());
+    }
+    match name_prefix {
         Some(prefix) if !is_prefix(prefix) => {
             return Err(format!("name_prefix {prefix:?} {PREFIX_RULE}"));
         }
         _ => {}
     }
-    schedule.hooks.check()
-}
-
-/// The part of [`loaded`] that a look at a file's times can afford.
-///
-/// # Errors
-/// As [`loaded`].
-pub fn basics(
-    instance_id: &str,
-    file_id: &InstanceId,
-    interval: Duration,
-    max_count: u64,
-    max_age: Option<Duration>,
-) -> Result<(), String> {
-    if instance_id != file_id.as_str() {
-        return Err(format!(
-            "instance_id {instance_id:?} is not the instance that the file is named after"
-        ));
-    }
-    if interval < MIN_INTERVAL {
-        return Err(format!(
-            "interval {:?} must be at least 1m",
-            duration::format_go(interval)
-        ));
-    }
-    if max_count == 0 && max_age.is_none_or(|age| age.is_zero()) {
-        return Err("retention limits nothing: max_count or max_age must be above 0".to_owned());
-    }
-    Ok(())
+    hooks.check()
 }
 
 #[cfg(test)]

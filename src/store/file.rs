@@ -1,6 +1,5 @@
-//! One schedule file: read without trust, and written in the form that hypeman writes.
+//! One schedule file: read without trust.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Take};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -8,21 +7,17 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use serde::Deserialize;
 
 use super::StoreError;
-use crate::instance::InstanceId;
-use crate::schedule::cadence::Times;
-use crate::schedule::{Schedule, duration, validate};
+use super::format::Refusal;
 
 /// The largest file that is read. A schedule with all the metadata it may have stays below a twentieth of it.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
-/// The pauses before reading again what can't be parsed: hypeman overwrites its files in place (contract, "Data
-/// directory"), so a reader may meet an empty or a cut one.
+/// The pauses before reading again what can't be parsed: hypeman overwrites its files in place,
+/// so a reader may meet an empty or a cut one.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(5),
     Duration::from_millis(10),
@@ -32,20 +27,6 @@ const PAUSES: [Duration; 4] = [
 
 /// A file that was last written so long ago is not being written now.
 const SETTLED: Duration = Duration::from_secs(2);
-
-/// Why a parser does not take a file's bytes.
-pub(super) enum Refusal {
-    /// They are no JSON, or not of the right form. Reading again may help.
-    Malformed(serde_json::Error),
-    /// They break a rule.
-    Invalid(String),
-}
-
-impl From<serde_json::Error> for Refusal {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Malformed(error)
-    }
-}
 
 /// Reads the file at `path` through `parse`; `None` when there is none.
 ///
@@ -170,82 +151,6 @@ fn read_bytes(path: &Path) -> Result<Option<(Vec<u8>, File)>, StoreError> {
         Ok(size) if size <= MAX_BYTES => Ok(Some((bytes, file))),
         _ => Err(too_large(MAX_BYTES + 1)),
     }
-}
-
-/// What [`super::Store::peek`] looks at; everything else is skipped unread.
-#[derive(Deserialize)]
-struct Glimpse<'a> {
-    #[serde(borrow)]
-    instance_id: Cow<'a, str>,
-    #[serde(with = "duration::go")]
-    interval: Duration,
-    retention: RetentionGlimpse,
-    next_run_at: DateTime<Utc>,
-    #[serde(default)]
-    retry_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    attempt: Option<AttemptGlimpse>,
-    #[serde(default)]
-    consecutive_failures: u32,
-}
-
-#[derive(Deserialize)]
-struct RetentionGlimpse {
-    #[serde(default)]
-    max_count: u64,
-    #[serde(default, with = "duration::go_optional")]
-    max_age: Option<Duration>,
-}
-
-#[derive(Deserialize)]
-struct AttemptGlimpse {
-    started_at: DateTime<Utc>,
-    tries: u32,
-}
-
-/// The times in a schedule file, with the checks that cost nothing.
-///
-/// # Errors
-/// When the bytes can't be a schedule of this instance.
-pub(super) fn peek(bytes: &[u8], id: &InstanceId) -> Result<Times, Refusal> {
-    let glimpse: Glimpse<'_> = serde_json::from_slice(bytes)?;
-    validate::basics(
-        &glimpse.instance_id,
-        id,
-        glimpse.interval,
-        glimpse.retention.max_count,
-        glimpse.retention.max_age,
-    )
-    .map_err(Refusal::Invalid)?;
-    Ok(Times {
-        next_run_at: glimpse.next_run_at,
-        retry_at: glimpse.retry_at,
-        attempt: glimpse
-            .attempt
-            .map(|attempt| (attempt.started_at, attempt.tries)),
-        failures: glimpse.consecutive_failures,
-        interval: glimpse.interval,
-    })
-}
-
-/// The whole schedule, every rule checked.
-///
-/// # Errors
-/// When the bytes are no valid schedule of this instance.
-pub(super) fn decode(bytes: &[u8], id: &InstanceId) -> Result<Schedule, Refusal> {
-    let schedule: Schedule = serde_json::from_slice(bytes)?;
-    validate::loaded(&schedule, id).map_err(Refusal::Invalid)?;
-    Ok(schedule)
-}
-
-/// The schedule as hypeman writes it: two spaces of indentation, its fields first and in its order.
-///
-/// # Errors
-/// When a value can't be written as JSON.
-pub(super) fn encode(schedule: &Schedule) -> io::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(schedule)?;
-    bytes.push(b'\n');
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Whoever changes a schedule holds its lock; reading needs none, because files are replaced as a whole.
 
 mod file;
+mod format;
 mod lock;
 
 use std::fmt;
@@ -13,10 +14,10 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 pub use self::lock::{Lock, LockError};
+use crate::cadence::Times;
 use crate::fs::durable;
 use crate::instance::InstanceId;
 use crate::schedule::Schedule;
-use crate::schedule::cadence::Times;
 
 /// What a file's name ends with.
 const SUFFIX: &str = ".json";
@@ -175,12 +176,12 @@ impl Store {
         Some(modified.into())
     }
 
-    /// The times of `id`'s schedule, read once and checked as far as that is cheap; `None` when there is no file.
+    /// What tells whether `id`'s schedule is due; `None` when there is no file.
     ///
     /// # Errors
-    /// When the file can't be read, or can't be a schedule of this instance.
-    pub fn peek(&self, id: &InstanceId) -> Result<Option<Times>, StoreError> {
-        file::read(&self.path(id), |bytes| file::peek(bytes, id))
+    /// As [`Store::load`].
+    pub fn times(&self, id: &InstanceId) -> Result<Option<Times>, StoreError> {
+        file::read(&self.path(id), |bytes| format::times(bytes, id))
     }
 
     /// `id`'s schedule, every rule checked; `None` when there is no file.
@@ -188,7 +189,7 @@ impl Store {
     /// # Errors
     /// When the file can't be read, or is no valid schedule of this instance.
     pub fn load(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
-        file::read(&self.path(id), |bytes| file::decode(bytes, id))
+        file::read(&self.path(id), |bytes| format::decode(bytes, id))
     }
 
     /// As [`Store::load`], for whoever is going to run what the schedule says.
@@ -197,11 +198,12 @@ impl Store {
     /// As [`Store::load`], and [`StoreError::Untrusted`] when it has hooks that others can have written.
     pub fn load_to_run(&self, id: &InstanceId) -> Result<Option<Schedule>, StoreError> {
         let path = self.path(id);
-        let Some((schedule, file)) = file::read_with_file(&path, |bytes| file::decode(bytes, id))?
+        let Some((schedule, file)) =
+            file::read_with_file(&path, |bytes| format::decode(bytes, id))?
         else {
             return Ok(None);
         };
-        if schedule.hooks.is_empty() {
+        if schedule.declaration.hooks.is_empty() {
             return Ok(Some(schedule));
         }
         match file::distrust(&file) {
@@ -222,7 +224,8 @@ impl Store {
     /// [`StoreError::Io`] when any step fails; then the file is as it was.
     pub fn save(&self, schedule: &Schedule) -> Result<(), StoreError> {
         let path = self.path(&schedule.instance_id);
-        file::encode(schedule)
+        format::encode(schedule)
+            .map_err(io::Error::from)
             .and_then(|bytes| {
                 durable::create_dir(&self.schedules)?;
                 durable::replace(&path, &bytes, NEW_FILE_MODE)

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use chrono::DateTime;
 
 use super::*;
-use crate::schedule::validate::{Input, settings};
+use crate::schedule::validate::{Input, declaration};
 
 fn id(id: &str) -> InstanceId {
     id.parse().unwrap()
@@ -19,7 +19,7 @@ fn schedule(instance: &str) -> Schedule {
         ..Input::default()
     };
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    Schedule::new(id(instance), settings(input).unwrap(), now)
+    Schedule::new(id(instance), declaration(input).unwrap(), now)
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -37,7 +37,7 @@ fn a_missing_directory_holds_no_schedules_and_is_not_created() {
     let (dir, store) = store();
     assert_eq!(store.ids().unwrap(), (vec![], vec![]));
     assert!(store.load(&id("vm-1")).unwrap().is_none());
-    assert!(store.peek(&id("vm-1")).unwrap().is_none());
+    assert!(store.times(&id("vm-1")).unwrap().is_none());
     assert!(!store.remove(&id("vm-1")).unwrap());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -49,7 +49,7 @@ fn what_was_saved_is_there_until_it_is_removed() {
     store.save(&schedule).unwrap();
     assert_eq!(store.ids().unwrap().0, [id("vm-1")]);
     assert_eq!(store.load(&id("vm-1")).unwrap().as_ref(), Some(&schedule));
-    assert_eq!(store.peek(&id("vm-1")).unwrap(), Some(schedule.times()));
+    assert_eq!(store.times(&id("vm-1")).unwrap(), Some(schedule.times()));
     assert!(store.remove(&id("vm-1")).unwrap());
     assert!(!store.remove(&id("vm-1")).unwrap());
     assert_eq!(store.load(&id("vm-1")).unwrap(), None);
@@ -181,7 +181,7 @@ fn a_failed_save_leaves_the_old_file_and_nothing_else() {
 fn a_reader_never_sees_a_half_written_file() {
     let (_dir, store) = store();
     let (a, mut b) = (schedule("vm-1"), schedule("vm-1"));
-    b.name_prefix = Some("longer-than-before".to_owned());
+    b.declaration.name_prefix = Some("longer-than-before".to_owned());
     store.save(&a).unwrap();
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -194,7 +194,7 @@ fn a_reader_never_sees_a_half_written_file() {
         });
         while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
             let bytes = fs::read(store.path(&id("vm-1"))).unwrap();
-            let seen: Schedule = serde_json::from_slice(&bytes).unwrap();
+            let seen = format::decode(&bytes, &id("vm-1")).unwrap();
             assert!(seen == a || seen == b);
         }
     });
@@ -209,7 +209,7 @@ fn one_bad_file_is_an_error_of_its_own() {
     assert_eq!(store.ids().unwrap().0, [id("bad"), id("good")]);
     for error in [
         store.load(&id("bad")).unwrap_err(),
-        store.peek(&id("bad")).unwrap_err(),
+        store.times(&id("bad")).unwrap_err(),
     ] {
         assert_eq!(
             error.to_string(),
@@ -231,7 +231,7 @@ fn a_file_of_another_instance_is_refused() {
     fs::copy(store.path(&id("vm-1")), store.path(&id("vm-2"))).unwrap();
     for error in [
         store.load(&id("vm-2")).unwrap_err(),
-        store.peek(&id("vm-2")).unwrap_err(),
+        store.times(&id("vm-2")).unwrap_err(),
     ] {
         assert!(
             error.to_string().contains("instance_id \"vm-1\""),
@@ -254,7 +254,7 @@ fn hooks_run_only_from_a_file_that_nobody_else_can_write() {
     let (_dir, store) = store();
     let with_hooks = |name: &str| {
         let mut schedule = schedule(name);
-        schedule.hooks.post = vec!["/bin/true".to_owned()];
+        schedule.declaration.hooks.post = vec!["/bin/true".to_owned()];
         store.save(&schedule).unwrap();
         store.path(&id(name))
     };

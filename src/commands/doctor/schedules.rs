@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::cadence::Due;
 use crate::engine::describe;
 use crate::finding::Finding;
 use crate::run;
 use crate::schedule::Schedule;
-use crate::schedule::cadence::{self, Due};
 use crate::store::Store;
 
 const CHECK: &str = "schedule";
@@ -57,8 +57,8 @@ pub(super) fn examine(store: &Store, now: DateTime<Utc>) -> Examined {
         match store.load(&id) {
             Ok(None) => continue,
             Ok(Some(schedule)) => {
-                examined.last_run_at = examined.last_run_at.max(schedule.last_run_at);
-                examined.newest_write = examined.newest_write.max(Some(schedule.updated_at));
+                examined.last_run_at = examined.last_run_at.max(schedule.record.last_run_at);
+                examined.newest_write = examined.newest_write.max(Some(schedule.record.updated_at));
                 let waits_since = waits_since(&schedule, now);
                 // Who holds the lock is at it.
                 let overdue = waits_since
@@ -99,10 +99,7 @@ pub(super) fn examine(store: &Store, now: DateTime<Utc>) -> Examined {
 /// Since when a schedule that is due has been due; `None` when it is not.
 fn waits_since(schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let times = schedule.times();
-    if !matches!(
-        cadence::due(&times, &schedule.instance_id, now),
-        Due::Now(_)
-    ) {
+    if !matches!(times.due(&schedule.instance_id, now), Due::Now) {
         return None;
     }
     let began = times.attempt.map(|(started_at, _)| started_at);
@@ -125,18 +122,21 @@ fn overdue_since(schedule: &Schedule, since: DateTime<Utc>) -> Finding {
 /// What is wrong with a schedule that is not overdue, if anything.
 fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
     let id = &schedule.instance_id;
-    if let Due::Heal { .. } = cadence::due(&schedule.times(), id, now) {
+    if let Due::Misplaced { .. } = schedule.times().due(id, now) {
         return Some(Finding::warning(
             CHECK,
             id,
             format!(
                 "its next run is at {}, further ahead than its interval allows: the clock went backwards",
-                shown(schedule.next_run_at)
+                shown(schedule.record.next_run_at)
             ),
             "the next `run-due` puts it right; look at the clock",
         ));
     }
-    if let Some((stage, refusal)) = run::refused_hooks(&schedule.hooks).into_iter().next() {
+    if let Some((stage, refusal)) = run::refused_hooks(&schedule.declaration.hooks)
+        .into_iter()
+        .next()
+    {
         return Some(Finding::broken(
             CHECK,
             id,
@@ -147,7 +147,7 @@ fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
             ),
         ));
     }
-    if let Some(since) = schedule.missing_since {
+    if let Some(since) = schedule.record.missing_since {
         return Some(Finding::warning(
             CHECK,
             id,
@@ -155,8 +155,8 @@ fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
             format!("if that is meant: hypeman-snap delete {id}"),
         ));
     }
-    if let Some(error) = schedule.run_error() {
-        let failures = match schedule.consecutive_failures {
+    if let Some(error) = schedule.record.run_error() {
+        let failures = match schedule.record.consecutive_failures {
             0 | 1 => "its last run failed".to_owned(),
             more => format!("its last {more} runs failed"),
         };
@@ -167,7 +167,7 @@ fn judge(schedule: &Schedule, now: DateTime<Utc>) -> Option<Finding> {
             format!("put right what failed, then: hypeman-snap run-due --force --instance {id}"),
         ));
     }
-    let error = schedule.retention_error.as_ref()?;
+    let error = schedule.record.retention_error.as_ref()?;
     Some(Finding::warning(
         CHECK,
         id,

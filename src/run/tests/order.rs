@@ -22,9 +22,9 @@ fn those_whose_last_run_went_well_come_first_and_then_who_has_waited_longest() {
     ] {
         let id = host.due(id, Behaviour::Works(State::Stopped), keep(1));
         host.change(&id, |schedule| {
-            schedule.next_run_at = clock::now() - TimeDelta::minutes(minutes);
-            schedule.consecutive_failures = failures;
-            schedule.attempt = (tries > 0).then(|| Attempt {
+            schedule.record.next_run_at = clock::now() - TimeDelta::minutes(minutes);
+            schedule.record.consecutive_failures = failures;
+            schedule.record.attempt = (tries > 0).then(|| Attempt {
                 run_at: ago(HOUR),
                 snapshot_name: "x".to_owned(),
                 tries,
@@ -39,7 +39,7 @@ fn those_whose_last_run_went_well_come_first_and_then_who_has_waited_longest() {
 fn a_forced_run_has_the_same_order() {
     let mut host = Host::new();
     let id = host.due("a", Behaviour::Works(State::Stopped), keep(1));
-    host.change(&id, |schedule| schedule.consecutive_failures = 1);
+    host.change(&id, |schedule| schedule.record.consecutive_failures = 1);
     host.due("b", Behaviour::Works(State::Stopped), keep(1));
     host.options.force = true;
     assert_eq!(picked(&host), ["b", "a"]);

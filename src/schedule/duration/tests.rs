@@ -1,7 +1,6 @@
 //! Facts about durations: Go's own forms, humantime's, and what is refused.
 
 use proptest::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::*;
 
@@ -134,50 +133,6 @@ fn people_see_two_units_and_no_months() {
         (secs(400 * DAY + 60), "400days 1m"),
     ] {
         assert_eq!(format_human(duration), text);
-    }
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Fields {
-    #[serde(with = "go")]
-    every: Duration,
-    #[serde(default, with = "go_optional")]
-    limit: Option<Duration>,
-}
-
-#[test]
-fn files_hold_strings_in_go_form() {
-    let fields = Fields {
-        every: secs(60),
-        limit: Some(secs(7 * DAY)),
-    };
-    let json = r#"{"every":"1m0s","limit":"168h0m0s"}"#;
-    assert_eq!(serde_json::to_string(&fields).unwrap(), json);
-    assert_eq!(serde_json::from_str::<Fields>(json).unwrap(), fields);
-}
-
-#[test]
-fn absent_null_empty_and_zero_limits_are_none() {
-    for limit in ["", r#","limit":null"#, r#","limit":"""#, r#","limit":"0s""#] {
-        let json = format!(r#"{{"every":"1m0s"{limit}}}"#);
-        let fields: Fields = serde_json::from_str(&json).unwrap();
-        assert_eq!(fields.limit, None, "{json}");
-    }
-}
-
-#[test]
-fn other_json_types_are_refused() {
-    for json in [
-        r#"{"every":60000000000}"#,
-        r#"{"every":null}"#,
-        r#"{"every":""}"#,
-        r#"{"every":"-1m"}"#,
-        r#"{"every":["1m"]}"#,
-        r#"{"every":"1m","limit":5}"#,
-        r#"{"every":"1m","limit":"soon"}"#,
-        r#"{"every":"1m","limit":{}}"#,
-    ] {
-        assert!(serde_json::from_str::<Fields>(json).is_err(), "{json}");
     }
 }
 

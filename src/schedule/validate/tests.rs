@@ -4,6 +4,7 @@ use chrono::DateTime;
 use proptest::prelude::*;
 
 use super::*;
+use crate::instance::InstanceId;
 use crate::snapshot;
 
 fn input() -> Input {
@@ -15,12 +16,12 @@ fn input() -> Input {
 }
 
 fn refusal(input: Input) -> String {
-    settings(input).expect_err("not refused").to_string()
+    declaration(input).expect_err("not refused").to_string()
 }
 
 #[test]
 fn a_whole_declaration_is_taken() {
-    let settings = settings(Input {
+    let declared = declaration(Input {
         interval: "60m".to_owned(),
         max_count: Some(7),
         max_age: Some("7d".to_owned()),
@@ -35,14 +36,14 @@ fn a_whole_declaration_is_taken() {
         ..Input::default()
     })
     .unwrap();
-    assert_eq!(settings.interval, Duration::from_secs(3600));
-    assert_eq!(settings.retention.max_count, 7);
+    assert_eq!(declared.cadence.gap(), Duration::from_secs(3600));
+    assert_eq!(declared.retention.max_count, 7);
     assert_eq!(
-        settings.retention.max_age,
+        declared.retention.max_age,
         Some(Duration::from_secs(7 * 24 * 3600))
     );
-    assert_eq!(settings.name_prefix.as_deref(), Some("nightly"));
-    let metadata: Vec<_> = settings
+    assert_eq!(declared.name_prefix.as_deref(), Some("nightly"));
+    let metadata: Vec<_> = declared
         .metadata
         .iter()
         .map(|(k, v)| (k.as_str(), v.as_str()))
@@ -51,9 +52,9 @@ fn a_whole_declaration_is_taken() {
         metadata,
         [("empty", ""), ("note", "a=b c"), ("team", "infra")]
     );
-    assert_eq!(settings.hooks.pre, ["fsfreeze", "-f", "/srv/a b"]);
-    assert_eq!(settings.hooks.post, Vec::<String>::new());
-    assert_eq!(settings.hooks.timeout, Some(Duration::from_secs(30)));
+    assert_eq!(declared.hooks.pre, ["fsfreeze", "-f", "/srv/a b"]);
+    assert_eq!(declared.hooks.post, Vec::<String>::new());
+    assert_eq!(declared.hooks.timeout, Some(Duration::from_secs(30)));
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn a_minute_is_the_shortest_interval() {
             ..input()
         };
         match refused {
-            None => assert!(settings(input).is_ok(), "{interval}"),
+            None => assert!(declaration(input).is_ok(), "{interval}"),
             Some(rule) => {
                 let error = refusal(input);
                 assert!(
@@ -90,12 +91,12 @@ fn a_minute_is_the_shortest_interval() {
 #[test]
 fn retention_needs_one_limit_above_zero() {
     let limits = |max_count: Option<i64>, max_age: Option<&str>| {
-        settings(Input {
+        declaration(Input {
             max_count,
             max_age: max_age.map(str::to_owned),
             ..input()
         })
-        .map(|settings| (settings.retention.max_count, settings.retention.max_age))
+        .map(|declared| (declared.retention.max_count, declared.retention.max_age))
         .map_err(|error| error.to_string())
     };
     let day = Some(Duration::from_secs(24 * 3600));
@@ -134,7 +135,7 @@ fn prefixes_are_lower_case_names_of_at_most_47_characters() {
             name_prefix: Some(good.to_owned()),
             ..input()
         };
-        assert!(settings(input).is_ok(), "{good}");
+        assert!(declaration(input).is_ok(), "{good}");
     }
     let too_long = "x".repeat(48);
     for bad in [
@@ -184,7 +185,7 @@ fn metadata_follows_the_rules_of_tags() {
             ..input()
         };
         match refused {
-            None => assert!(settings(input).is_ok(), "{entries:?}"),
+            None => assert!(declaration(input).is_ok(), "{entries:?}"),
             Some(rule) => {
                 let error = refusal(input);
                 assert!(error.contains(rule), "{error}");
@@ -202,7 +203,7 @@ fn metadata_follows_the_rules_of_tags() {
 fn metadata_leaves_room_for_the_two_markers() {
     let entries = |n: usize| (0..n).map(|i| format!("k{i}=v")).collect::<Vec<_>>();
     let with = |n| {
-        settings(Input {
+        declaration(Input {
             metadata: entries(n),
             ..input()
         })
@@ -221,25 +222,24 @@ fn metadata_leaves_room_for_the_two_markers() {
 fn a_file_must_hold_a_schedule_that_can_be_carried_out() {
     let id: InstanceId = "vm-1".parse().unwrap();
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    let good = Schedule::new(id.clone(), settings(input()).unwrap(), now);
-    assert_eq!(loaded(&good, &id), Ok(()));
+    let good = Schedule::new(id.clone(), declaration(input()).unwrap(), now);
+    assert_eq!(loaded(&good), Ok(()));
     let with = |change: fn(&mut Schedule)| {
         let mut schedule = good.clone();
         change(&mut schedule);
-        loaded(&schedule, &id).unwrap_err()
+        loaded(&schedule).unwrap_err()
     };
     assert_eq!(
-        with(|s| s.instance_id = "vm-2".parse().unwrap()),
-        "instance_id \"vm-2\" is not the instance that the file is named after"
-    );
-    assert_eq!(
-        with(|s| s.interval = Duration::from_secs(59)),
+        with(|s| s.declaration.cadence = Cadence::Every(Duration::from_secs(59))),
         "interval \"59s\" must be at least 1m"
     );
-    assert!(with(|s| s.interval = Duration::ZERO).contains("at least 1m"));
-    assert!(with(|s| s.retention.max_count = 0).contains("limits nothing"));
     assert!(
-        with(|s| s.name_prefix = Some("../x".to_owned())).contains("name_prefix \"../x\" must")
+        with(|s| s.declaration.cadence = Cadence::Every(Duration::ZERO)).contains("at least 1m")
+    );
+    assert!(with(|s| s.declaration.retention.max_count = 0).contains("limits nothing"));
+    assert!(
+        with(|s| s.declaration.name_prefix = Some("../x".to_owned()))
+            .contains("name_prefix \"../x\" must")
     );
 }
 
@@ -259,7 +259,7 @@ proptest! {
         if let Some(text) = hooks.ok().map(|hooks| hooks::command_line(&hooks.pre)).filter(|text| !text.is_empty()) {
             prop_assert!(hooks::parse(&text).is_ok());
         }
-        let _ = settings(Input { interval, max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
+        let _ = declaration(Input { interval, max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
     }
 
     #[test]
@@ -315,7 +315,7 @@ fn a_hook_names_its_flag_its_value_and_the_rule_when_it_is_refused() {
 #[test]
 fn the_default_hook_timeout_is_the_same_as_none() {
     let hooks = |timeout: Option<&str>| {
-        settings(Input {
+        declaration(Input {
             failure_hook: Some("notify".to_owned()),
             hook_timeout: timeout.map(str::to_owned),
             ..input()
@@ -331,24 +331,53 @@ fn the_default_hook_timeout_is_the_same_as_none() {
 #[test]
 fn a_file_may_hold_only_hooks_that_can_be_run() {
     let id: InstanceId = "vm".parse().unwrap();
-    let checked = |hooks: serde_json::Value| {
-        let mut schedule =
-            Schedule::new(id.clone(), settings(input()).unwrap(), DateTime::UNIX_EPOCH);
-        schedule.hooks = serde_json::from_value(hooks).unwrap();
-        loaded(&schedule, &id)
+    let checked = |hooks: Hooks| {
+        let mut schedule = Schedule::new(
+            id.clone(),
+            declaration(input()).unwrap(),
+            DateTime::UNIX_EPOCH,
+        );
+        schedule.declaration.hooks = hooks;
+        loaded(&schedule)
     };
-    use serde_json::json;
-    for good in [
-        json!({}),
-        json!({"pre": null, "x": 1}),
-        json!({"post": ["/bin/a", ""], "timeout": "5m0s"}),
-    ] {
-        assert_eq!(checked(good), Ok(()));
-    }
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let none = Hooks::default();
+    assert_eq!(checked(none.clone()), Ok(()));
+    let good = Hooks {
+        post: words(&["/bin/a", ""]),
+        timeout: Some(Duration::from_secs(300)),
+        ..none.clone()
+    };
+    assert_eq!(checked(good), Ok(()));
     for (bad, part) in [
-        (json!({"pre": [""]}), "hooks.pre"),
-        (json!({"post": ["./a"]}), "hooks.post"),
-        (json!({"failure": ["a", "b\0"]}), "hooks.failure"),
+        (
+            Hooks {
+                pre: words(&[""]),
+                ..none.clone()
+            },
+            "hooks.pre",
+        ),
+        (
+            Hooks {
+                post: words(&["./a"]),
+                ..none.clone()
+            },
+            "hooks.post",
+        ),
+        (
+            Hooks {
+                failure: words(&["a", "b\0"]),
+                ..none.clone()
+            },
+            "hooks.failure",
+        ),
+        (
+            Hooks {
+                timeout: Some(Duration::ZERO),
+                ..none.clone()
+            },
+            "hooks.timeout",
+        ),
     ] {
         assert!(checked(bad).unwrap_err().starts_with(part));
     }

@@ -18,16 +18,25 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn times(next_run_at: DateTime<Utc>, interval: Duration) -> Times {
     Times {
-        failures: 0,
+        cadence: Cadence::Every(interval),
         next_run_at,
         retry_at: None,
         attempt: None,
-        interval,
+        failures: 0,
+    }
+}
+
+/// Until when it is not due; `None` when it is.
+fn waits_until(times: &Times, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    match times.due(&id(), now) {
+        Due::No => Some(times.begins_at(now)),
+        Due::Now => None,
+        Due::Misplaced { .. } => panic!("{times:?} is misplaced at {now}"),
     }
 }
 
 #[test]
-fn jitter_is_the_contracts() {
+fn jitter_is_hypemans() {
     assert_eq!(fnv1a_64(b"mk3v9t0xq2r7w5d8h1c6b4za"), 0xbc46_0071_ce52_db88);
     for (interval, nanos) in [
         (MINUTE, 2_293_038_984),
@@ -35,7 +44,7 @@ fn jitter_is_the_contracts() {
         (DAY, 116_293_038_984),
     ] {
         assert_eq!(
-            jitter(&id(), interval),
+            Cadence::Every(interval).jitter(&id()),
             Duration::from_nanos(nanos),
             "{interval:?}"
         );
@@ -45,7 +54,7 @@ fn jitter_is_the_contracts() {
 #[test]
 fn a_new_schedule_waits_an_interval_and_its_jitter() {
     assert_eq!(
-        first_run(at("2026-08-20T03:11:05Z"), MINUTE * 30, &id()),
+        Cadence::Every(MINUTE * 30).first(&id(), at("2026-08-20T03:11:05Z")),
         at("2026-08-20T03:44:01.293038984Z")
     );
 }
@@ -63,19 +72,31 @@ fn missed_grid_points_are_skipped() {
         // Before it: backwards on the same grid.
         ("2026-09-01T00:00:00Z", "2026-09-01T00:15:20.5Z"),
     ] {
-        assert_eq!(next_run(previous, HOUR, at(now)), at(next), "{now}");
+        assert_eq!(
+            Cadence::Every(HOUR).next(previous, at(now)),
+            at(next),
+            "{now}"
+        );
     }
 }
 
 #[test]
 fn retries_wait_twice_as_long_each_time_up_to_the_interval() {
     let minutes: Vec<u64> = (0..9)
-        .map(|failures| retry_delay(failures, HOUR).as_secs() / 60)
+        .map(|failures| Cadence::Every(HOUR).retry_delay(failures).as_secs() / 60)
         .collect();
     assert_eq!(minutes, [1, 1, 2, 4, 8, 16, 32, 60, 60]);
-    assert_eq!(retry_delay(u32::MAX, HOUR), HOUR);
-    assert_eq!(retry_delay(u32::MAX, Duration::MAX), Duration::MAX);
-    assert_eq!(retry_delay(1, Duration::from_secs(1)).as_secs(), 1);
+    assert_eq!(Cadence::Every(HOUR).retry_delay(u32::MAX), HOUR);
+    assert_eq!(
+        Cadence::Every(Duration::MAX).retry_delay(u32::MAX),
+        Duration::MAX
+    );
+    assert_eq!(
+        Cadence::Every(Duration::from_secs(1))
+            .retry_delay(1)
+            .as_secs(),
+        1
+    );
 }
 
 #[test]
@@ -88,11 +109,9 @@ fn a_run_time_in_the_past_is_due_once() {
         "0001-01-01T00:00:00Z",
     ] {
         let mut times = times(at(next_run_at), HOUR);
-        assert_eq!(due(&times, &id(), now), Due::Now(Why::Cadence));
-        times.next_run_at = next_run(times.next_run_at, HOUR, now);
-        let Due::No { at } = due(&times, &id(), now) else {
-            panic!("{next_run_at}: due again at once");
-        };
+        assert_eq!(times.due(&id(), now), Due::Now);
+        times.next_run_at = times.cadence.next(times.next_run_at, now);
+        let at = waits_until(&times, now).expect(next_run_at);
         assert!(at > now && at <= now + HOUR, "{next_run_at}: {at}");
     }
 }
@@ -101,25 +120,25 @@ fn a_run_time_in_the_past_is_due_once() {
 fn a_run_time_too_far_ahead_is_brought_back_onto_its_grid() {
     let now = at("2026-09-02T12:00:00Z");
     let far = at("2031-05-05T07:20:11.25Z");
-    let Due::Heal { next_run_at } = due(&times(far, HOUR), &id(), now) else {
-        panic!("not healed");
+    let Due::Misplaced { next_run_at } = times(far, HOUR).due(&id(), now) else {
+        panic!("not misplaced");
     };
     assert_eq!(next_run_at, at("2026-09-02T12:20:11.25Z"));
     assert_eq!(
-        due(&times(next_run_at, HOUR), &id(), now),
-        Due::No { at: next_run_at }
+        waits_until(&times(next_run_at, HOUR), now),
+        Some(next_run_at)
     );
 }
 
 #[test]
 fn a_first_run_is_not_too_far_ahead() {
     let now = at("2026-09-02T12:00:00Z");
-    let first = first_run(now, HOUR, &id());
-    assert_eq!(due(&times(first, HOUR), &id(), now), Due::No { at: first });
+    let first = Cadence::Every(HOUR).first(&id(), now);
+    assert_eq!(waits_until(&times(first, HOUR), now), Some(first));
     let later = first + Duration::from_nanos(1);
     assert!(matches!(
-        due(&times(later, HOUR), &id(), now),
-        Due::Heal { .. }
+        times(later, HOUR).due(&id(), now),
+        Due::Misplaced { .. }
     ));
 }
 
@@ -128,23 +147,18 @@ fn a_failed_run_is_due_when_its_delay_is_over() {
     let now = at("2026-09-02T12:00:00Z");
     let next = at("2026-09-02T12:30:00Z");
     for (retry_at, expected) in [
-        ("2026-09-02T11:59:00Z", Due::Now(Why::Retry)),
-        ("2026-09-02T12:00:00Z", Due::Now(Why::Retry)),
-        (
-            "2026-09-02T12:04:00Z",
-            Due::No {
-                at: at("2026-09-02T12:04:00Z"),
-            },
-        ),
-        ("2026-09-02T12:45:00Z", Due::No { at: next }),
+        ("2026-09-02T11:59:00Z", None),
+        ("2026-09-02T12:00:00Z", None),
+        ("2026-09-02T12:04:00Z", Some(at("2026-09-02T12:04:00Z"))),
+        ("2026-09-02T12:45:00Z", Some(next)),
         // Further ahead than any delay: the clock went backwards.
-        ("2026-09-02T13:00:01Z", Due::Now(Why::Retry)),
-        ("2126-09-02T12:00:00Z", Due::Now(Why::Retry)),
-        ("0001-01-01T00:00:00Z", Due::Now(Why::Retry)),
+        ("2026-09-02T13:00:01Z", None),
+        ("2126-09-02T12:00:00Z", None),
+        ("0001-01-01T00:00:00Z", None),
     ] {
         let mut times = times(next, HOUR);
         times.retry_at = Some(at(retry_at));
-        assert_eq!(due(&times, &id(), now), expected, "{retry_at}");
+        assert_eq!(waits_until(&times, now), expected, "{retry_at}");
     }
 }
 
@@ -152,26 +166,14 @@ fn a_failed_run_is_due_when_its_delay_is_over() {
 fn a_run_that_died_is_taken_up_again() {
     let now = at("2026-09-02T12:00:00Z");
     let next = at("2026-09-02T12:30:00Z");
-    let interrupted = Due::Now(Why::Interrupted);
+    let interrupted = None;
     for (started_at, tries, expected) in [
         ("2026-09-02T11:59:59Z", 1, interrupted),
         ("2026-09-02T11:59:59Z", 0, interrupted),
-        (
-            "2026-09-02T11:59:30Z",
-            2,
-            Due::No {
-                at: at("2026-09-02T12:00:30Z"),
-            },
-        ),
+        ("2026-09-02T11:59:30Z", 2, Some(at("2026-09-02T12:00:30Z"))),
         ("2026-09-02T11:59:00Z", 2, interrupted),
-        (
-            "2026-09-02T11:57:00Z",
-            4,
-            Due::No {
-                at: at("2026-09-02T12:01:00Z"),
-            },
-        ),
-        ("2026-09-02T11:55:00Z", u32::MAX, Due::No { at: next }),
+        ("2026-09-02T11:57:00Z", 4, Some(at("2026-09-02T12:01:00Z"))),
+        ("2026-09-02T11:55:00Z", u32::MAX, Some(next)),
         // Begun in the future: the clock went backwards.
         ("2026-09-02T12:00:01Z", 9, interrupted),
         ("2126-09-02T12:00:00Z", 9, interrupted),
@@ -179,7 +181,7 @@ fn a_run_that_died_is_taken_up_again() {
         let mut times = times(next, HOUR);
         times.attempt = Some((at(started_at), tries));
         assert_eq!(
-            due(&times, &id(), now),
+            waits_until(&times, now),
             expected,
             "{started_at}, try {tries}"
         );
@@ -190,20 +192,20 @@ fn a_run_that_died_is_taken_up_again() {
 fn a_minute_of_cron_ticks_never_floods_after_the_clock_jumped() {
     // Ten hours of ticks; in the middle the clock goes a year ahead for an hour, and then back.
     let start = at("2026-09-02T12:00:00Z");
-    let mut times = times(first_run(start, HOUR, &id()), HOUR);
+    let mut times = times(Cadence::Every(HOUR).first(&id(), start), HOUR);
     let mut runs = 0;
     for tick in 0..600u32 {
         let mut now = start + MINUTE * tick;
         if (240..300).contains(&tick) {
             now += DAY * 365;
         }
-        match due(&times, &id(), now) {
-            Due::Now(_) => {
+        match times.due(&id(), now) {
+            Due::Now => {
                 runs += 1;
-                times.next_run_at = next_run(times.next_run_at, HOUR, now);
+                times.next_run_at = times.cadence.next(times.next_run_at, now);
             }
-            Due::Heal { next_run_at } => times.next_run_at = next_run_at,
-            Due::No { .. } => {}
+            Due::Misplaced { next_run_at } => times.next_run_at = next_run_at,
+            Due::No => {}
         }
     }
     // Nine regular ones, of which the jump forth or back may cost or add one.
@@ -254,11 +256,9 @@ fn any_times() -> impl Strategy<Value = Times> {
         any_interval(),
     )
         .prop_map(|(next_run_at, retry_at, attempt, interval)| Times {
-            failures: 0,
-            next_run_at,
             retry_at,
             attempt,
-            interval,
+            ..times(next_run_at, interval)
         })
 }
 
@@ -275,11 +275,9 @@ fn usual_times() -> impl Strategy<Value = (Times, DateTime<Utc>)> {
         .prop_map(|(now, next, retry, attempt, interval)| {
             let at = |seconds| now + chrono::TimeDelta::seconds(seconds);
             let times = Times {
-                failures: 0,
-                next_run_at: at(next),
                 retry_at: retry.map(at),
                 attempt: attempt.map(|(seconds, tries)| (at(seconds), tries)),
-                interval,
+                ..times(at(next), interval)
             };
             (times, now)
         })
@@ -288,7 +286,7 @@ fn usual_times() -> impl Strategy<Value = (Times, DateTime<Utc>)> {
 proptest! {
     #[test]
     fn jitter_is_below_a_tenth_and_five_minutes(id in "[a-z0-9]{1,40}", interval in valid_interval()) {
-        let jitter = jitter(&id.parse().unwrap(), interval);
+        let jitter = Cadence::Every(interval).jitter(&id.parse().unwrap());
         prop_assert!(jitter < interval / 10 && jitter < MAX_JITTER);
     }
 
@@ -296,25 +294,25 @@ proptest! {
     fn the_next_run_is_on_the_grid_and_within_an_interval(
         previous in any_time(), interval in valid_interval(), now in usual_time(),
     ) {
-        let next = next_run(previous, interval, now);
+        let next = Cadence::Every(interval).next(previous, now);
         prop_assert!(next > now);
-        prop_assert!(next <= add(now, interval));
+        prop_assert!(next <= later(now, interval));
         prop_assert_eq!((nanos(next) - nanos(previous)).rem_euclid(duration_nanos(interval)), 0);
     }
 
     #[test]
     fn no_input_panics(previous in any_time(), interval in any_interval(), now in any_time(), failures: u32) {
-        let next = next_run(previous, interval, now);
+        let next = Cadence::Every(interval).next(previous, now);
         prop_assert!(next > now || next == DateTime::<Utc>::MAX_UTC);
-        prop_assert!(first_run(now, interval, &id()) >= now);
-        prop_assert!(retry_delay(failures, interval) <= interval);
+        prop_assert!(Cadence::Every(interval).first(&id(), now) >= now);
+        prop_assert!(Cadence::Every(interval).retry_delay(failures) <= interval);
     }
 
     #[test]
     fn what_is_not_due_becomes_due_later(times in any_times(), now in any_time()) {
-        if let Due::No { at } = due(&times, &id(), now) {
+        if let (Due::No, at) = (times.due(&id(), now), times.begins_at(now)) {
             prop_assert!(at > now);
-            prop_assert!(matches!(due(&times, &id(), at), Due::Now(_)));
+            prop_assert!(matches!(times.due(&id(), at), Due::Now));
         }
     }
 
@@ -322,26 +320,26 @@ proptest! {
     fn what_is_not_due_becomes_due_when_it_says_and_not_before(
         (times, now) in usual_times(), part in 0.0..1.0f64,
     ) {
-        if let Due::No { at } = due(&times, &id(), now) {
-            prop_assert!(at > now && at <= now + times.interval + jitter(&id(), times.interval));
-            prop_assert!(matches!(due(&times, &id(), at), Due::Now(_)));
+        if let (Due::No, at) = (times.due(&id(), now), times.begins_at(now)) {
+            prop_assert!(at > now && at <= times.cadence.first(&id(), now));
+            prop_assert!(matches!(times.due(&id(), at), Due::Now));
             let before = now + (at - now).to_std().unwrap().mul_f64(part);
             if before < at {
-                prop_assert_eq!(due(&times, &id(), before), Due::No { at });
+                prop_assert_eq!(waits_until(&times, before), Some(at));
             }
         }
     }
 
     #[test]
-    fn healing_happens_once_and_stays_on_the_grid(
+    fn a_misplaced_run_is_put_right_once_and_stays_on_the_grid(
         next_run_at in any_time(), interval in valid_interval(), now in usual_time(),
     ) {
         let mut times = times(next_run_at, interval);
-        if let Due::Heal { next_run_at: healed } = due(&times, &id(), now) {
-            prop_assert!(healed > now && healed <= add(now, interval) && healed < next_run_at);
-            prop_assert_eq!((nanos(next_run_at) - nanos(healed)).rem_euclid(duration_nanos(interval)), 0);
-            times.next_run_at = healed;
-            prop_assert_eq!(due(&times, &id(), now), Due::No { at: healed });
+        if let Due::Misplaced { next_run_at: right } = times.due(&id(), now) {
+            prop_assert!(right > now && right <= later(now, interval) && right < next_run_at);
+            prop_assert_eq!((nanos(next_run_at) - nanos(right)).rem_euclid(duration_nanos(interval)), 0);
+            times.next_run_at = right;
+            prop_assert_eq!(waits_until(&times, now), Some(right));
         }
     }
 
@@ -349,12 +347,12 @@ proptest! {
     fn a_run_by_cadence_is_never_followed_by_another_at_once(
         mut times in any_times(), now in usual_time(),
     ) {
-        times.interval = times.interval.max(MINUTE);
+        times.cadence = Cadence::Every(times.cadence.gap().max(MINUTE));
         times.retry_at = None;
         times.attempt = None;
-        if due(&times, &id(), now) == Due::Now(Why::Cadence) {
-            times.next_run_at = next_run(times.next_run_at, times.interval, now);
-            let is_quiet = matches!(due(&times, &id(), now), Due::No { .. });
+        if times.due(&id(), now) == Due::Now {
+            times.next_run_at = times.cadence.next(times.next_run_at, now);
+            let is_quiet = matches!(times.due(&id(), now), Due::No);
             prop_assert!(is_quiet);
         }
     }

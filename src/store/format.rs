@@ -1,0 +1,397 @@
+//! A schedule as a file holds it: the only place that knows its keys. Those that hypeman knows have its names
+//! (hypeman-snap(5)); those behind `updated_at` are this tool's own, and what neither knows survives.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_ignored::Path;
+use serde_json::{Map, Value};
+
+use crate::cadence::{Cadence, Times};
+use crate::instance::InstanceId;
+use crate::schedule::hooks::Hooks;
+use crate::schedule::{
+    Attempt, Declaration, Record, Retention, Schedule, duration, is_go_zero, validate,
+};
+
+/// Why bytes are no schedule.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// They are no JSON, or not of the right form. Reading again may help.
+    Malformed(serde_json::Error),
+    /// They break a rule.
+    Invalid(String),
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// The keys of a file, in the order in which they are written.
+#[derive(Serialize, Deserialize)]
+struct Form {
+    instance_id: String,
+    #[serde(with = "go")]
+    interval: Duration,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    name_prefix: Option<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_as_default"
+    )]
+    metadata: BTreeMap<String, String>,
+    #[serde(with = "RetentionForm")]
+    retention: Retention,
+    next_run_at: DateTime<Utc>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "zero_time_as_none"
+    )]
+    last_run_at: Option<DateTime<Utc>>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    last_snapshot_id: Option<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    last_error: Option<String>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    consecutive_failures: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<Wrapped>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_success_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_pause_ms: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_duration_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    total_runs: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    total_failures: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing_since: Option<DateTime<Utc>>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    retention_error: Option<String>,
+    #[serde(default, with = "HooksForm", skip_serializing_if = "is_default")]
+    hooks: Hooks,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Retention")]
+struct RetentionForm {
+    #[serde(default)]
+    max_count: u64,
+    #[serde(default, with = "go_optional", skip_serializing_if = "Option::is_none")]
+    max_age: Option<Duration>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Hooks")]
+struct HooksForm {
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "null_as_default"
+    )]
+    pre: Vec<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "null_as_default"
+    )]
+    post: Vec<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "null_as_default"
+    )]
+    failure: Vec<String>,
+    #[serde(default, with = "go_optional", skip_serializing_if = "Option::is_none")]
+    timeout: Option<Duration>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Attempt")]
+struct AttemptForm {
+    run_at: DateTime<Utc>,
+    snapshot_name: String,
+    tries: u32,
+    started_at: DateTime<Utc>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wrapped(#[serde(with = "AttemptForm")] Attempt);
+
+impl From<&Schedule> for Form {
+    fn from(schedule: &Schedule) -> Self {
+        let Schedule {
+            instance_id,
+            declaration,
+            record,
+            unknown: _,
+        } = schedule.clone();
+        let Cadence::Every(interval) = declaration.cadence;
+        Self {
+            instance_id: instance_id.into(),
+            interval,
+            name_prefix: declaration.name_prefix,
+            metadata: declaration.metadata,
+            retention: declaration.retention,
+            next_run_at: record.next_run_at,
+            last_run_at: record.last_run_at,
+            last_snapshot_id: record.last_snapshot_id,
+            last_error: record.last_error,
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            retry_at: record.retry_at,
+            consecutive_failures: record.consecutive_failures,
+            attempt: record.attempt.map(Wrapped),
+            last_success_at: record.last_success_at,
+            last_pause_ms: record.last_pause_ms,
+            last_duration_ms: record.last_duration_ms,
+            total_runs: record.total_runs,
+            total_failures: record.total_failures,
+            missing_since: record.missing_since,
+            retention_error: record.retention_error,
+            hooks: declaration.hooks,
+        }
+    }
+}
+
+impl Form {
+    /// The schedule, every rule checked.
+    fn check(self, id: &InstanceId) -> Result<Schedule, Refusal> {
+        if self.instance_id != id.as_str() {
+            return Err(Refusal::Invalid(format!(
+                "instance_id {:?} is not the instance that the file is named after",
+                self.instance_id
+            )));
+        }
+        let schedule = Schedule {
+            instance_id: id.clone(),
+            declaration: Declaration {
+                cadence: Cadence::Every(self.interval),
+                retention: self.retention,
+                name_prefix: self.name_prefix,
+                metadata: self.metadata,
+                hooks: self.hooks,
+            },
+            record: Record {
+                next_run_at: self.next_run_at,
+                last_run_at: self.last_run_at,
+                last_snapshot_id: self.last_snapshot_id,
+                last_error: self.last_error,
+                created_at: self.created_at,
+                updated_at: self.updated_at,
+                retry_at: self.retry_at,
+                consecutive_failures: self.consecutive_failures,
+                attempt: self.attempt.map(|Wrapped(attempt)| attempt),
+                last_success_at: self.last_success_at,
+                last_pause_ms: self.last_pause_ms,
+                last_duration_ms: self.last_duration_ms,
+                total_runs: self.total_runs,
+                total_failures: self.total_failures,
+                missing_since: self.missing_since,
+                retention_error: self.retention_error,
+            },
+            unknown: Map::new(),
+        };
+        validate::loaded(&schedule).map_err(Refusal::Invalid)?;
+        Ok(schedule)
+    }
+}
+
+impl Serialize for Schedule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut form = serde_json::to_value(Form::from(self)).map_err(serde::ser::Error::custom)?;
+        if let Value::Object(form) = &mut form {
+            add_unknown(form, &self.unknown);
+        }
+        form.serialize(serializer)
+    }
+}
+
+/// Puts what is not known behind what is.
+fn add_unknown(known: &mut Map<String, Value>, unknown: &Map<String, Value>) {
+    for (key, value) in unknown {
+        match (known.get_mut(key), value) {
+            (Some(Value::Object(known)), Value::Object(unknown)) => add_unknown(known, unknown),
+            (Some(_), _) => {}
+            (None, value) => {
+                known.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// When the schedule in a file is due: what an idle minute reads of each. What is not known is skipped.
+///
+/// # Errors
+/// When the bytes are no valid schedule of this instance.
+pub(super) fn times(bytes: &[u8], id: &InstanceId) -> Result<Times, Refusal> {
+    let form: Form = serde_json::from_slice(bytes)?;
+    Ok(form.check(id)?.times())
+}
+
+/// The whole schedule, every rule checked.
+///
+/// # Errors
+/// When the bytes are no valid schedule of this instance.
+pub(super) fn decode(bytes: &[u8], id: &InstanceId) -> Result<Schedule, Refusal> {
+    let mut ignored = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let form: Form =
+        serde_ignored::deserialize(&mut deserializer, |path| ignored.push(keys(&path)))?;
+    deserializer.end()?;
+    let mut schedule = form.check(id)?;
+    if !ignored.is_empty() {
+        let all: Value = serde_json::from_slice(bytes)?;
+        for keys in ignored {
+            copy(&keys, &all, &mut schedule.unknown);
+        }
+    }
+    Ok(schedule)
+}
+
+/// The keys that lead to a value.
+fn keys(path: &Path<'_>) -> Vec<String> {
+    match path {
+        Path::Root => Vec::new(),
+        Path::Seq { parent, .. }
+        | Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => keys(parent),
+        Path::Map { parent, key } => {
+            let mut keys = keys(parent);
+            keys.push(key.clone());
+            keys
+        }
+    }
+}
+
+/// Copies one value, with the objects around it.
+fn copy(keys: &[String], from: &Value, to: &mut Map<String, Value>) {
+    let Some((key, inner)) = keys.split_first() else {
+        return;
+    };
+    let Some(value) = from.get(key) else {
+        return;
+    };
+    if inner.is_empty() {
+        to.insert(key.clone(), value.clone());
+    } else if let Value::Object(to) = to.entry(key).or_insert_with(|| Map::new().into()) {
+        copy(inner, value, to);
+    }
+}
+
+/// The schedule as hypeman writes it: two spaces of indentation, its fields first and in its order.
+///
+/// # Errors
+/// When a value can't be written as JSON.
+pub(super) fn encode(schedule: &Schedule) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(schedule)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// An optional text, of which Go writes the empty one for "not set".
+fn empty_as_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
+}
+
+/// An optional time, of which Go writes the zero one for "not set".
+fn zero_time_as_none<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DateTime<Utc>>, D::Error> {
+    Ok(Option::<DateTime<Utc>>::deserialize(deserializer)?.filter(|time| !is_go_zero(*time)))
+}
+
+/// A value for which Go writes `null` when it is a nil map.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A duration: a string in Go's form, or in any other that [`duration::parse`] reads.
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration such as \"1h30m0s\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+        duration::parse(text).map_err(E::custom)
+    }
+}
+
+mod go {
+    use super::{Deserializer, Duration, Serializer, Text, duration};
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&duration::format_go(*d))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        from.deserialize_str(Text)
+    }
+}
+
+/// A duration that may be missing: absent, `null`, empty and zero all mean that there is none.
+mod go_optional {
+    use super::{Deserialize, Deserializer, Duration, Error, Serializer, duration};
+
+    pub(super) fn serialize<S: Serializer>(d: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match d {
+            Some(d) => super::go::serialize(d, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
+        let parsed = text.map(|text| duration::parse(&text).map_err(D::Error::custom));
+        Ok(parsed.transpose()?.filter(|d| !d.is_zero()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
