@@ -4,7 +4,7 @@ use crate::exit::Exit;
 use crate::finding::{self, Status};
 use crate::health::{Level, Newest, Verdict};
 use crate::instance::{InstanceId, InstanceRef};
-use crate::retention::{Decision, Policy};
+use crate::retention::Decision;
 use crate::run::report::Report;
 use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Snapshot;
@@ -142,12 +142,7 @@ pub enum Fate {
     /// A schedule made it that can't be read, so it stays for now.
     Unreadable,
     /// Its schedule's retention has decided.
-    Judged {
-        /// What it decided.
-        decision: Decision,
-        /// By which limits.
-        policy: Policy,
-    },
+    Judged(Decision),
 }
 
 /// What `check` found.

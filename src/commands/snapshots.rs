@@ -10,7 +10,8 @@ use crate::cli::SnapshotsArgs;
 use crate::clock;
 use crate::engine::describe;
 use crate::instance::{InstanceId, InstanceRef, resolve};
-use crate::retention::{self, Decision, Keep, Policy};
+use crate::retention::{self, Policy, Reason};
+use crate::schedule::Schedule;
 use crate::snapshot::Snapshot;
 
 /// Lists the snapshots of one instance, or all.
@@ -126,15 +127,17 @@ fn fates(
     };
     let exists = instances.iter().any(|instance| instance.id == id);
     let grace = context.settings.limits.missing_grace;
-    let policy = Policy::of(&schedule, exists, grace, now);
-    retention::plan(&id, snapshots, &policy, now)
+    let Schedule {
+        declaration,
+        record,
+        ..
+    } = &schedule;
+    let policy = Policy::of(&declaration.retention, record, exists, grace, now);
+    retention::verdicts(&id, snapshots, &policy, now)
         .into_iter()
-        .map(|verdict| match verdict.decision {
-            Decision::Keep(Keep::NotOurs) => Fate::Manual,
-            decision @ (Decision::Keep(_) | Decision::Remove(_)) => Fate::Judged {
-                decision,
-                policy: policy.clone(),
-            },
+        .map(|verdict| match verdict.decision.reasons() {
+            [Reason::NotOurs, ..] => Fate::Manual,
+            _ => Fate::Judged(verdict.decision),
         })
         .collect()
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 use super::text::visible_json;
@@ -13,7 +12,6 @@ use crate::commands::report::{
 };
 use crate::finding;
 use crate::health::{Newest, Source};
-use crate::retention::{Decision, Keep};
 use crate::run::report::{HookRun, InstanceResult, Report};
 use crate::schedule::Schedule;
 
@@ -207,20 +205,12 @@ fn verdict(fate: &Fate) -> Value {
         Fate::Manual => kept("manual"),
         Fate::Unscheduled => kept("no schedule"),
         Fate::Unreadable => kept("its schedule can't be read"),
-        Fate::Judged { decision, policy } => json!({
-            "keep": matches!(decision, Decision::Keep(_)),
-            "reason": decision.reason(policy, |at| {
+        Fate::Judged(decision) => json!({
+            "keep": decision.keeps(),
+            "reason": decision.words(|at| {
                 at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
             }),
-            "expires_at": expires_at(decision),
+            "expires_at": decision.expires_at(),
         }),
-    }
-}
-
-fn expires_at(decision: &Decision) -> Option<DateTime<Utc>> {
-    if let Decision::Keep(Keep::Within { expires_at, .. }) = decision {
-        *expires_at
-    } else {
-        None
     }
 }

@@ -10,7 +10,6 @@ use super::{lines, units};
 use crate::commands::report::{Fate, ScheduleRow, SnapshotRow};
 use crate::finding::{Finding, Status};
 use crate::health::Newest;
-use crate::retention::Decision;
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
 
@@ -169,13 +168,7 @@ fn tint(schedule: &Schedule) -> Option<Tint> {
 }
 
 fn is_going(fate: &Fate) -> bool {
-    matches!(
-        fate,
-        Fate::Judged {
-            decision: Decision::Remove(_),
-            ..
-        }
-    )
+    matches!(fate, Fate::Judged(decision) if !decision.keeps())
 }
 
 /// How the newest run went.
@@ -216,12 +209,10 @@ fn stays(fate: &Fate, view: &View) -> String {
         Fate::Manual => "kept: manual".to_owned(),
         Fate::Unscheduled => "kept: no schedule".to_owned(),
         Fate::Unreadable => "kept: its schedule can't be read".to_owned(),
-        Fate::Judged { decision, policy } => {
-            let reason = decision.reason(policy, |at| units::time(at, view));
-            match decision {
-                Decision::Keep(_) => format!("kept: {reason}"),
-                Decision::Remove(_) => format!("goes: {reason}"),
-            }
+        Fate::Judged(decision) => {
+            let word = if decision.keeps() { "kept" } else { "goes" };
+            let reasons = decision.words(|at| units::time(at, view));
+            format!("{word}: {reasons}")
         }
     }
 }

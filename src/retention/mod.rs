@@ -1,140 +1,138 @@
-//! Retention: which scheduled snapshots of one instance stay, and why. Pure: no I/O, no clock.
+//! Retention: which scheduled snapshots of one instance stay, and all the reasons why. Pure: no I/O, no clock.
 //!
-//! [`plan`] gives every snapshot a verdict with its reason; whoever deletes carries out exactly that plan, and whoever
-//! lists shows the same reasons. One file for each rule; this one combines them.
+//! Each rule looks at the whole list and says what speaks for or against a snapshot; [`verdicts`] combines them, and the
+//! strongest reason decides. Whoever deletes carries out exactly these verdicts, and whoever lists shows their reasons.
+//! A new rule is a function, a line in [`RULES`] and its reasons with their strength.
 
-mod age;
-mod count;
 mod floors;
-mod future;
-mod unusable;
+mod limits;
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::instance::InstanceId;
-use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
+use crate::schedule::{Record, Retention};
 use crate::snapshot::{Kind, Snapshot};
+
+/// How far ahead a date may lie and still be taken for true: another host's clock, or a snapshot that was finished
+/// after `now` was read.
+const SLACK: TimeDelta = TimeDelta::minutes(10);
 
 /// The limits, and whether anything stands above them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Only the newest so many stay; 0 means no limit by count.
-    pub max_count: u64,
-    /// Only those younger than this stay; `None` means no limit by age.
-    pub max_age: Option<Duration>,
+    /// The limits that the user declared.
+    pub retention: Retention,
     /// Whether the newest usable snapshot of each kind stays whatever the limits say.
     pub floors_hold: bool,
 }
 
 impl Policy {
-    /// What `schedule` asks for. The floors hold while the instance exists, or may exist, and go on to hold until it
-    /// has been known to be gone for `missing_grace`.
+    /// What a schedule asks for. The floors hold while the instance exists, or may exist, and go on to hold until it has
+    /// been known to be gone for `missing_grace`.
     pub fn of(
-        schedule: &Schedule,
+        retention: &Retention,
+        record: &Record,
         instance_exists: bool,
         missing_grace: Duration,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
-            max_count: schedule.declaration.retention.max_count,
-            max_age: schedule.declaration.retention.max_age,
-            floors_hold: instance_exists || !schedule.record.is_given_up(missing_grace, now),
+            retention: retention.clone(),
+            floors_hold: instance_exists || !record.is_given_up(missing_grace, now),
         }
     }
 }
 
-/// Why a snapshot stays.
+/// What speaks for or against a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keep {
-    /// Not made by this instance's schedule: manual, or another's. Retention never touches it.
+pub enum Reason {
+    /// Stays: not made by this instance's schedule: manual, or another's. Retention never touches it.
     NotOurs,
-    /// The newest usable one.
-    Newest,
-    /// The newest usable one of its kind.
-    NewestOfKind(Kind),
-    /// Nothing can be restored from it, and no newer one of its kind can replace it yet.
-    Unusable,
-    /// Dated in the future, because the clock was wrong; nobody can tell how old it is.
+    /// Stays: dated in the future, because the clock was wrong; nobody can tell how old it is.
     FromTheFuture,
-    /// Within every limit.
-    Within {
-        /// Its place from the newest, which is 1.
-        rank: u64,
-        /// The last moment at which it stays, if the schedule limits age.
-        expires_at: Option<DateTime<Utc>>,
-    },
-}
-
-/// Why a snapshot goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remove {
-    /// Nothing can be restored from it, and there is a newer usable one of its kind.
-    Unusable,
-    /// There are `max_count` newer ones.
+    /// Stays: the newest usable one.
+    Newest,
+    /// Stays: the newest usable one of its kind.
+    NewestOfKind(Kind),
+    /// Stays: nothing can be restored from it, and no newer one of its kind can replace it yet.
+    Unreplaced,
+    /// Goes: nothing can be restored from it, and there is a newer usable one of its kind.
+    Replaced,
+    /// Goes: there are `max_count` newer ones.
     BeyondCount {
         /// Its place from the newest, which is 1.
         rank: u64,
         /// The limit.
         max_count: u64,
     },
-    /// It is older than `max_age`.
+    /// Goes: it is older than `max_age`.
     TooOld {
         /// Its age.
         age: Duration,
         /// The limit.
         max_age: Duration,
     },
+    /// Stays: among the newest `max_count`.
+    WithinCount {
+        /// Its place from the newest, which is 1.
+        rank: u64,
+        /// The limit.
+        max_count: u64,
+    },
+    /// Stays: not older than `max_age`, up to and including this moment.
+    Until(DateTime<Utc>),
+    /// Stays: no limit says anything.
+    NoLimit,
 }
 
-/// What becomes of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// It stays.
-    Keep(Keep),
-    /// It goes.
-    Remove(Remove),
-}
+impl Reason {
+    /// Whether it speaks for staying.
+    pub const fn keeps(&self) -> bool {
+        !matches!(
+            self,
+            Self::Replaced | Self::BeyondCount { .. } | Self::TooOld { .. }
+        )
+    }
 
-impl Decision {
-    /// The reason in words, as lists show it, such as `2 of 7, until 2026-09-09 03:15`. `time` formats a time.
-    pub fn reason(&self, policy: &Policy, time: impl Fn(DateTime<Utc>) -> String) -> String {
+    /// Of two reasons, the one with the smaller number decides. Equal ones are told together.
+    const fn strength(&self) -> u8 {
         match self {
-            Self::Keep(Keep::NotOurs) => "not made by this schedule".to_owned(),
-            Self::Keep(Keep::Newest) => "newest".to_owned(),
-            Self::Keep(Keep::NewestOfKind(kind)) => format!("newest {kind}"),
-            Self::Keep(Keep::Unusable) => "until a usable one replaces it".to_owned(),
-            Self::Keep(Keep::FromTheFuture) => "dated in the future".to_owned(),
-            Self::Keep(Keep::Within { rank, expires_at }) => {
-                let place =
-                    (policy.max_count > 0).then(|| format!("{rank} of {}", policy.max_count));
-                let end = expires_at.map(|at| format!("until {}", time(at)));
-                let parts: Vec<String> = place.into_iter().chain(end).collect();
-                if parts.is_empty() {
-                    "no limit".to_owned()
-                } else {
-                    parts.join(", ")
-                }
+            Self::NotOurs => 0,
+            Self::FromTheFuture => 1,
+            Self::Newest | Self::NewestOfKind(_) | Self::Unreplaced => 2,
+            Self::Replaced => 3,
+            Self::BeyondCount { .. } => 4,
+            Self::TooOld { .. } => 5,
+            Self::WithinCount { .. } | Self::Until(_) | Self::NoLimit => 6,
+        }
+    }
+
+    /// In words, such as `2 of 7`. `time` formats a time.
+    fn words(&self, time: impl Fn(DateTime<Utc>) -> String) -> String {
+        match self {
+            Self::NotOurs => "not made by this schedule".to_owned(),
+            Self::FromTheFuture => "dated in the future".to_owned(),
+            Self::Newest => "newest".to_owned(),
+            Self::NewestOfKind(kind) => format!("newest {kind}"),
+            Self::Unreplaced => "until a usable one replaces it".to_owned(),
+            Self::Replaced => "a usable one replaces it".to_owned(),
+            Self::BeyondCount { rank, max_count } => format!("number {rank}, {max_count} stay"),
+            Self::TooOld { age, max_age } => {
+                let [age, max_age] = [age, max_age].map(|it| format_human(*it));
+                format!("{age} old, {max_age} allowed")
             }
-            Self::Remove(Remove::Unusable) => "a usable one replaces it".to_owned(),
-            Self::Remove(Remove::BeyondCount { rank, max_count }) => {
-                format!("number {rank}, {max_count} stay")
-            }
-            Self::Remove(Remove::TooOld { age, max_age }) => {
-                format!(
-                    "{} old, {} allowed",
-                    format_human(*age),
-                    format_human(*max_age)
-                )
-            }
+            Self::WithinCount { rank, max_count } => format!("{rank} of {max_count}"),
+            Self::Until(at) => format!("until {}", time(*at)),
+            Self::NoLimit => "no limit".to_owned(),
         }
     }
 }
 
-/// One snapshot and what becomes of it.
+/// One snapshot, and what becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict<'a> {
     /// The snapshot.
@@ -143,83 +141,130 @@ pub struct Verdict<'a> {
     pub decision: Decision,
 }
 
+/// Every reason, the strongest first; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision(Vec<Reason>);
+
+impl Decision {
+    fn new(mut reasons: Vec<Reason>) -> Self {
+        if reasons.is_empty() {
+            reasons.push(Reason::NoLimit);
+        }
+        reasons.sort_by_key(Reason::strength);
+        Self(reasons)
+    }
+
+    /// All of them.
+    pub fn reasons(&self) -> &[Reason] {
+        &self.0
+    }
+
+    /// Those that decide: the strongest, and its equals.
+    pub fn deciding(&self) -> impl Iterator<Item = &Reason> {
+        let strength = self.0.first().map(Reason::strength);
+        self.0
+            .iter()
+            .filter(move |reason| Some(reason.strength()) == strength)
+    }
+
+    /// Whether the snapshot stays.
+    pub fn keeps(&self) -> bool {
+        self.deciding().all(Reason::keeps)
+    }
+
+    /// Until when it stays, if it goes by its age alone then.
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.deciding().find_map(|reason| {
+            if let Reason::Until(at) = reason {
+                Some(*at)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// What decides, in words, such as `2 of 7, until 2026-09-09 03:15`. `time` formats a time.
+    pub fn words(&self, time: impl Fn(DateTime<Utc>) -> String) -> String {
+        let words: Vec<String> = self.deciding().map(|it| it.words(&time)).collect();
+        words.join(", ")
+    }
+}
+
+/// What a rule says of each of an instance's scheduled snapshots, which it is given newest first.
+type Rule = fn(&[&Snapshot], &Policy, DateTime<Utc>) -> Vec<Option<Reason>>;
+
+const RULES: [Rule; 5] = [
+    from_the_future,
+    floors::newest_of_each_kind,
+    floors::unusable,
+    limits::count,
+    limits::age,
+];
+
 /// Judges every snapshot of `snapshots`, which may hold other instances' as well: one verdict for each, in the same
 /// order. Of two that were created at the same time, the one with the greater id counts as the newer one.
-pub fn plan<'a>(
+pub fn verdicts<'a>(
     instance: &InstanceId,
     snapshots: &'a [Snapshot],
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Verdict<'a>> {
     let mut newest_first: Vec<usize> = (0..snapshots.len())
-        .filter(|&at| {
-            let snapshot = &snapshots[at];
-            snapshot.is_scheduled_for(instance)
-                && snapshot.is_usable()
-                && !future::is_implausible(snapshot.created_at, now)
-        })
+        .filter(|&at| snapshots[at].is_scheduled_for(instance))
         .collect();
     newest_first.sort_by(|&a, &b| by_age(&snapshots[b], &snapshots[a]));
-    let usable: Vec<&Snapshot> = newest_first.iter().map(|&at| &snapshots[at]).collect();
-    let newest = |kind| usable.iter().copied().find(|it| it.kind == kind);
-    let (standby, stopped) = (newest(Kind::Standby), newest(Kind::Stopped));
-    let mut decisions = vec![None; snapshots.len()];
-    for ((rank, at), floor) in (1..)
-        .zip(newest_first)
-        .zip(floors::of(usable.iter().copied(), policy))
-    {
-        let decision = floor.map_or_else(
-            || within_limits(&snapshots[at], rank, policy, now),
-            Decision::Keep,
-        );
-        decisions[at] = Some(decision);
+    let ours: Vec<&Snapshot> = newest_first.iter().map(|&at| &snapshots[at]).collect();
+    let mut reasons = vec![vec![Reason::NotOurs]; snapshots.len()];
+    for &at in &newest_first {
+        reasons[at].clear();
+    }
+    for rule in RULES {
+        for (&at, reason) in newest_first.iter().zip(rule(&ours, policy, now)) {
+            reasons[at].extend(reason);
+        }
     }
     snapshots
         .iter()
-        .zip(decisions)
-        .map(|(snapshot, decision)| Verdict {
+        .zip(reasons)
+        .map(|(snapshot, reasons)| Verdict {
             snapshot,
-            decision: decision.unwrap_or_else(|| {
-                if !snapshot.is_scheduled_for(instance) {
-                    Decision::Keep(Keep::NotOurs)
-                } else if future::is_implausible(snapshot.created_at, now) {
-                    Decision::Keep(Keep::FromTheFuture)
-                } else {
-                    let newest = match snapshot.kind {
-                        Kind::Standby => standby,
-                        Kind::Stopped => stopped,
-                    };
-                    unusable::judge(snapshot, newest, policy, now)
-                }
-            }),
+            decision: Decision::new(reasons),
         })
         .collect()
-}
-
-/// What the limits say of the usable snapshot at `rank`. The first one that has something to say decides.
-fn within_limits(snapshot: &Snapshot, rank: u64, policy: &Policy, now: DateTime<Utc>) -> Decision {
-    count::judge(rank, policy)
-        .or_else(|| age::judge(snapshot.created_at, policy, now))
-        .map_or_else(
-            || {
-                Decision::Keep(Keep::Within {
-                    rank,
-                    expires_at: age::expires_at(snapshot.created_at, policy),
-                })
-            },
-            Decision::Remove,
-        )
 }
 
 /// What the verdicts remove, oldest first.
 pub fn removals<'a>(verdicts: &[Verdict<'a>]) -> Vec<&'a Snapshot> {
     let mut removals: Vec<&Snapshot> = verdicts
         .iter()
-        .filter(|verdict| matches!(verdict.decision, Decision::Remove(_)))
+        .filter(|verdict| !verdict.decision.keeps())
         .map(|verdict| verdict.snapshot)
         .collect();
     removals.sort_by(|a, b| by_age(a, b));
     removals
+}
+
+/// The rule for snapshots dated in the future: they stay, and take no other's place.
+fn from_the_future(
+    newest_first: &[&Snapshot],
+    _: &Policy,
+    now: DateTime<Utc>,
+) -> Vec<Option<Reason>> {
+    newest_first
+        .iter()
+        .map(|snapshot| is_from_the_future(snapshot, now).then_some(Reason::FromTheFuture))
+        .collect()
+}
+
+/// Whether a snapshot's date can't be true. It was taken while the clock was wrong: how old it is can't be told, and
+/// if it counted as the newest, it would push out every snapshot taken since the clock was put right.
+fn is_from_the_future(snapshot: &Snapshot, now: DateTime<Utc>) -> bool {
+    snapshot.created_at.signed_duration_since(now) > SLACK
+}
+
+/// Whether a snapshot counts among the others: something can be restored from it, and its date can be true.
+fn counts(snapshot: &Snapshot, now: DateTime<Utc>) -> bool {
+    snapshot.is_usable() && !is_from_the_future(snapshot, now)
 }
 
 /// Older ones first.

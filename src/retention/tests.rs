@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
+use crate::schedule::Schedule;
 use crate::snapshot::{Kind, scheduled_tags};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -37,14 +38,13 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
 
 fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
     Policy {
-        max_count,
-        max_age,
+        retention: Retention { max_count, max_age },
         floors_hold: true,
     }
 }
 
 fn removed(snapshots: &[Snapshot], policy: &Policy) -> Vec<String> {
-    removals(&plan(&instance(), snapshots, policy, now()))
+    removals(&verdicts(&instance(), snapshots, policy, now()))
         .iter()
         .map(|snapshot| snapshot.id.to_string())
         .collect()
@@ -52,15 +52,14 @@ fn removed(snapshots: &[Snapshot], policy: &Policy) -> Vec<String> {
 
 /// The ids and reasons of a plan, as a list shows them.
 fn reasons(snapshots: &[Snapshot], policy: &Policy) -> Vec<String> {
-    plan(&instance(), snapshots, policy, now())
+    verdicts(&instance(), snapshots, policy, now())
         .iter()
         .map(|verdict| {
-            let reason = verdict
-                .decision
-                .reason(policy, |at| at.format("%H:%M").to_string());
-            let word = match verdict.decision {
-                Decision::Keep(_) => "keep",
-                Decision::Remove(_) => "remove",
+            let reason = verdict.decision.words(|at| at.format("%H:%M").to_string());
+            let word = if verdict.decision.keeps() {
+                "keep"
+            } else {
+                "remove"
             };
             format!("{} {word}: {reason}", verdict.snapshot.id)
         })
@@ -128,6 +127,24 @@ fn either_limit_removes() {
         ]
     );
     assert_eq!(removed(&snapshots, &policy(9, Some(HOUR))), ["d"]);
+}
+
+#[test]
+fn every_reason_is_kept_and_the_strongest_comes_first() {
+    let snapshots = [scheduled("a", 600), scheduled("b", 700), scheduled("c", 10)];
+    let verdicts = verdicts(&instance(), &snapshots, &policy(1, Some(HOUR)), now());
+    let all: Vec<&[Reason]> = verdicts.iter().map(|it| it.decision.reasons()).collect();
+    let too_old = |minutes: u64| Reason::TooOld {
+        age: Duration::from_secs(minutes * 60),
+        max_age: HOUR,
+    };
+    let beyond = |rank| Reason::BeyondCount { rank, max_count: 1 };
+    assert_eq!(all[0], [beyond(2), too_old(600)]);
+    assert_eq!(all[1], [beyond(3), too_old(700)]);
+    let until = now() + TimeDelta::minutes(50);
+    let (rank, max_count) = (1, 1);
+    let within = Reason::WithinCount { rank, max_count };
+    assert_eq!(all[2], [Reason::Newest, within, Reason::Until(until)]);
 }
 
 #[test]
@@ -252,7 +269,12 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
     let mut schedule = Schedule::new(instance(), declaration, now());
     let holds = |schedule: &Schedule, exists, minutes| {
         let at = now() + TimeDelta::minutes(minutes);
-        Policy::of(schedule, exists, HOUR, at).floors_hold
+        let Schedule {
+            declaration,
+            record,
+            ..
+        } = schedule;
+        Policy::of(&declaration.retention, record, exists, HOUR, at).floors_hold
     };
     assert!(holds(&schedule, true, 0));
     // Seen to be gone for the first time, and not written down yet.
@@ -391,8 +413,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         any::<bool>(),
     )
         .prop_map(|(max_count, max_age, floors_hold)| Policy {
-            max_count,
-            max_age,
+            retention: Retention { max_count, max_age },
             floors_hold,
         })
 }
@@ -408,10 +429,10 @@ fn is_newer(a: &Snapshot, b: &Snapshot) -> bool {
 proptest! {
     #[test]
     fn verdicts_partition_the_input(snapshots in any_snapshots(), policy in any_policy()) {
-        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        let verdicts = verdicts(&instance(), &snapshots, &policy, now());
         let judged: Vec<&Snapshot> = verdicts.iter().map(|verdict| verdict.snapshot).collect();
         prop_assert_eq!(judged, snapshots.iter().collect::<Vec<_>>());
-        let kept = verdicts.iter().filter(|v| matches!(v.decision, Decision::Keep(_))).count();
+        let kept = verdicts.iter().filter(|v| v.decision.keeps()).count();
         prop_assert_eq!(kept + removals(&verdicts).len(), snapshots.len());
     }
 
@@ -427,7 +448,7 @@ proptest! {
 
     #[test]
     fn only_our_own_are_removed_oldest_first(snapshots in any_snapshots(), policy in any_policy()) {
-        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        let verdicts = verdicts(&instance(), &snapshots, &policy, now());
         let removals = removals(&verdicts);
         prop_assert!(removals.iter().all(|snapshot| snapshot.is_scheduled_for(&instance())));
         prop_assert!(removals.is_sorted_by_key(|snapshot| snapshot.created_at));
@@ -437,7 +458,7 @@ proptest! {
     fn every_removal_breaks_a_limit_and_every_kept_one_none(
         snapshots in any_snapshots(), policy in any_policy(),
     ) {
-        for verdict in plan(&instance(), &snapshots, &policy, now()) {
+        for verdict in verdicts(&instance(), &snapshots, &policy, now()) {
             let created_at = verdict.snapshot.created_at;
             let newer = snapshots
                 .iter()
@@ -445,28 +466,31 @@ proptest! {
                 .filter(|other| other.is_usable() && is_plausible(other))
                 .filter(|other| is_newer(other, verdict.snapshot))
                 .count() as u64;
-            let is_beyond = policy.max_count > 0 && newer >= policy.max_count;
-            let is_old = policy.max_age.is_some_and(|max_age| created_at + max_age < now());
-            match verdict.decision {
-                Decision::Remove(Remove::Unusable) => {
-                    prop_assert!(!verdict.snapshot.is_usable() && newer > 0);
-                }
-                Decision::Remove(Remove::TooOld { .. }) => prop_assert!(is_old),
-                Decision::Remove(Remove::BeyondCount { .. }) => prop_assert!(is_beyond),
-                Decision::Keep(Keep::Within { rank, .. }) => {
-                    prop_assert_eq!(rank, newer + 1);
-                    prop_assert!(!is_beyond && !is_old);
-                }
-                Decision::Keep(Keep::Newest) => prop_assert_eq!(newer, 0),
-                Decision::Keep(Keep::NewestOfKind(kind)) => {
-                    prop_assert!(newer > 0 && verdict.snapshot.kind == kind);
-                }
-                Decision::Keep(Keep::Unusable) => prop_assert!(!verdict.snapshot.is_usable()),
-                Decision::Keep(Keep::FromTheFuture) => {
-                    prop_assert!(created_at > now() + TimeDelta::minutes(10));
-                }
-                Decision::Keep(Keep::NotOurs) => {
-                    prop_assert!(!verdict.snapshot.is_scheduled_for(&instance()));
+            let is_beyond = policy.retention.max_count > 0 && newer >= policy.retention.max_count;
+            let is_old = policy.retention.max_age.is_some_and(|max_age| created_at + max_age < now());
+            let keeps = verdict.decision.keeps();
+            for reason in verdict.decision.deciding() {
+                prop_assert_eq!(reason.keeps(), keeps);
+                match reason {
+                    Reason::Replaced => prop_assert!(!verdict.snapshot.is_usable() && newer > 0),
+                    Reason::TooOld { .. } => prop_assert!(is_old),
+                    Reason::BeyondCount { .. } => prop_assert!(is_beyond),
+                    Reason::WithinCount { rank, .. } => {
+                        prop_assert_eq!(*rank, newer + 1);
+                        prop_assert!(!is_beyond && !is_old);
+                    }
+                    Reason::Until(_) | Reason::NoLimit => prop_assert!(!is_beyond && !is_old),
+                    Reason::Newest => prop_assert_eq!(newer, 0),
+                    Reason::NewestOfKind(kind) => {
+                        prop_assert!(newer > 0 && verdict.snapshot.kind == *kind);
+                    }
+                    Reason::Unreplaced => prop_assert!(!verdict.snapshot.is_usable()),
+                    Reason::FromTheFuture => {
+                        prop_assert!(created_at > now() + TimeDelta::minutes(10));
+                    }
+                    Reason::NotOurs => {
+                        prop_assert!(!verdict.snapshot.is_scheduled_for(&instance()));
+                    }
                 }
             }
         }
@@ -495,12 +519,13 @@ proptest! {
         snapshots in any_snapshots(), mut policy in any_policy(),
     ) {
         policy.floors_hold = true;
-        let verdicts = plan(&instance(), &snapshots, &policy, now());
+        let verdicts = verdicts(&instance(), &snapshots, &policy, now());
         for verdict in verdicts.iter().filter(|it| !it.snapshot.is_usable()) {
-            if let Decision::Remove(reason) = &verdict.decision {
-                prop_assert_eq!(reason, &Remove::Unusable);
+            if !verdict.decision.keeps() {
+                let deciding: Vec<&Reason> = verdict.decision.deciding().collect();
+                prop_assert_eq!(deciding, [&Reason::Replaced]);
                 let stays = verdicts.iter().any(|other| {
-                    matches!(other.decision, Decision::Keep(_))
+                    other.decision.keeps()
                         && other.snapshot.is_usable()
                         && other.snapshot.is_scheduled_for(&instance())
                         && other.snapshot.kind == verdict.snapshot.kind
@@ -514,12 +539,12 @@ proptest! {
     #[test]
     fn unusable_ones_change_nothing_for_the_others(snapshots in any_snapshots(), policy in any_policy()) {
         let usable: Vec<Snapshot> = snapshots.iter().filter(|s| s.is_usable()).cloned().collect();
-        let with: Vec<Decision> = plan(&instance(), &snapshots, &policy, now())
+        let with: Vec<Decision> = verdicts(&instance(), &snapshots, &policy, now())
             .into_iter()
             .filter(|verdict| verdict.snapshot.is_usable())
             .map(|verdict| verdict.decision)
             .collect();
-        let without: Vec<Decision> = plan(&instance(), &usable, &policy, now())
+        let without: Vec<Decision> = verdicts(&instance(), &usable, &policy, now())
             .into_iter()
             .map(|verdict| verdict.decision)
             .collect();
@@ -538,7 +563,7 @@ proptest! {
     ) {
         let later = now() + TimeDelta::minutes(minutes);
         let ids = |at| -> BTreeSet<String> {
-            removals(&plan(&instance(), &snapshots, &policy, at))
+            removals(&verdicts(&instance(), &snapshots, &policy, at))
                 .iter()
                 .map(|snapshot| snapshot.id.to_string())
                 .collect()

@@ -60,12 +60,13 @@ pub(super) fn apply(
         .cloned()
         .collect();
     let policy = Policy::of(
-        schedule,
+        &schedule.declaration.retention,
+        &schedule.record,
         instance_exists,
         context.options.missing_grace,
         now,
     );
-    let verdicts = retention::plan(id, &scheduled, &policy, now);
+    let verdicts = retention::verdicts(id, &scheduled, &policy, now);
     let mut retained = Retained {
         left: scheduled.len(),
         ..Retained::default()
