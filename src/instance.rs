@@ -193,6 +193,46 @@ pub struct Instance {
     pub state_note: Option<String>,
 }
 
+/// Whether an instance is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence<I, E> {
+    /// It is, and this is known of it.
+    Here(I),
+    /// It positively is not.
+    Gone,
+    /// That can't be told, and why: it may be there.
+    Unknown(E),
+}
+
+impl<I, E> Presence<I, E> {
+    /// Whether it positively is not there.
+    pub const fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone)
+    }
+
+    /// What is known of it; `None` when it is gone.
+    ///
+    /// # Errors
+    /// Why it can't be told whether it is there.
+    pub fn found(self) -> Result<Option<I>, E> {
+        match self {
+            Self::Here(instance) => Ok(Some(instance)),
+            Self::Gone => Ok(None),
+            Self::Unknown(error) => Err(error),
+        }
+    }
+}
+
+impl<I, E> From<Result<Option<I>, E>> for Presence<I, E> {
+    fn from(found: Result<Option<I>, E>) -> Self {
+        match found {
+            Ok(Some(instance)) => Self::Here(instance),
+            Ok(None) => Self::Gone,
+            Err(error) => Self::Unknown(error),
+        }
+    }
+}
+
 /// Why a reference names no single instance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {

@@ -34,7 +34,7 @@ use clap::{CommandFactory as _, Parser};
 
 use cli::{Cli, Command, EngineKind, OutputFormat};
 use commands::{check, failure};
-use engine::{Engine, EngineError, hypeman};
+use engine::{EngineError, Ports, hypeman};
 use exit::Exit;
 use progress::Progress;
 use settings::{Settings, Surroundings};
@@ -100,7 +100,7 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
         &commands::Context {
             settings: &settings,
             store: &store,
-            engine: &|| open_engine(&settings, &cli.command, progress),
+            ports: &|| open_engine(&settings, &cli.command, progress),
         },
     )?;
     let text = output::render(&answer, &view(cli));
@@ -112,9 +112,9 @@ fn open_engine(
     settings: &Settings,
     command: &Command,
     progress: &Progress,
-) -> Result<Box<dyn Engine>, EngineError> {
+) -> Result<Ports, EngineError> {
     match settings.engine {
-        EngineKind::Local => Ok(Box::new(engine::local::Local::new(
+        EngineKind::Local => Ok(Ports::with_registrar(engine::local::Local::new(
             engine::local::Settings {
                 data_dir: settings.data_dir.clone(),
                 state_dir: settings.state_dir.clone(),
@@ -130,7 +130,7 @@ fn open_engine(
             ),
             progress.clone(),
         ))),
-        EngineKind::Hypeman => Ok(Box::new(hypeman::Hypeman::new(hypeman::Settings {
+        EngineKind::Hypeman => Ok(Ports::of(hypeman::Hypeman::new(hypeman::Settings {
             base_url: settings
                 .base_url
                 .clone()

@@ -330,3 +330,58 @@ fn unreachable_engine_is_an_error() {
         .exits(1)
         .complains(&[host.data_dir().to_str().unwrap()]);
 }
+
+/// One question, one answer: a directory without metadata may hide the instance, so that its newest snapshot stays.
+#[test]
+fn what_goes_is_what_prune_would_remove_whatever_is_known_of_the_instance() {
+    let metadata = |host: &Host| host.data_dir().join(format!("guests/{ID}/metadata.json"));
+    type Change<'a> = &'a dyn Fn(&Host);
+    let cases: [(&str, Change<'_>, &[&str]); 4] = [
+        ("there", &|_| {}, &["s2", "s3"]),
+        (
+            "gone",
+            &|host| host.remove_instance(ID),
+            &["s1", "s2", "s3"],
+        ),
+        (
+            "without metadata",
+            &|host| fs::remove_file(metadata(host)).unwrap(),
+            &["s2", "s3"],
+        ),
+        (
+            "with damaged metadata",
+            &|host| fs::write(metadata(host), "{").unwrap(),
+            &["s2", "s3"],
+        ),
+    ];
+    for (name, change, expected) in cases {
+        let host = host_with_snapshots();
+        let declare = ["set", ID, "--interval", "1h", "--max-age", "1m"];
+        host.run(&declare).exits(0);
+        // It was missed for long, some time ago.
+        let mut schedule = host.schedule(ID);
+        schedule["missing_since"] = json!("2020-01-01T00:00:00Z");
+        host.write_schedule(ID, schedule.to_string());
+        change(&host);
+        let listed = host.run(&["snapshots", ID, "-o", "json"]).exits(0).json();
+        let goes: Vec<&str> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|snapshot| snapshot["verdict"]["keep"] == false)
+            .map(|snapshot| snapshot["id"].as_str().unwrap())
+            .collect();
+        let pruned = host.run(&["prune", ID, "--dry-run", "-o", "json"]).json();
+        let mut pruned: Vec<&str> = pruned["results"][0]["pruned"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_str().unwrap())
+            .collect();
+        pruned.sort_unstable();
+        let mut goes = goes;
+        goes.sort_unstable();
+        assert_eq!(goes, expected, "{name}: snapshots");
+        assert_eq!(pruned, expected, "{name}: prune");
+    }
+}

@@ -12,7 +12,7 @@ use super::report::{Answer, Finding, Health, HealthRow};
 use super::target::Targets;
 use crate::cli::CheckArgs;
 use crate::clock;
-use crate::engine::{Engine, describe};
+use crate::engine::describe;
 use crate::health::{self, Facts, Level, Newest};
 use crate::instance::InstanceId;
 use crate::schedule::Schedule;
@@ -33,17 +33,18 @@ pub fn run(context: &Context<'_>, args: &CheckArgs) -> Answer {
             context.settings.state_dir.display()
         ));
     }
-    let engine = Asked::ask(context);
+    let asked = (context.ports)().and_then(|ports| Known::ask(&ports.engine));
+    let known = asked.as_ref().ok();
     let now = clock::now();
     for id in ids {
         let finding = match context.store.load(&id) {
-            Ok(Some(schedule)) => judge(&engine, schedule, args.rpo, now),
+            Ok(Some(schedule)) => judge(known, schedule, args.rpo, now),
             // Deleted since the directory was read.
             Ok(None) => continue,
             Err(error) => unreadable(&error),
         };
         rows.push(HealthRow {
-            name: engine.name(&id),
+            name: known.and_then(|known| known.name(&id)).map(str::to_owned),
             instance_id: id.into(),
             finding,
         });
@@ -58,7 +59,7 @@ pub fn run(context: &Context<'_>, args: &CheckArgs) -> Answer {
             .is_empty()
             .then(|| "the schedules were deleted meanwhile".to_owned()),
         rows,
-        engine_error: engine.known.err(),
+        engine_error: asked.as_ref().err().map(|error| describe(error)),
     })
 }
 
@@ -124,56 +125,18 @@ fn subjects(
     Ok((ids, rows))
 }
 
-/// The engine, and what it said when it was asked once for everything.
-struct Asked {
-    engine: Option<Box<dyn Engine>>,
-    known: Result<Known, String>,
-}
-
-impl Asked {
-    fn ask(context: &Context<'_>) -> Self {
-        match (context.engine)() {
-            Ok(engine) => Self {
-                known: Known::ask(engine.as_ref()).map_err(|error| describe(&error)),
-                engine: Some(engine),
-            },
-            Err(error) => Self {
-                engine: None,
-                known: Err(describe(&error)),
-            },
-        }
-    }
-
-    fn name(&self, id: &InstanceId) -> Option<String> {
-        let known = self.known.as_ref().ok()?;
-        known.name(id).map(str::to_owned)
-    }
-
-    /// Whether the instance is positively gone. One that is only not listed is asked for by its id.
-    fn is_gone(&self, id: &InstanceId) -> bool {
-        match (&self.known, &self.engine) {
-            (Ok(known), Some(engine)) if !known.lists(id) => {
-                engine.find(id).is_ok_and(|found| found.is_none())
-            }
-            _ => false,
-        }
-    }
-}
-
-fn judge(engine: &Asked, schedule: Schedule, rpo: Option<Duration>, now: DateTime<Utc>) -> Finding {
+fn judge(
+    known: Option<&Known>,
+    schedule: Schedule,
+    rpo: Option<Duration>,
+    now: DateTime<Utc>,
+) -> Finding {
     let id = &schedule.instance_id;
     let facts = Facts {
         schedule: &schedule,
-        newest: engine
-            .known
-            .as_ref()
-            .map_or(Newest::Unknown, |known| known.newest(id)),
-        flaw: engine
-            .known
-            .as_ref()
-            .ok()
-            .and_then(|known| known.flaw(&schedule)),
-        is_gone: engine.is_gone(id),
+        newest: known.map_or(Newest::Unknown, |known| known.newest(id)),
+        flaw: known.and_then(|known| known.flaw(&schedule)),
+        is_gone: known.is_some_and(|known| known.is_gone(id)),
     };
     let verdict = health::judge(&facts, rpo, now);
     Finding::Judged {

@@ -1,10 +1,11 @@
 //! What the engine knows of all instances at once, for commands that show or judge schedules.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Inventory};
 use crate::health::Newest;
 use crate::instance::InstanceId;
 use crate::schedule::Schedule;
@@ -31,10 +32,8 @@ struct Unusable {
 }
 
 /// Names and scheduled snapshots.
-#[derive(Debug, Default)]
 pub struct Known {
-    /// The names of the instances that the engine lists; empty where one has none.
-    names: BTreeMap<InstanceId, String>,
+    inventory: Inventory,
     /// The scheduled snapshots of each instance that has any, whether it exists or not.
     pub scheduled: BTreeMap<InstanceId, Scheduled>,
     /// Of each instance, the newest snapshot that is not usable: a scheduled one, or one that can't be told from them.
@@ -48,14 +47,12 @@ impl Known {
     ///
     /// # Errors
     /// When it can't list instances or snapshots.
-    pub fn ask(engine: &dyn Engine) -> Result<Self, EngineError> {
+    pub fn ask(engine: &Arc<dyn Engine>) -> Result<Self, EngineError> {
         let mut known = Self {
-            names: engine
-                .instances()?
-                .into_iter()
-                .map(|instance| (instance.id, instance.name))
-                .collect(),
-            ..Self::default()
+            inventory: Inventory::take(engine)?,
+            scheduled: BTreeMap::new(),
+            newest_unusable: BTreeMap::new(),
+            flaws: BTreeMap::new(),
         };
         for snapshot in engine.list()?.snapshots {
             known.add(snapshot);
@@ -91,17 +88,14 @@ impl Known {
         }
     }
 
-    /// Whether the engine lists the instance. One that it does not list need not be gone.
-    pub fn lists(&self, id: &InstanceId) -> bool {
-        self.names.contains_key(id)
+    /// Whether the instance positively is not there any more.
+    pub fn is_gone(&self, id: &InstanceId) -> bool {
+        self.inventory.presence(id).is_gone()
     }
 
     /// The instance's name, if it is listed and has one.
     pub fn name(&self, id: &InstanceId) -> Option<&str> {
-        self.names
-            .get(id)
-            .map(String::as_str)
-            .filter(|name| !name.is_empty())
+        self.inventory.name(id)
     }
 
     /// The instance's newest usable scheduled snapshot.

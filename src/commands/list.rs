@@ -16,7 +16,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
     let known = if ids.is_empty() {
         None
     } else {
-        match (context.engine)().and_then(|engine| Known::ask(engine.as_ref())) {
+        match (context.ports)().and_then(|ports| Known::ask(&ports.engine)) {
             Ok(known) => Some(known),
             Err(error) => {
                 log::warn!("names and snapshots are not known: {}", describe(&error));

@@ -20,7 +20,7 @@ mod target;
 mod unregister;
 
 use crate::cli::Command;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{EngineError, Ports};
 use crate::settings::Settings;
 use crate::store::Store;
 use report::Answer;
@@ -33,7 +33,7 @@ pub struct Context<'a> {
     pub store: &'a Store,
     /// Opens the engine. Called at most once per command, and not at all by commands that can do without: opening
     /// may look at the data directory or need a server.
-    pub engine: &'a dyn Fn() -> Result<Box<dyn Engine>, EngineError>,
+    pub ports: &'a dyn Fn() -> Result<Ports, EngineError>,
 }
 
 /// Carries out one command.

@@ -94,7 +94,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
             (Vec::new(), 0)
         }
     };
-    let known = (context.engine)().and_then(|engine| Known::ask(engine.as_ref()));
+    let known = (context.ports)().and_then(|ports| Known::ask(&ports.engine));
     if let Err(error) = &known {
         log::debug!("no snapshots for the metrics: {}", describe(error));
     }

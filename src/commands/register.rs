@@ -1,16 +1,16 @@
 //! `register`: tells the local engine of a VM that hypeman does not run.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::Context;
 use super::failure::Refused;
 use super::report::{Answer, Registration, RegistrationChange};
-use crate::cli::{EngineKind, RegisterArgs};
+use crate::cli::RegisterArgs;
 use crate::clock;
-use crate::engine::local::registration::{self, Registered, RegistrationError};
-use crate::settings::Settings;
+use crate::engine::registrar::{Declared, Registered, Registrar, RegistrationError, Request};
 
 /// Declares the VM to the local engine, under its lock. The same values again change nothing.
 ///
@@ -18,8 +18,8 @@ use crate::settings::Settings;
 /// When the engine is another one, when a value is not valid or the id is taken, when another run holds the lock for
 /// too long, and when it can't be written.
 pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer> {
-    require_local(context.settings, "register")?;
-    let declared = registration::Declared {
+    let registrar = registrar(context, "register")?;
+    let declared = Declared {
         id: args.id.clone(),
         name: args.name.clone().unwrap_or_else(|| args.id.to_string()),
         hypervisor: args.hypervisor,
@@ -32,18 +32,11 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
     let _lock = context
         .store
         .lock(&args.id, context.settings.lock_timeout)?;
-    let request = registration::Request {
+    let request = Request {
         declared,
         is_forced: args.force,
-        vmm_timeout: context.settings.limits.vmm_timeout,
     };
-    let (registered, warnings) = registration::register(
-        &context.settings.state_dir,
-        &context.settings.data_dir,
-        request,
-        clock::now(),
-    )
-    .map_err(refusal)?;
+    let (registered, warnings) = registrar.register(request, clock::now()).map_err(refusal)?;
     for warning in warnings {
         log::warn!(instance = args.id.as_str(); "{warning}");
     }
@@ -57,18 +50,18 @@ pub fn run(context: &Context<'_>, args: &RegisterArgs) -> anyhow::Result<Answer>
     }))
 }
 
-/// Refuses `command` where a hypeman server knows the instances.
+/// Who keeps registrations.
 ///
 /// # Errors
-/// When the engine is not the local one.
-pub fn require_local(settings: &Settings, command: &str) -> Result<(), Refused> {
-    match settings.engine {
-        EngineKind::Local => Ok(()),
-        EngineKind::Hypeman => Err(Refused::Usage(format!(
+/// When `command` can't do anything because a hypeman server knows the instances.
+pub fn registrar(context: &Context<'_>, command: &str) -> anyhow::Result<Arc<dyn Registrar>> {
+    (context.ports)()?.registrar.ok_or_else(|| {
+        Refused::Usage(format!(
             "`{command}` is for the local engine, but the engine is hypeman, whose server knows its own instances; \
              --engine local goes without the server"
-        ))),
-    }
+        ))
+        .into()
+    })
 }
 
 /// The error with the meaning that it has for the exit code.

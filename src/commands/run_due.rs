@@ -38,9 +38,9 @@ fn carry_out(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Report>
     };
     let options = options(context, only, args.dry_run, args.force);
     let report = if args.recover_only {
-        run::recover(context.store, context.engine, &options)?
+        run::recover(context.store, context.ports, &options)?
     } else {
-        run::run_due(context.store, context.engine, &options)?
+        run::run_due(context.store, context.ports, &options)?
     };
     log(&report);
     Ok(report)

@@ -35,10 +35,10 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     for (_, refusal) in run::refused_hooks(&declaration.hooks) {
         warn!("{refusal}");
     }
-    let engine = (context.engine)()?;
-    let instance = target::existing(engine.as_ref(), &args.instance)?;
-    match engine.rival_schedule(&instance.id) {
-        Ok(rival) => rival.iter().for_each(|rival| warn!("{rival}")),
+    let ports = (context.ports)()?;
+    let instance = target::existing(ports.engine.as_ref(), &args.instance)?;
+    match ports.diagnosis.second_scheduler(&instance.id) {
+        Ok(second) => second.iter().for_each(|second| warn!("{second}")),
         // It is no reason not to declare a schedule.
         Err(error) => warn!("{}", describe(&error)),
     }

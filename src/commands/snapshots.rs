@@ -8,7 +8,7 @@ use super::Context;
 use super::report::{Answer, Fate, SnapshotRow};
 use crate::cli::SnapshotsArgs;
 use crate::clock;
-use crate::engine::describe;
+use crate::engine::{Inventory, describe};
 use crate::instance::{InstanceId, InstanceRef, resolve};
 use crate::retention::{self, Policy, Reason};
 use crate::schedule::Schedule;
@@ -19,8 +19,8 @@ use crate::snapshot::Snapshot;
 /// # Errors
 /// When the engine can't be used, and when nothing or several things have the name that was given.
 pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer> {
-    let engine = (context.engine)()?;
-    let instances = engine.instances()?;
+    let engine = (context.ports)()?.engine;
+    let inventory = Inventory::take(&engine)?;
     let listing = engine.list()?;
     for problem in &listing.problems {
         log::warn!("{problem}");
@@ -28,7 +28,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
     let mut snapshots = listing.snapshots;
     if let Some(reference) = &args.instance {
         let (scheduled, _) = context.store.ids()?;
-        let candidates = candidates(&instances, &scheduled, &snapshots);
+        let candidates = candidates(&inventory, &scheduled, &snapshots);
         let wanted = resolve(reference, &candidates)?.id.clone();
         snapshots.retain(|snapshot| snapshot.source_instance_id == wanted.as_str());
     }
@@ -47,7 +47,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
     }
     let mut rows = Vec::new();
     for (source, snapshots) in by_source {
-        let fates = fates(context, &source, &snapshots, &instances, now);
+        let fates = fates(context, &source, &snapshots, &inventory, now);
         rows.extend(
             snapshots
                 .into_iter()
@@ -68,7 +68,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
 
 /// Everything that a reference can mean: instances that exist, that have a schedule, and that left snapshots behind.
 fn candidates(
-    instances: &[InstanceRef],
+    inventory: &Inventory,
     scheduled: &[InstanceId],
     snapshots: &[Snapshot],
 ) -> Vec<InstanceRef> {
@@ -82,9 +82,7 @@ fn candidates(
         names.entry(id.clone()).or_default();
     }
     // What an instance is called now wins over what it was called when the snapshot was taken.
-    for instance in instances {
-        names.insert(instance.id.clone(), instance.name.clone());
-    }
+    names.extend(inventory.names().clone());
     names
         .into_iter()
         .map(|(id, name)| InstanceRef { id, name })
@@ -96,7 +94,7 @@ fn fates(
     context: &Context<'_>,
     source: &str,
     snapshots: &[Snapshot],
-    instances: &[InstanceRef],
+    inventory: &Inventory,
     now: DateTime<Utc>,
 ) -> Vec<Fate> {
     let all = |scheduled: Fate| -> Vec<Fate> {
@@ -125,7 +123,7 @@ fn fates(
             return all(Fate::Unreadable);
         }
     };
-    let exists = instances.iter().any(|instance| instance.id == id);
+    let exists = !inventory.presence(&id).is_gone();
     let grace = context.settings.limits.missing_grace;
     let Schedule {
         declaration,

@@ -82,7 +82,7 @@ impl<'a> Targets<'a> {
 
     fn instances(&self) -> Result<&[InstanceRef], &EngineError> {
         self.instances
-            .get_or_init(|| (self.context.engine)()?.instances())
+            .get_or_init(|| (self.context.ports)()?.engine.instances())
             .as_deref()
     }
 

@@ -1,10 +1,10 @@
 //! `unregister`: makes the local engine forget a VM that was registered.
 
 use super::Context;
-use super::register::{refusal, require_local};
+use super::register::{refusal, registrar};
 use super::report::{Answer, Registration, RegistrationChange};
 use crate::cli::UnregisterArgs;
-use crate::engine::local::registration::{self, RegistrationError};
+use crate::engine::registrar::RegistrationError;
 
 /// Removes what `register` wrote, under the instance's lock; schedule and snapshots stay.
 ///
@@ -12,24 +12,18 @@ use crate::engine::local::registration::{self, RegistrationError};
 /// When the engine is another one, when there is no such instance or it was not registered by this tool, when another
 /// run holds the lock for too long, and when it can't be removed.
 pub fn run(context: &Context<'_>, args: &UnregisterArgs) -> anyhow::Result<Answer> {
-    require_local(context.settings, "unregister")?;
-    let settings = context.settings;
+    let registrar = registrar(context, "unregister")?;
     // Who is not there leaves nothing behind, not even a lock file.
-    let is_registered =
-        registration::is_registered(&settings.state_dir, &settings.data_dir, &args.id);
-    if !is_registered.map_err(refusal)? {
+    if !registrar.is_registered(&args.id).map_err(refusal)? {
         return Err(refusal(RegistrationError::NotFound(args.id.clone())));
     }
-    let _lock = context.store.lock(&args.id, settings.lock_timeout)?;
+    let lock_timeout = context.settings.lock_timeout;
+    let _lock = context.store.lock(&args.id, lock_timeout)?;
     // Its schedule must learn that it is gone. One that can't be read has it so too.
     let has_schedule = !matches!(context.store.load(&args.id), Ok(None));
-    registration::unregister(
-        &settings.state_dir,
-        &settings.data_dir,
-        &args.id,
-        has_schedule,
-    )
-    .map_err(refusal)?;
+    registrar
+        .unregister(&args.id, has_schedule)
+        .map_err(refusal)?;
     Ok(Answer::Registration(Registration {
         instance_id: args.id.clone(),
         change: RegistrationChange::Removed,

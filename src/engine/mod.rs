@@ -1,13 +1,14 @@
 //! The port to whoever takes and keeps snapshots, and its adapters.
 //!
-//! The scheduler knows an engine by this trait only. An adapter must answer "the instance is gone" (`Ok(None)` from
-//! [`Engine::find`]) only on positive knowledge, never because something could not be read or reached.
+//! The scheduler knows an engine by this trait only. An adapter must answer "the instance is gone" ([`Presence::Gone`]) only on positive knowledge, never because something could not be read or reached.
 
 pub mod hypeman;
 pub mod local;
+pub mod registrar;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -17,6 +18,7 @@ use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::interrupt::Over;
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
+use registrar::Registrar;
 
 /// What went wrong in an engine. Every variant's text is complete: it names the thing, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +153,9 @@ pub struct Listing {
     pub problems: Vec<String>,
 }
 
+/// Whether an instance is there, by an engine's word.
+pub type Presence<I = Instance> = crate::instance::Presence<I, EngineError>;
+
 /// Who takes, lists and deletes snapshots.
 pub trait Engine: Send + Sync {
     /// Every instance by id and name, without asking any VMM.
@@ -159,26 +164,8 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`] when the list can't be had.
     fn instances(&self) -> Result<Vec<InstanceRef>, EngineError>;
 
-    /// One instance and its state now; `None` only when it is positively gone.
-    ///
-    /// # Errors
-    /// When the engine can't tell.
-    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError>;
-
-    /// Instances that an earlier run left in mid-snapshot: [`Engine::recover`] wants to be called for them. Cheap: it
-    /// is asked in every run.
-    ///
-    /// # Errors
-    /// When the journals can't be listed.
-    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError>;
-
-    /// Puts right what a run that died left behind for this instance: resumes the guest if that run had paused it,
-    /// cancels what it left in the VMM, removes its staging. The caller holds the instance's lock. Returns what was
-    /// done, a line each; nothing when there was nothing to do.
-    ///
-    /// # Errors
-    /// When something is still left; the next call tries again.
-    fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError>;
+    /// One instance and its state now.
+    fn find(&self, id: &InstanceId) -> Presence;
 
     /// Takes a snapshot. The caller holds the instance's lock. When it returns, with or without an error, the guest
     /// is as it was before; on an error there is no snapshot of that name made by this call, unless the error is
@@ -205,26 +192,134 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When it may still be there.
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError>;
+}
+
+/// Puts right what runs that died left behind. An engine that keeps nothing on this host has nothing to do.
+pub trait Recovery: Send + Sync {
+    /// Instances that an earlier run left in mid-snapshot: [`Recovery::recover`] wants to be called for them. Cheap: it
+    /// is asked in every run.
+    ///
+    /// # Errors
+    /// When the journals can't be listed.
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Puts right what a run that died left behind for this instance: resumes the guest if that run had paused it,
+    /// cancels what it left in the VMM, removes its staging. The caller holds the instance's lock. Returns what was
+    /// done, a line each; nothing when there was nothing to do.
+    ///
+    /// # Errors
+    /// When something is still left; the next call tries again.
+    fn recover(&self, _id: &InstanceId) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
 
     /// Removes staging that nobody works on any more and finishes deletions that were cut short. Returns a line for each.
     ///
     /// # Errors
     /// When something could not be removed.
-    fn sweep(&self) -> Result<Vec<String>, EngineError>;
-
-    /// Looks at everything that this engine needs and says how it is, for `doctor`. Changes nothing. What does not
-    /// answer costs its own time-out at most. An instance that `is_busy` names is being worked on by a run: it is left
-    /// alone, because a VMM may have only one client.
-    fn examine(&self, _is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
-        Vec::new()
+    fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
     }
+}
+
+/// Says how an engine and its surroundings are. Changes nothing.
+pub trait Diagnose: Send + Sync {
+    /// Looks at everything that the engine needs, for `doctor`. What does not answer costs its own time-out at most. An
+    /// instance that `is_busy` names is being worked on by a run: it is left alone, because a VMM may have only one
+    /// client.
+    fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding>;
 
     /// A second scheduler that snapshots this instance as well, in a sentence for the user; `None` when there is none.
     ///
     /// # Errors
     /// When the engine can't tell; it says nothing about the instance.
-    fn rival_schedule(&self, _id: &InstanceId) -> Result<Option<String>, EngineError> {
-        Ok(None)
+    fn second_scheduler(&self, id: &InstanceId) -> Result<Option<String>, EngineError>;
+}
+
+/// One engine by its ports.
+pub struct Ports {
+    /// Takes, lists and deletes snapshots.
+    pub engine: Arc<dyn Engine>,
+    /// Puts right what runs that died left behind.
+    pub recovery: Arc<dyn Recovery>,
+    /// Says how it is.
+    pub diagnosis: Arc<dyn Diagnose>,
+    /// Keeps VMs that hypeman does not run; `None` where only a server's own instances are served.
+    pub registrar: Option<Arc<dyn Registrar>>,
+}
+
+impl Ports {
+    /// The ports of an engine that serves the instances of a server.
+    pub fn of<E: Engine + Recovery + Diagnose + 'static>(engine: E) -> Self {
+        let engine = Arc::new(engine);
+        Self {
+            engine: Arc::clone(&engine) as _,
+            recovery: Arc::clone(&engine) as _,
+            diagnosis: engine,
+            registrar: None,
+        }
+    }
+
+    /// The ports of an engine that also serves VMs which were registered with it.
+    pub fn with_registrar<E: Engine + Recovery + Diagnose + Registrar + 'static>(
+        engine: E,
+    ) -> Self {
+        let engine = Arc::new(engine);
+        Self {
+            engine: Arc::clone(&engine) as _,
+            recovery: Arc::clone(&engine) as _,
+            diagnosis: Arc::clone(&engine) as _,
+            registrar: Some(engine),
+        }
+    }
+}
+
+/// The instances that an engine lists, for whoever asks after many: whether one is there costs no question to its VMM.
+pub struct Inventory {
+    engine: Arc<dyn Engine>,
+    names: BTreeMap<InstanceId, String>,
+}
+
+impl Inventory {
+    /// Asks for the list.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when it can't be had.
+    pub fn take(engine: &Arc<dyn Engine>) -> Result<Self, EngineError> {
+        let instances = engine.instances()?;
+        let names = instances.into_iter().map(|it| (it.id, it.name)).collect();
+        Ok(Self {
+            engine: Arc::clone(engine),
+            names,
+        })
+    }
+
+    /// Whether the instance is there. One that is not listed need not be gone: it is asked for by its id.
+    pub fn presence(&self, id: &InstanceId) -> Presence<InstanceRef> {
+        if let Some(name) = self.names.get(id) {
+            return Presence::Here(InstanceRef {
+                id: id.clone(),
+                name: name.clone(),
+            });
+        }
+        match self.engine.find(id) {
+            Presence::Here(Instance { id, name, .. }) => Presence::Here(InstanceRef { id, name }),
+            Presence::Gone => Presence::Gone,
+            Presence::Unknown(error) => Presence::Unknown(error),
+        }
+    }
+
+    /// The names of all that are listed, empty where one has none.
+    pub const fn names(&self) -> &BTreeMap<InstanceId, String> {
+        &self.names
+    }
+
+    /// The instance's name, if it is listed and has one.
+    pub fn name(&self, id: &InstanceId) -> Option<&str> {
+        let name = self.names.get(id)?;
+        (!name.is_empty()).then_some(name)
     }
 }
 

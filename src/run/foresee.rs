@@ -37,7 +37,12 @@ fn foresee_due(context: &Context<'_>, id: &InstanceId) -> Result<InstanceResult,
         notes.push("an earlier run died, or is still at it".to_owned());
     }
     let attempt = schedule.begin(now, |name| is_name_taken(context, id, name));
-    let instance = context.engine.find(id).map_err(|error| describe(&error))?;
+    let instance = context
+        .ports
+        .engine
+        .find(id)
+        .found()
+        .map_err(|error| describe(&error))?;
     let Some(instance) = instance else {
         schedule.record.note_missing(now);
         let mut result = outcome::plain(id, Outcome::Pruned);

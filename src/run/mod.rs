@@ -24,7 +24,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::clock;
-use crate::engine::{Engine, EngineError, Listing, describe};
+use crate::engine::{EngineError, Listing, Ports, describe};
 use crate::instance::InstanceId;
 use crate::interrupt;
 use crate::run::report::{InstanceResult, Report};
@@ -65,7 +65,7 @@ impl Options {
 /// What the steps of all instances share in one run.
 struct Context<'a> {
     store: &'a Store,
-    engine: &'a dyn Engine,
+    ports: &'a Ports,
     options: &'a Options,
     /// The store's content, read by whoever needs it first: once for all that was picked together.
     listing: Mutex<Option<Result<Arc<Listing>, String>>>,
@@ -75,10 +75,10 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(store: &'a Store, engine: &'a dyn Engine, options: &'a Options) -> Self {
+    fn new(store: &'a Store, ports: &'a Ports, options: &'a Options) -> Self {
         Self {
             store,
-            engine,
+            ports,
             options,
             listing: Mutex::default(),
             at_work: AtWork::default(),
@@ -92,7 +92,7 @@ impl<'a> Context<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert_with(|| {
-                let listing = self.engine.list().map_err(|error| describe(&error))?;
+                let listing = self.ports.engine.list().map_err(|error| describe(&error))?;
                 // What it met that is no snapshot.
                 self.warn(listing.problems.clone());
                 Ok(Arc::new(listing))
@@ -144,16 +144,16 @@ impl<'a> Context<'a> {
 /// Only when the schedules can't be listed at all or the engine can't be set up; everything else is in the report.
 pub fn run_due(
     store: &Store,
-    engine: &dyn Fn() -> Result<Box<dyn Engine>, EngineError>,
+    ports: &dyn Fn() -> Result<Ports, EngineError>,
     options: &Options,
 ) -> anyhow::Result<Report> {
     let started_at = clock::now();
     let picked = pick::pick(store, options, started_at)?;
-    let engine = engine()?;
-    let (jobs, mut problems) = pick::with_unfinished(picked.jobs, engine.as_ref(), options);
+    let ports = ports()?;
+    let (jobs, mut problems) = pick::with_unfinished(picked.jobs, ports.recovery.as_ref(), options);
     problems.extend(picked.strays);
 
-    let context = Context::new(store, engine.as_ref(), options);
+    let context = Context::new(store, &ports, options);
     if !jobs.is_empty() {
         context.at_work.watch();
     }
@@ -195,17 +195,18 @@ pub fn run_due(
 /// When the engine can't be set up or its journals can't be listed.
 pub fn recover(
     store: &Store,
-    engine: &dyn Fn() -> Result<Box<dyn Engine>, EngineError>,
+    ports: &dyn Fn() -> Result<Ports, EngineError>,
     options: &Options,
 ) -> anyhow::Result<Report> {
     let started_at = clock::now();
-    let engine = engine()?;
-    let jobs: Vec<InstanceId> = engine
+    let ports = ports()?;
+    let jobs: Vec<InstanceId> = ports
+        .recovery
         .unfinished()?
         .into_iter()
         .filter(|id| options.selects(id))
         .collect();
-    let context = Context::new(store, engine.as_ref(), options);
+    let context = Context::new(store, &ports, options);
     if !jobs.is_empty() {
         context.at_work.watch();
     }

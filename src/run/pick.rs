@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::cadence::Due;
-use crate::engine::{Engine, describe};
+use crate::engine::{Recovery, describe};
 use crate::instance::InstanceId;
 use crate::run::report::InstanceResult;
 use crate::run::{Options, outcome};
@@ -71,10 +71,10 @@ pub(super) fn pick(store: &Store, options: &Options, now: DateTime<Utc>) -> anyh
 /// may be paused, and what the others take is long. Returns the jobs, and what went wrong in finding them.
 pub(super) fn with_unfinished(
     mut jobs: Vec<Job>,
-    engine: &dyn Engine,
+    recovery: &dyn Recovery,
     options: &Options,
 ) -> (Vec<Job>, Vec<String>) {
-    match engine.unfinished() {
+    match recovery.unfinished() {
         Ok(unfinished) => {
             let left_behind = unfinished
                 .into_iter()

@@ -1,10 +1,9 @@
 //! `prune`: retention now, whatever the cadence says, and the sweeping of what was left behind.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::clock;
-use crate::engine::{Engine, EngineError, describe};
+use crate::engine::{EngineError, Inventory, Ports, Presence, describe};
 use crate::instance::InstanceId;
 use crate::interrupt;
 use crate::run::report::{InstanceResult, Outcome, Report};
@@ -17,30 +16,26 @@ use crate::store::Store;
 /// When the schedules or the instances can't be listed; everything else is in the report.
 pub fn prune(
     store: &Store,
-    engine: &dyn Fn() -> Result<Box<dyn Engine>, EngineError>,
+    ports: &dyn Fn() -> Result<Ports, EngineError>,
     options: &Options,
 ) -> anyhow::Result<Report> {
     let started_at = clock::now();
     let (mut ids, strays) = store.ids()?;
     ids.retain(|id| options.selects(id));
-    let engine = engine()?;
-    let context = Context::new(store, engine.as_ref(), options);
+    let ports = ports()?;
+    let context = Context::new(store, &ports, options);
     context.at_work.watch();
-    let known: BTreeSet<InstanceId> = engine
-        .instances()?
-        .into_iter()
-        .map(|instance| instance.id)
-        .collect();
+    let inventory = Inventory::take(&ports.engine)?;
 
     let results = parallel::each(
         options.jobs,
         &ids,
-        |id| prune_one(&context, id, known.contains(id)),
+        |id| prune_one(&context, &inventory, id),
         outcome::panicked,
     );
     let mut problems: Vec<String> = strays.iter().map(ToString::to_string).collect();
     if options.only.is_none() && !options.dry_run && !interrupt::requested() {
-        match engine.sweep() {
+        match ports.recovery.sweep() {
             Ok(lines) => context.warn(lines),
             Err(error) => problems.push(describe(&error)),
         }
@@ -48,13 +43,13 @@ pub fn prune(
     Ok(context.report(started_at, results, problems))
 }
 
-fn prune_one(context: &Context<'_>, id: &InstanceId, is_known: bool) -> InstanceResult {
+fn prune_one(context: &Context<'_>, inventory: &Inventory, id: &InstanceId) -> InstanceResult {
     if interrupt::requested() {
         return outcome::interrupted(id, "not begun: interrupted by a signal");
     }
     let _working = context.at_work.begin(id);
     let began = Instant::now();
-    let mut result = prune_under_lock(context, id, is_known).unwrap_or_else(|error| {
+    let mut result = prune_under_lock(context, inventory, id).unwrap_or_else(|error| {
         if interrupt::requested() {
             return outcome::interrupted(id, "interrupted by a signal");
         }
@@ -66,8 +61,8 @@ fn prune_one(context: &Context<'_>, id: &InstanceId, is_known: bool) -> Instance
 
 fn prune_under_lock(
     context: &Context<'_>,
+    inventory: &Inventory,
     id: &InstanceId,
-    is_known: bool,
 ) -> Result<InstanceResult, String> {
     let _lock = if context.options.dry_run {
         None
@@ -80,19 +75,19 @@ fn prune_under_lock(
     let Some(mut schedule) = context.store.load(id).map_err(|error| describe(&error))? else {
         return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
     };
-    // Not being listed may mean unreadable; only the engine's positive word means gone. With nothing to judge it makes
-    // no difference, and a server need not be asked about every instance that is gone for good.
-    let exists = is_known
-        || !has_scheduled(context, id)
-        || context
-            .engine
-            .find(id)
-            .map_err(|error| describe(&error))?
-            .is_some();
-    let retained = retain::apply(context, &schedule, None, exists, clock::now());
+    // With nothing to judge it makes no difference, and a server need not be asked about every instance that is gone for
+    // good.
+    let presence = has_scheduled(context, id).then(|| inventory.presence(id));
+    let is_gone = presence.as_ref().is_some_and(Presence::is_gone);
+    let retained = retain::apply(context, &schedule, None, !is_gone, clock::now());
     let mut result = outcome::plain(id, Outcome::Pruned);
     retain::record(context, &mut schedule, &retained, &mut result);
     result.pruned = retained.removed;
+    if let Some(Presence::Unknown(error)) = presence {
+        // It may be there, so that the floors held; but somebody has to look.
+        outcome::add_error(&mut result, Some(describe(&error)));
+        result.outcome = Outcome::Failed;
+    }
     Ok(result)
 }
 

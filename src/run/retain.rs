@@ -81,7 +81,7 @@ pub(super) fn apply(
         let removed = if context.options.dry_run {
             Ok(())
         } else {
-            context.engine.delete(&snapshot.id)
+            context.ports.engine.delete(&snapshot.id)
         };
         match removed {
             Ok(()) => {

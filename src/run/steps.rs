@@ -8,7 +8,7 @@ use log::debug;
 
 use crate::cadence::Due;
 use crate::clock;
-use crate::engine::{CreateRequest, EngineError, describe};
+use crate::engine::{CreateRequest, EngineError, Presence, describe};
 use crate::instance::{Instance, InstanceId, State};
 use crate::interrupt;
 use crate::run::hooks::Hooks;
@@ -31,7 +31,7 @@ pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
         return outcome::interrupted(&job.id, "not begun: interrupted by a signal");
     }
     with_lock(context, &job.id, |lock| {
-        let notes = match context.engine.recover(&job.id) {
+        let notes = match context.ports.recovery.recover(&job.id) {
             Ok(notes) => notes,
             Err(error) => return unrecovered(&job.id, &error),
         };
@@ -51,7 +51,7 @@ pub(super) fn recover(context: &Context<'_>, id: &InstanceId) -> InstanceResult 
     if context.options.dry_run {
         return outcome::skipped(id, "would put right what an earlier run left behind");
     }
-    with_lock(context, id, |_| match context.engine.recover(id) {
+    with_lock(context, id, |_| match context.ports.recovery.recover(id) {
         Ok(notes) => InstanceResult {
             notes,
             ..outcome::plain(id, Outcome::Skipped)
@@ -227,7 +227,7 @@ fn take_up(
     notes: &mut Vec<String>,
 ) -> End {
     // The shared listing may have been read while that run was still alive.
-    let listing = match context.engine.list() {
+    let listing = match context.ports.engine.list() {
         Ok(listing) => listing,
         Err(error) => return not_found_out(&error),
     };
@@ -245,7 +245,7 @@ fn take_up(
         return End::Found(snapshot);
     }
     notes.push("an earlier run did not finish its snapshot; this one takes it".to_owned());
-    match context.engine.sweep() {
+    match context.ports.recovery.sweep() {
         Ok(lines) => notes.extend(lines),
         Err(error) => notes.push(describe(&error)),
     }
@@ -255,10 +255,10 @@ fn take_up(
 /// Finds the instance and takes the snapshot that its state asks for.
 fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &mut Hooks) -> End {
     let id = &schedule.instance_id;
-    let instance = match context.engine.find(id) {
-        Ok(Some(instance)) => instance,
-        Ok(None) => return End::Gone,
-        Err(error) => return not_found_out(&error),
+    let instance = match context.ports.engine.find(id) {
+        Presence::Here(instance) => instance,
+        Presence::Gone => return End::Gone,
+        Presence::Unknown(error) => return not_found_out(&error),
     };
     let failed = |kind, error, is_open| End::Failed {
         pause: None,
@@ -276,8 +276,8 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         Ok(kind) => kind,
         Err(error) => return failed(None, error, false),
     };
-    match context.engine.rival_schedule(id) {
-        Ok(rival) => context.warn(rival.into_iter().collect()),
+    match context.ports.diagnosis.second_scheduler(id) {
+        Ok(second) => context.warn(second.into_iter().collect()),
         // Whatever is wrong, the snapshot itself will meet it.
         Err(error) => debug!("instance {id}: {}", describe(&error)),
     }
@@ -290,7 +290,7 @@ fn take(context: &Context<'_>, schedule: &Schedule, attempt: &Attempt, hooks: &m
         // Not the run time: a run that died may be taken up much later.
         now: clock::now(),
     };
-    match hooks.around(&context.at_work, || context.engine.create(&request)) {
+    match hooks.around(&context.at_work, || context.ports.engine.create(&request)) {
         Ok(created) => End::Taken(kind, created),
         Err(EngineError::Interrupted) => End::Interrupted { kind: Some(kind) },
         Err(error) => End::Failed {

@@ -16,7 +16,10 @@ use super::report::{Outcome, Report};
 use super::{Options, prune, run_due};
 use crate::cadence::Cadence;
 use crate::clock;
-use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::engine::{
+    CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Ports, Presence, Recovery,
+};
+use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Declaration, Retention, Schedule};
@@ -64,7 +67,7 @@ impl Fake {
     }
 }
 
-impl Engine for &Fake {
+impl Engine for &'static Fake {
     fn instances(&self) -> Result<Vec<InstanceRef>, EngineError> {
         let world = self.world.lock().unwrap();
         Ok(world
@@ -78,30 +81,24 @@ impl Engine for &Fake {
             .collect())
     }
 
-    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
+    fn find(&self, id: &InstanceId) -> Presence {
         let state = match self.behaviour(id) {
-            Behaviour::Gone => return Ok(None),
-            Behaviour::Unreachable => return Err(EngineError::unavailable("nobody home")),
+            Behaviour::Gone => return Presence::Gone,
+            Behaviour::Unreachable => {
+                return Presence::Unknown(EngineError::unavailable("nobody home"));
+            }
             Behaviour::CreateFails
             | Behaviour::CreateInterrupted
             | Behaviour::CreateUnclear
             | Behaviour::CreatePanics => State::Running,
             Behaviour::Works(state) => state,
         };
-        Ok(Some(Instance {
+        Presence::Here(Instance {
             id: id.clone(),
             name: "name".to_owned(),
             state,
             state_note: None,
-        }))
-    }
-
-    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
-        Ok(self.world.lock().unwrap().unfinished.clone())
-    }
-
-    fn recover(&self, _: &InstanceId) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
+        })
     }
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
@@ -146,9 +143,21 @@ impl Engine for &Fake {
         world.snapshots.retain(|snapshot| snapshot.id != *id);
         Ok(())
     }
+}
 
-    fn sweep(&self) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
+impl Recovery for &'static Fake {
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        Ok(self.world.lock().unwrap().unfinished.clone())
+    }
+}
+
+impl Diagnose for &'static Fake {
+    fn examine(&self, _: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn second_scheduler(&self, _: &InstanceId) -> Result<Option<String>, EngineError> {
+        Ok(None)
     }
 }
 
@@ -235,11 +244,11 @@ impl Host {
     }
 
     fn run(&self) -> Report {
-        run_due(&self.store, &|| Ok(Box::new(self.fake)), &self.options).unwrap()
+        run_due(&self.store, &|| Ok(Ports::of(self.fake)), &self.options).unwrap()
     }
 
     fn prune(&self) -> Report {
-        prune(&self.store, &|| Ok(Box::new(self.fake)), &self.options).unwrap()
+        prune(&self.store, &|| Ok(Ports::of(self.fake)), &self.options).unwrap()
     }
 }
 
@@ -462,7 +471,7 @@ fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
         });
         let mut ids: Vec<String> = prune(
             &host.store,
-            &|| Ok(Box::new(host.fake)),
+            &|| Ok(Ports::of(host.fake)),
             &Options {
                 dry_run: true,
                 ..host.options.clone()

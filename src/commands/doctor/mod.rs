@@ -26,8 +26,8 @@ pub fn run(context: &Context<'_>) -> Answer {
         &context.settings.state_dir,
         Missing::CreatedBy("the first `hypeman-snap set`"),
     ));
-    match (context.engine)() {
-        Ok(engine) => findings.extend(engine.examine(&is_busy)),
+    match (context.ports)() {
+        Ok(ports) => findings.extend(ports.diagnosis.examine(&is_busy)),
         Err(error) => findings.push(Finding::broken(
             "engine",
             engine_name(context),

@@ -34,7 +34,7 @@ pub use self::key::KeySource;
 use self::lists::{Instances, Snapshots};
 pub use self::presence::{Addresses, ServerPresence};
 use self::wire::{WireInstance, WireSchedule};
-use super::{CreateRequest, Created, Engine, EngineError, Listing};
+use super::{CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Presence, Recovery};
 use crate::finding::Finding;
 use crate::http;
 use crate::instance::{Instance, InstanceId, InstanceRef};
@@ -171,18 +171,12 @@ impl Engine for Hypeman {
         Ok(instances)
     }
 
-    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
-        let client = self.client()?;
-        self.look_up(&client, id)
-            .map_err(|fault| self.instance_error(&client, fault, &format!("read instance {id}")))
-    }
-
-    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
-        Ok(Vec::new())
-    }
-
-    fn recover(&self, _id: &InstanceId) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
+    fn find(&self, id: &InstanceId) -> Presence {
+        let found = self.client().and_then(|client| {
+            let error = |fault| self.instance_error(&client, fault, &format!("read instance {id}"));
+            self.look_up(&client, id).map_err(error)
+        });
+        found.into()
     }
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
@@ -212,27 +206,27 @@ impl Engine for Hypeman {
             }
         }
     }
+}
 
-    fn sweep(&self) -> Result<Vec<String>, EngineError> {
-        Ok(Vec::new())
-    }
+impl Recovery for Hypeman {}
 
+impl Diagnose for Hypeman {
     fn examine(&self, _is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
         examine::findings(self)
     }
 
-    fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
+    fn second_scheduler(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
         let client = self.client()?;
         let task = format!("ask whether the server itself has a schedule for instance {id}");
         let path = ["instances", id.as_str(), "snapshot-schedule"];
         match client.fetch_for::<WireSchedule>(&self.get(&path)) {
-            Ok(rival) => {
+            Ok(theirs) => {
                 // The id may be another instance's name, as in `look_up`.
-                Ok((rival.instance_id == id.as_str()).then(|| {
+                Ok((theirs.instance_id == id.as_str()).then(|| {
                     format!(
                         "the hypeman server at {} has a schedule of its own for instance {id}, every {}: two schedulers \
                          snapshot the same VM: remove one of the two",
-                        self.base, answer::clean(&rival.interval, None)
+                        self.base, answer::clean(&theirs.interval, None)
                     )
                 }))
             }

@@ -19,8 +19,8 @@ use crate::vmm::Vmm;
 /// Where the instances are.
 #[derive(Debug)]
 pub(super) struct Instances {
-    registry: Registry,
-    data_dir: PathBuf,
+    pub(super) registry: Registry,
+    pub(super) data_dir: PathBuf,
     /// Whether registrations of older versions are moved to the state directory when one is met.
     may_write: bool,
     peers: Peers,

@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use super::registration::{Declared, DiskAtRest, LearntDisk, Seen};
+use super::registration::{DiskAtRest, LearntDisk, Seen};
 use crate::engine::local::processes;
+use crate::engine::registrar::Declared;
 use crate::fs::absence::is_absent;
 use crate::fs::given::Given;
 use crate::fs::open_files::FileId;

@@ -20,9 +20,9 @@ mod peers;
 mod places;
 mod processes;
 pub mod record;
-pub mod registration;
+mod registration;
 mod rest;
-mod rival;
+mod second_scheduler;
 mod session;
 mod soundness;
 pub mod staging;
@@ -34,8 +34,13 @@ mod writers;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
+
 use crate::engine::hypeman::ServerPresence;
-use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing};
+use crate::engine::registrar::{Registered, Registrar, RegistrationError, Request};
+use crate::engine::{
+    CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Presence, Recovery,
+};
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
@@ -230,39 +235,20 @@ impl Engine for Local {
         self.instances.list()
     }
 
-    fn find(&self, id: &InstanceId) -> Result<Option<Instance>, EngineError> {
-        let Some(metadata) = self.instances.find(id)? else {
-            return Ok(None);
-        };
-        let derived = self.derive(&metadata)?;
-        Ok(Some(Instance {
-            id: metadata.id,
-            name: metadata.name,
-            state: derived.state,
-            state_note: derived.note,
-        }))
-    }
-
-    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
-        self.journal.ids()
-    }
-
-    fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError> {
-        let Some(entry) = self.journal.read(id)? else {
-            return Ok(Vec::new());
-        };
-        let snapshot_id = entry.snapshot_id.clone();
-        let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;
-        // The VMM came first: what is left of the staging only takes space.
-        match self
-            .instances
-            .data_dir()
-            .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
-        {
-            Ok(_) => {}
-            Err(error) => lines.push(crate::engine::describe(&error)),
-        }
-        Ok(lines)
+    fn find(&self, id: &InstanceId) -> Presence {
+        let found = self.instances.find(id).and_then(|found| {
+            let with_state = |metadata: Metadata| {
+                let derived = self.derive(&metadata)?;
+                Ok(Instance {
+                    id: metadata.id,
+                    name: metadata.name,
+                    state: derived.state,
+                    state_note: derived.note,
+                })
+            };
+            found.map(with_state).transpose()
+        });
+        found.into()
     }
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
@@ -334,13 +320,39 @@ impl Engine for Local {
             .begin(id.as_str(), "removing the snapshot", None);
         self.instances.store()?.delete(id)
     }
+}
+
+impl Recovery for Local {
+    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
+        self.journal.ids()
+    }
+
+    fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError> {
+        let Some(entry) = self.journal.read(id)? else {
+            return Ok(Vec::new());
+        };
+        let snapshot_id = entry.snapshot_id.clone();
+        let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;
+        // The VMM came first: what is left of the staging only takes space.
+        match self
+            .instances
+            .data_dir()
+            .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
+        {
+            Ok(_) => {}
+            Err(error) => lines.push(crate::engine::describe(&error)),
+        }
+        Ok(lines)
+    }
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
         self.instances.store()?.sweep()
     }
+}
 
-    fn rival_schedule(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
-        rival::schedule(&self.data_dir, id)
+impl Diagnose for Local {
+    fn second_scheduler(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
+        second_scheduler::of(&self.data_dir, id)
     }
 
     fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
@@ -354,5 +366,23 @@ impl Engine for Local {
             is_busy,
         }
         .run()
+    }
+}
+
+impl Registrar for Local {
+    fn is_registered(&self, id: &InstanceId) -> Result<bool, RegistrationError> {
+        registration::is_registered(&self.instances, id)
+    }
+
+    fn register(
+        &self,
+        request: Request,
+        now: DateTime<Utc>,
+    ) -> Result<(Registered, Vec<String>), RegistrationError> {
+        registration::register(&self.instances, request, self.timeouts, now)
+    }
+
+    fn unregister(&self, id: &InstanceId, has_schedule: bool) -> Result<(), RegistrationError> {
+        registration::unregister(&self.instances, id, has_schedule)
     }
 }

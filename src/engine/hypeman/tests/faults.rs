@@ -15,7 +15,7 @@ fn messages(fault: impl Fn() -> Fault) -> Vec<String> {
         }
     };
     spoil(&mut server.world(), "GET /instances/*");
-    let found = engine.find(&id(ID)).unwrap_err();
+    let found = engine.find(&id(ID)).found().unwrap_err();
     spoil(&mut server.world(), "GET /instances");
     let instances = engine.instances().unwrap_err();
     spoil(&mut server.world(), "GET /snapshots");
@@ -126,7 +126,7 @@ fn an_answer_of_another_form_is_refused() {
         server.world().fail("GET /instances", answer());
         server.world().fail("GET /snapshots", answer());
         for error in [
-            engine.find(&id(ID)).unwrap_err(),
+            engine.find(&id(ID)).found().unwrap_err(),
             engine.instances().unwrap_err(),
             engine.list().unwrap_err(),
         ] {
@@ -169,7 +169,7 @@ fn a_server_that_nobody_runs_is_unreachable() {
         .and_then(|listener| listener.local_addr())
         .unwrap();
     let engine = engine_with(settings(&format!("http://{address}")));
-    let error = engine.find(&id(ID)).unwrap_err();
+    let error = engine.find(&id(ID)).found().unwrap_err();
     assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
     let message = error.to_string();
     assert!(
@@ -195,7 +195,11 @@ fn a_server_that_says_nothing_costs_its_time_out() {
     let mut settings = settings(&server.url());
     settings.request_timeout = Duration::from_millis(200);
     let began = Instant::now();
-    let message = engine_with(settings).find(&id(ID)).unwrap_err().to_string();
+    let message = engine_with(settings)
+        .find(&id(ID))
+        .found()
+        .unwrap_err()
+        .to_string();
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(message.contains("no answer within 0.2 s"), "{message}");
 }
@@ -271,7 +275,7 @@ fn a_server_that_puts_the_key_into_what_is_not_understood_does_not_get_it_out() 
         "GET /instances/*",
         Answer::json(200, &serde_json::json!(KEY)),
     );
-    let found = engine.find(&id(ID)).unwrap_err();
+    let found = engine.find(&id(ID)).found().unwrap_err();
     let shown = format!("{:?} {found} {found:?}", listing.problems);
     assert!(
         shown.contains("[redacted]") && !shown.contains(KEY),
@@ -306,7 +310,7 @@ fn only_a_refusal_of_this_request_is_the_instances_own() {
     ] {
         let status = answer.status;
         server.world().fail("GET /instances/*", answer);
-        let error = engine.find(&id(ID)).unwrap_err();
+        let error = engine.find(&id(ID)).found().unwrap_err();
         assert_eq!(
             matches!(error, EngineError::Instance { .. }),
             is_own,

@@ -53,7 +53,7 @@ fn every_state_is_understood_and_an_unknown_one_is_told() {
         ("Migrating", State::Unknown),
     ] {
         server.world().set_state(ID, word);
-        let found = engine.find(&id(ID)).unwrap().unwrap();
+        let found = engine.find(&id(ID)).found().unwrap().unwrap();
         assert_eq!(found.state, state, "{word}");
         let note = found.state_note.unwrap_or_default();
         assert_eq!(note.contains("Migrating"), word == "Migrating", "{note}");
@@ -68,14 +68,14 @@ fn the_reason_of_a_state_is_told() {
     server
         .world()
         .fail("GET /instances/*", Answer::json(200, &answer));
-    let found = engine(&server).find(&id(ID)).unwrap().unwrap();
+    let found = engine(&server).find(&id(ID)).found().unwrap().unwrap();
     assert_eq!(found.state_note.as_deref(), Some("socket is gone"));
 }
 
 #[test]
 fn an_instance_is_gone_when_the_server_says_so_in_the_contracts_words() {
     let server = server();
-    assert_eq!(engine(&server).find(&id("zzz")).unwrap(), None);
+    assert_eq!(engine(&server).find(&id("zzz")).found().unwrap(), None);
 }
 
 #[test]
@@ -83,11 +83,14 @@ fn an_instance_is_gone_when_its_id_now_names_or_begins_another() {
     let server = server();
     let engine = engine(&server);
     // By prefix, by name, and by a prefix of several.
-    assert_eq!(engine.find(&id("mk3v")).unwrap(), None);
-    assert_eq!(engine.find(&id(&format!("name-of-{ID}"))).unwrap(), None);
+    assert_eq!(engine.find(&id("mk3v")).found().unwrap(), None);
+    assert_eq!(
+        engine.find(&id(&format!("name-of-{ID}"))).found().unwrap(),
+        None
+    );
     server.world().set_state("mk3v-too", "Running");
-    assert_eq!(engine.find(&id("mk3v")).unwrap(), None);
-    assert!(engine.find(&id(ID)).unwrap().is_some());
+    assert_eq!(engine.find(&id("mk3v")).found().unwrap(), None);
+    assert!(engine.find(&id(ID)).found().unwrap().is_some());
 }
 
 #[test]
@@ -96,7 +99,10 @@ fn an_id_stays_inside_its_path_segment() {
     let engine = engine(&server);
     let odd = "a?b#c%2e%2e&d=é";
     server.world().set_state(odd, "Running");
-    assert_eq!(engine.find(&id(odd)).unwrap().unwrap().id.as_str(), odd);
+    assert_eq!(
+        engine.find(&id(odd)).found().unwrap().unwrap().id.as_str(),
+        odd
+    );
     assert_eq!(
         server.world().lines("GET "),
         ["GET /instances/a%3Fb%23c%252e%252e&d=%C3%A9"]
@@ -107,7 +113,7 @@ fn an_id_stays_inside_its_path_segment() {
 fn a_path_prefix_of_the_base_url_is_kept() {
     let server = server();
     let engine = engine_with(settings(&format!("{}/hypeman/", server.url())));
-    engine.find(&id(ID)).unwrap_err();
+    engine.find(&id(ID)).found().unwrap_err();
     assert_eq!(
         server.world().lines("GET "),
         [format!("GET /hypeman/instances/{ID}")]
@@ -219,27 +225,27 @@ fn a_snapshot_is_deleted_and_one_that_is_gone_is_no_error() {
 fn a_schedule_of_the_servers_own_is_told() {
     let server = server();
     let engine = engine(&server);
-    assert_eq!(engine.rival_schedule(&id(ID)).unwrap(), None);
+    assert_eq!(engine.second_scheduler(&id(ID)).unwrap(), None);
     let schedule = json!({"instance_id": ID, "interval": "24h0m0s", "retention": {}});
     server.world().schedules = Some(BTreeMap::from([(ID.to_owned(), schedule)]));
-    let rival = engine.rival_schedule(&id(ID)).unwrap().unwrap();
+    let rival = engine.second_scheduler(&id(ID)).unwrap().unwrap();
     assert!(
         rival.contains(ID) && rival.contains("24h0m0s") && rival.contains("two schedulers"),
         "{rival}"
     );
     // It is another instance's, whose id begins like this.
-    assert_eq!(engine.rival_schedule(&id("mk3")).unwrap(), None);
-    assert_eq!(engine.rival_schedule(&id("gone")).unwrap(), None);
+    assert_eq!(engine.second_scheduler(&id("mk3")).unwrap(), None);
+    assert_eq!(engine.second_scheduler(&id("gone")).unwrap(), None);
 }
 
 #[test]
 fn a_server_without_a_scheduler_has_no_rival() {
     let server = server();
     server.world().schedules = None;
-    assert_eq!(engine(&server).rival_schedule(&id(ID)).unwrap(), None);
+    assert_eq!(engine(&server).second_scheduler(&id(ID)).unwrap(), None);
     let refusal = Answer::error(403, "Forbidden", "scope snapshot:read needed");
     server.world().fail("GET /instances/*", refusal);
-    engine(&server).rival_schedule(&id(ID)).unwrap_err();
+    engine(&server).second_scheduler(&id(ID)).unwrap_err();
 }
 
 #[test]

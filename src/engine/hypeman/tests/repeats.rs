@@ -18,7 +18,7 @@ fn reading_is_repeated_until_the_server_is_back() {
     ] {
         server.world().fail("GET /instances/*", fault);
     }
-    assert!(engine(&server).find(&id(ID)).unwrap().is_some());
+    assert!(engine(&server).find(&id(ID)).found().unwrap().is_some());
     assert_eq!(server.world().lines("GET ").len(), 4);
 }
 
@@ -89,8 +89,8 @@ fn a_silent_server_is_not_waited_for_once_per_instance() {
     let mut engine = engine_with(settings);
     engine.pace.silence = Duration::from_secs(60);
     server.world().fail("GET /instances/*", Fault::Hang);
-    engine.find(&id(ID)).unwrap_err();
-    let error = engine.find(&id("another")).unwrap_err();
+    engine.find(&id(ID)).found().unwrap_err();
+    let error = engine.find(&id("another")).found().unwrap_err();
     assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
     let message = error.to_string();
     assert!(
@@ -107,7 +107,7 @@ fn a_server_that_was_silent_is_asked_again_after_a_while() {
     settings.request_timeout = Duration::from_millis(100);
     let engine = engine_with(settings);
     server.world().fail("GET /instances/*", Fault::Hang);
-    engine.find(&id(ID)).unwrap_err();
+    engine.find(&id(ID)).found().unwrap_err();
     // This engine's pace forgets at once.
-    assert!(engine.find(&id(ID)).unwrap().is_some());
+    assert!(engine.find(&id(ID)).found().unwrap().is_some());
 }

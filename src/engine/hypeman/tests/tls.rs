@@ -22,7 +22,7 @@ fn tls_engine(name: &str, trusts: bool) -> (FakeHypeman, Hypeman, tempfile::Temp
 #[test]
 fn a_server_of_a_ca_of_ones_own_is_trusted_with_its_file() {
     let (server, engine, _directory) = tls_engine("127.0.0.1", true);
-    assert!(engine.find(&id(ID)).unwrap().is_some());
+    assert!(engine.find(&id(ID)).found().unwrap().is_some());
     assert!(create(&engine, State::Running).is_ok());
     assert_eq!(server.world().snapshots.len(), 1);
 }
@@ -30,7 +30,7 @@ fn a_server_of_a_ca_of_ones_own_is_trusted_with_its_file() {
 #[test]
 fn a_server_of_an_unknown_ca_gets_no_request() {
     let (server, engine, _directory) = tls_engine("127.0.0.1", false);
-    let error = engine.find(&id(ID)).unwrap_err();
+    let error = engine.find(&id(ID)).found().unwrap_err();
     assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
     let message = error.to_string();
     assert!(

@@ -1,28 +1,22 @@
-//! VMs that hypeman does not run: what the admin said of one, and what was learnt of it since. Pure but for
-//! [`Declared::validate`], which looks at disks.
+//! VMs that hypeman does not run: what the admin said of one, and what was learnt of it since.
 
 mod old;
 mod register;
 mod registry;
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::engine::registrar::Declared;
 use crate::fs::open_files::FileId;
-use crate::instance::{Hypervisor, InstanceId};
 
 pub(super) use old::{Old, adopt, find as find_old};
 pub(super) use register::hidden_from_units;
-pub use register::{Registered, RegistrationError, Request, is_registered, register, unregister};
+pub(super) use register::{is_registered, register, unregister};
 pub use registry::Registry;
-
-/// Longest name, in characters, as for everything that hypeman names.
-const NAME_MAX: usize = 63;
 
 /// A registered VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,25 +29,6 @@ pub struct Registration {
     /// What was learnt from the VM itself.
     #[serde(default)]
     pub learnt: Learnt,
-}
-
-/// What the admin says of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Declared {
-    /// The id to give it.
-    pub id: InstanceId,
-    /// Its name.
-    pub name: String,
-    /// What runs it.
-    pub hypervisor: Hypervisor,
-    /// Its VMM's control socket; absolute, need not exist.
-    pub socket: PathBuf,
-    /// Its disks; absolute.
-    #[serde(default)]
-    pub disks: Vec<PathBuf>,
-    /// The directories in which the disks live that its VMM names; absolute. Anywhere if there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub disk_roots: Vec<PathBuf>,
 }
 
 /// What was learnt from the VM itself. None of it is the admin's word.
@@ -102,62 +77,6 @@ pub enum DiskAtRest<'a> {
     Named(&'a Path),
     /// A VMM's: that very file, or an error.
     Learnt(&'a LearntDisk),
-}
-
-impl Declared {
-    /// Checks the values against each other and against the host.
-    ///
-    /// # Errors
-    /// [`RegistrationError::Invalid`] with the first rule that is broken.
-    pub fn validate(&self) -> Result<(), RegistrationError> {
-        let invalid = |message: String| Err(RegistrationError::Invalid(message));
-        let is_letter = |c: char| c.is_ascii_alphanumeric();
-        if !self.name.starts_with(is_letter)
-            || !self.name.chars().all(|c| is_letter(c) || "-_.".contains(c))
-            || self.name.len() > NAME_MAX
-        {
-            return invalid(format!(
-                "name {:?} must be 1 to {NAME_MAX} letters, digits, dashes, dots and underscores, beginning with a \
-                 letter or digit",
-                self.name
-            ));
-        }
-        if self.hypervisor == Hypervisor::Vz {
-            return invalid("hypervisor vz runs on macOS only".to_owned());
-        }
-        let socket = utf8(&self.socket, "socket")?;
-        if !self.socket.is_absolute() {
-            return invalid(format!("socket {socket:?} must be an absolute path"));
-        }
-        let mut seen = BTreeSet::new();
-        for disk in &self.disks {
-            let shown = utf8(disk, "disk")?;
-            if !disk.is_absolute() {
-                return invalid(format!("disk {shown:?} must be an absolute path"));
-            }
-            match std::fs::metadata(disk) {
-                Ok(it) if it.is_file() || it.file_type().is_block_device() => {}
-                Ok(_) => {
-                    return invalid(format!(
-                        "disk {shown:?} must be a regular file or a block device"
-                    ));
-                }
-                Err(error) => return invalid(format!("disk {shown:?} can't be used: {error}")),
-            }
-            if !seen.insert(disk) {
-                return invalid(format!("disk {shown:?} is given twice"));
-            }
-        }
-        for root in &self.disk_roots {
-            let shown = utf8(root, "disk root")?;
-            if !root.is_absolute() || !root.is_dir() {
-                return invalid(format!(
-                    "disk root {shown:?} must be the absolute path of a directory"
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Registration {
@@ -242,12 +161,6 @@ impl Registration {
             | Value::Array(_) => Map::new(),
         }
     }
-}
-
-/// A path as text: paths stand in JSON files.
-fn utf8<'a>(path: &'a Path, what: &str) -> Result<&'a str, RegistrationError> {
-    path.to_str()
-        .ok_or_else(|| RegistrationError::Invalid(format!("{what} {path:?} must be valid UTF-8")))
 }
 
 #[cfg(test)]

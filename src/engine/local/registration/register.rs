@@ -1,74 +1,31 @@
 //! `register` and `unregister`: what they write, refuse, and leave alone.
 
-use std::path::Path;
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
+use std::path::Path;
 
-use super::{Declared, Learnt, Old, Registration, Registry, adopt, find_old};
+use super::{Learnt, Old, Registration, adopt, find_old};
+use crate::engine::local::instances::Instances;
 use crate::engine::local::learn::{self, Asked};
+use crate::engine::registrar::{Declared, Registered, RegistrationError, Request};
 use crate::engine::{EngineError, describe};
 use crate::fs::durable;
 use crate::instance::InstanceId;
-use crate::interrupt::Watch;
 use crate::vmm::Timeouts;
 
-/// What `register` is asked for.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// All values of the VM.
-    pub declared: Declared,
-    /// Whether a VM is registered of which no disk is known and whose socket nobody serves.
-    pub is_forced: bool,
-    /// How long its VMM may take to answer.
-    pub vmm_timeout: Duration,
-}
-
-/// What became of a registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// The instance is new.
-    Created,
-    /// The instance was registered with other values.
-    Updated,
-    /// Nothing was written.
-    Unchanged,
-}
-
-/// Why an instance was not registered or unregistered. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistrationError {
-    /// A value is not valid.
-    #[error("{0}")]
-    Invalid(String),
-    /// There is no such instance.
-    #[error("no instance has the id {0}")]
-    NotFound(InstanceId),
-    /// The state or the data directory can't be used.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
-/// Registers a VM: declares all of its values, as `set` does for a schedule, and learns from its VMM which disks it has.
-/// The caller holds the instance's lock. Also returns what the user should know.
-///
-/// # Errors
-/// When a value is not valid, when the id is taken by an instance of hypeman's, when nobody serves the socket of a VM of
-/// which no disk is known, unless that is forced, or when the state directory can't be written.
-pub fn register(
-    state_dir: &Path,
-    data_dir: &Path,
+/// See [`Registrar::register`](crate::engine::registrar::Registrar::register).
+pub(in crate::engine::local) fn register(
+    instances: &Instances,
     request: Request,
+    timeouts: Timeouts,
     now: DateTime<Utc>,
 ) -> Result<(Registered, Vec<String>), RegistrationError> {
     let Request {
         declared,
         is_forced,
-        vmm_timeout,
     } = request;
     declared.validate()?;
-    let registry = Registry::new(state_dir);
-    let before = before(&registry, data_dir, &declared.id)?;
+    let data_dir = instances.data_dir.as_path();
+    let before = before(instances, &declared.id)?;
     let registered = match &before {
         None => Registered::Created,
         Some(before) if before.declared == declared => Registered::Unchanged,
@@ -76,10 +33,6 @@ pub fn register(
     };
     let mut learnt = kept(before.as_ref(), &declared);
     let mut warnings: Vec<String> = hidden_from_units(&declared.socket).into_iter().collect();
-    let timeouts = Timeouts {
-        request: vmm_timeout,
-        watch: Watch::unlimited(),
-    };
     match learn::ask(&declared, timeouts) {
         Asked::Answered { vmm, disks } => {
             learnt.vmm = vmm;
@@ -122,7 +75,7 @@ pub fn register(
         )
     })?;
     if before.as_ref() != Some(&registration) {
-        registry.write(&registration)?;
+        instances.registry.write(&registration)?;
     }
     Ok((registered, warnings))
 }
@@ -154,37 +107,27 @@ pub(in crate::engine::local) fn hidden_from_units(socket: &Path) -> Option<Strin
     ))
 }
 
-/// Unregisters a VM. Its snapshots stay, and so does the knowledge that it is gone, if `is_remembered`. The caller holds
-/// the instance's lock.
-///
-/// # Errors
-/// When there is no such instance, or it is one of hypeman's.
-pub fn unregister(
-    state_dir: &Path,
-    data_dir: &Path,
+/// See [`Registrar::unregister`](crate::engine::registrar::Registrar::unregister).
+pub(in crate::engine::local) fn unregister(
+    instances: &Instances,
     id: &InstanceId,
-    is_remembered: bool,
+    has_schedule: bool,
 ) -> Result<(), RegistrationError> {
-    let registry = Registry::new(state_dir);
-    if !registry.has(id)? && before(&registry, data_dir, id)?.is_none() {
+    if !instances.registry.has(id)? && before(instances, id)?.is_none() {
         return Err(RegistrationError::NotFound(id.clone()));
     }
-    Ok(registry.remove(id, is_remembered)?)
+    Ok(instances.registry.remove(id, has_schedule)?)
 }
 
 /// Whether there is a registration of this id, also one that can't be read.
-///
-/// # Errors
-/// When the directory can't be looked at.
-pub fn is_registered(
-    state_dir: &Path,
-    data_dir: &Path,
+pub(in crate::engine::local) fn is_registered(
+    instances: &Instances,
     id: &InstanceId,
 ) -> Result<bool, RegistrationError> {
-    if Registry::new(state_dir).has(id)? {
+    if instances.registry.has(id)? {
         return Ok(true);
     }
-    match find_old(data_dir, id)? {
+    match find_old(&instances.data_dir, id)? {
         Old::None => Ok(false),
         Old::Trusted(_) | Old::Distrusted(_) => Ok(true),
         Old::Foreign(why) => Err(RegistrationError::Invalid(why)),
@@ -193,10 +136,12 @@ pub fn is_registered(
 
 /// The registration of before. One of old is moved on the way; one that others could have written is as good as none.
 fn before(
-    registry: &Registry,
-    data_dir: &Path,
+    instances: &Instances,
     id: &InstanceId,
 ) -> Result<Option<Registration>, RegistrationError> {
+    let Instances {
+        registry, data_dir, ..
+    } = instances;
     match registry.read(id) {
         Ok(None) => {}
         Ok(found) => return Ok(found),

@@ -4,6 +4,10 @@ use super::*;
 use crate::engine::EngineError;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::metadata::Metadata;
+use crate::engine::registrar::{Registered, RegistrationError, Request};
+use crate::instance::{Hypervisor, InstanceId};
+use crate::interrupt::Watch;
+use crate::vmm::Timeouts;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
@@ -52,13 +56,17 @@ impl Host {
         let request = Request {
             declared: declared.clone(),
             is_forced: true,
-            vmm_timeout: std::time::Duration::from_secs(5),
         };
-        register(&self.state(), &self.data(), request, now()).map(|(registered, _)| registered)
+        let timeouts = Timeouts {
+            request: std::time::Duration::from_secs(5),
+            watch: Watch::unlimited(),
+        };
+        let registered = register(&self.instances(true), request, timeouts, now());
+        registered.map(|(registered, _)| registered)
     }
 
     fn unregister(&self) -> Result<(), RegistrationError> {
-        unregister(&self.state(), &self.data(), &id(), false)
+        unregister(&self.instances(true), &id(), false)
     }
 
     fn instances(&self, may_write: bool) -> Instances {
@@ -224,7 +232,7 @@ fn unregistering_removes_what_registering_made_and_no_snapshot() {
 fn who_was_unregistered_is_gone_whatever_the_data_directory_is() {
     let host = Host::new();
     host.register(&host.declared()).unwrap();
-    unregister(&host.state(), &host.data(), &id(), true).unwrap();
+    unregister(&host.instances(true), &id(), true).unwrap();
     assert!(host.find().unwrap().is_none());
     // Of others that proves nothing.
     let other = "other".parse().unwrap();

@@ -23,7 +23,7 @@ struct HypemanSchedule {
 ///
 /// # Errors
 /// When there is a file that can't be read as one.
-pub(super) fn schedule(data_dir: &Path, id: &InstanceId) -> Result<Option<String>, EngineError> {
+pub(super) fn of(data_dir: &Path, id: &InstanceId) -> Result<Option<String>, EngineError> {
     let path = data_dir
         .join("snapshot-schedules")
         .join(format!("{id}.json"));
@@ -65,7 +65,7 @@ mod tests {
     fn only_a_schedule_of_this_very_instance_is_told() {
         let data = tempfile::tempdir().unwrap();
         let id: InstanceId = "vm1".parse().unwrap();
-        assert_eq!(schedule(data.path(), &id).unwrap(), None);
+        assert_eq!(of(data.path(), &id).unwrap(), None);
         let directory = data.path().join("snapshot-schedules");
         fs::create_dir(&directory).unwrap();
         let path = directory.join("vm1.json");
@@ -74,20 +74,20 @@ mod tests {
             fs::write(&path, text.to_string()).unwrap();
         };
         write("vm1", "24h0m0s");
-        let told = schedule(data.path(), &id).unwrap().unwrap();
+        let told = of(data.path(), &id).unwrap().unwrap();
         for part in ["vm1", "every 24h0m0s", "two schedulers", "vm1.json"] {
             assert!(told.contains(part), "{told}");
         }
         write("vm1", "\u{1b}[31m1h");
-        let told = schedule(data.path(), &id).unwrap().unwrap();
+        let told = of(data.path(), &id).unwrap().unwrap();
         assert!(
             !told.contains('\u{1b}') && !told.contains("every"),
             "{told}"
         );
         write("vm10", "24h0m0s");
-        assert_eq!(schedule(data.path(), &id).unwrap(), None);
+        assert_eq!(of(data.path(), &id).unwrap(), None);
         fs::write(&path, "{").unwrap();
-        let error = schedule(data.path(), &id).unwrap_err().to_string();
+        let error = of(data.path(), &id).unwrap_err().to_string();
         assert!(error.contains("vm1.json"), "{error}");
     }
 }
