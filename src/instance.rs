@@ -180,6 +180,18 @@ pub struct InstanceRef {
     pub name: String,
 }
 
+impl fmt::Display for InstanceRef {
+    /// `name (id)`, or the id alone where there is no other name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, name } = self;
+        if name.is_empty() || name == id.as_str() {
+            write!(f, "{id}")
+        } else {
+            write!(f, "{name} ({id})")
+        }
+    }
+}
+
 /// An instance and its state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -239,12 +251,12 @@ pub enum ResolveError {
     /// Nothing matches.
     #[error("no instance has the id, the name or the id prefix {0:?}")]
     NotFound(String),
-    /// Several match: listed as `id (name)`.
+    /// Several match: listed as `name (id)`.
     #[error("{reference:?} is ambiguous: it matches {}", matches.join(", "))]
     Ambiguous {
         /// What was asked for.
         reference: String,
-        /// The instances that match, each as `id (name)`.
+        /// The instances that match, each as `name (id)`.
         matches: Vec<String>,
     },
 }
@@ -277,10 +289,7 @@ pub fn resolve<'a>(
             several => {
                 return Err(ResolveError::Ambiguous {
                     reference: reference.to_owned(),
-                    matches: several
-                        .iter()
-                        .map(|candidate| format!("{} ({})", candidate.id, candidate.name))
-                        .collect(),
+                    matches: several.iter().map(ToString::to_string).collect(),
                 });
             }
         }
@@ -318,7 +327,7 @@ mod tests {
         let by_prefix = resolve("abc", &all).unwrap_err().to_string();
         for message in [by_name, by_prefix] {
             assert!(
-                message.contains("abc1 (web)") && message.contains("abc2 (web)"),
+                message.contains("web (abc1)") && message.contains("web (abc2)"),
                 "{message}"
             );
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use directories::ProjectDirs;
 
 use crate::cli::{Command, EngineKind, Global, RunDueArgs};
-use crate::heartbeat::Target;
+use crate::monitoring::heartbeat::Target;
 
 /// Where root keeps this tool's state.
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";

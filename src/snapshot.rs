@@ -27,6 +27,11 @@ pub struct SnapshotId(String);
 pub struct InvalidSnapshotId(String);
 
 impl SnapshotId {
+    /// The id that stands for a snapshot which is only planned.
+    pub fn not_taken_yet() -> Self {
+        Self("not-taken-yet".to_owned())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -127,7 +127,7 @@ fn instance_without_a_schedule_is_told_from_an_unknown_one() {
     let host = host();
     host.run(&["get", "web-b"])
         .exits(3)
-        .complains(&["mk3w0000000000000000000b (web-b) has no schedule"]);
+        .complains(&["web-b (mk3w0000000000000000000b) has no schedule"]);
     host.run(&["get", "web-c"])
         .exits(3)
         .complains(&["\"web-c\""]);
@@ -141,8 +141,8 @@ fn ambiguous_prefix_lists_the_schedules_that_match() {
     host.write_schedule("mk3w0000000000000000000b", other.to_string());
     host.run(&["get", "mk3"]).exits(2).complains(&[
         "ambiguous",
-        "mk3v9t0xq2r7w5d8h1c6b4za (web-a)",
-        "mk3w0000000000000000000b (web-b)",
+        "web-a (mk3v9t0xq2r7w5d8h1c6b4za)",
+        "web-b (mk3w0000000000000000000b)",
     ]);
 }
 

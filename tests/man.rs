@@ -172,10 +172,10 @@ fn every_field_of_every_file_is_in_the_manual() {
     let page = plain(&read("man/hypeman-snap.5"));
     let documented = |heading: &str| names_bold(section(&page, heading));
     for (heading, file, structure) in [
-        ("SCHEDULE FILE", "src/schedule/mod.rs", "Schedule"),
-        ("SCHEDULE FILE", "src/schedule/mod.rs", "Retention"),
-        ("SCHEDULE FILE", "src/schedule/mod.rs", "Attempt"),
-        ("SCHEDULE FILE", "src/schedule/hooks.rs", "Hooks"),
+        ("SCHEDULE FILE", "src/store/format.rs", "Form"),
+        ("SCHEDULE FILE", "src/store/format.rs", "RetentionForm"),
+        ("SCHEDULE FILE", "src/store/format.rs", "AttemptForm"),
+        ("SCHEDULE FILE", "src/store/format.rs", "HooksForm"),
         ("JOURNAL", "src/engine/local/journal.rs", "Entry"),
         ("JOURNAL", "src/vmm/mod.rs", "Process"),
         ("JOURNAL", "src/vmm/mod.rs", "Settings"),

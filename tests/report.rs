@@ -256,7 +256,7 @@ fn run_for_one_instance_leaves_the_others_alone() {
     );
     host.run(&["run-due", "--instance", "web-b"])
         .exits(3)
-        .complains(&["(web-b) has no schedule"]);
+        .complains(&["has no schedule"]);
     host.run(&["prune", "web-c"]).exits(3);
     host.run(&["prune", "web-a"]).exits(0).is_content();
 }

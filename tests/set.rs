@@ -224,8 +224,8 @@ fn unknown_and_ambiguous_instances_are_different_errors() {
     set("").exits(3);
     set("mk3").exits(2).complains(&[
         "ambiguous",
-        &format!("{ID} (web-a)"),
-        &format!("{OTHER_ID} (web-b)"),
+        &format!("web-a ({ID})"),
+        &format!("web-b ({OTHER_ID})"),
     ]);
     host.add_instance(OTHER_ID, "web-a");
     set("web-a")

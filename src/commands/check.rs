@@ -8,13 +8,13 @@ use chrono::{DateTime, Utc};
 
 use super::Context;
 use super::known::Known;
-use super::report::{Answer, Finding, Health, HealthRow};
 use super::target::Targets;
 use crate::cli::CheckArgs;
 use crate::clock;
-use crate::engine::describe;
-use crate::health::{self, Facts, Level, Newest};
+use crate::error::in_words;
 use crate::instance::InstanceId;
+use crate::monitoring::health::{self, Facts, Level, Newest};
+use crate::report::{Answer, Finding, Health, HealthRow};
 use crate::schedule::Schedule;
 use crate::store::StoreError;
 
@@ -59,7 +59,7 @@ pub fn run(context: &Context<'_>, args: &CheckArgs) -> Answer {
             .is_empty()
             .then(|| "the schedules were deleted meanwhile".to_owned()),
         rows,
-        engine_error: asked.as_ref().err().map(|error| describe(error)),
+        engine_error: asked.as_ref().err().map(|error| in_words(error)),
     })
 }
 
@@ -159,6 +159,6 @@ fn unreadable(error: &StoreError) -> Finding {
     Finding::Unjudged {
         level,
         is_found: true,
-        message: describe(error),
+        message: in_words(error),
     }
 }

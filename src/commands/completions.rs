@@ -3,8 +3,8 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::report::Answer;
 use crate::cli::{Cli, CompletionsArgs};
+use crate::report::Answer;
 
 /// Generates the script.
 ///

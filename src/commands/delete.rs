@@ -2,10 +2,10 @@
 
 use super::Context;
 use super::failure::{Refused, exit_for};
-use super::report::{Answer, Deleted};
 use super::target::Targets;
 use crate::cli::DeleteArgs;
 use crate::exit::Exit;
+use crate::report::{Answer, Deleted};
 
 /// Finds the schedule and removes its file under its lock.
 ///

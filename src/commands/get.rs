@@ -2,9 +2,9 @@
 
 use super::Context;
 use super::failure::Refused;
-use super::report::Answer;
 use super::target::Targets;
 use crate::cli::GetArgs;
+use crate::report::Answer;
 
 /// Finds the schedule and reads it.
 ///

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::engine::{Engine, EngineError, Inventory};
-use crate::health::Newest;
 use crate::instance::InstanceId;
+use crate::monitoring::health::Newest;
 use crate::schedule::Schedule;
 use crate::snapshot::Snapshot;
 

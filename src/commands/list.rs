@@ -2,9 +2,9 @@
 
 use super::Context;
 use super::known::Known;
-use super::report::{Answer, ScheduleRow};
-use crate::engine::describe;
-use crate::health::Newest;
+use crate::error::in_words;
+use crate::monitoring::health::Newest;
+use crate::report::{Answer, ScheduleRow};
 
 /// Reads every schedule, and asks the engine once for names and snapshots.
 ///
@@ -19,7 +19,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
         match (context.ports)().and_then(|ports| Known::ask(&ports.engine)) {
             Ok(known) => Some(known),
             Err(error) => {
-                log::warn!("names and snapshots are not known: {}", describe(&error));
+                log::warn!("names and snapshots are not known: {}", in_words(&error));
                 None
             }
         }
@@ -43,7 +43,7 @@ pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
             Ok(Some(schedule)) => Ok(schedule),
             // Deleted since the directory was read.
             Ok(None) => continue,
-            Err(error) => Err(describe(&error)),
+            Err(error) => Err(in_words(&error)),
         };
         rows.push(ScheduleRow {
             name: known

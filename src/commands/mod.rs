@@ -12,7 +12,6 @@ mod list;
 mod monitoring;
 mod prune;
 mod register;
-pub mod report;
 mod run_due;
 mod set;
 mod snapshots;
@@ -21,9 +20,9 @@ mod unregister;
 
 use crate::cli::Command;
 use crate::engine::{EngineError, Ports};
+use crate::report::Answer;
 use crate::settings::Settings;
 use crate::store::Store;
-use report::Answer;
 
 /// What every command is given.
 pub struct Context<'a> {

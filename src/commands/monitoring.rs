@@ -8,11 +8,11 @@ use chrono::{DateTime, Utc};
 
 use super::Context;
 use super::known::Known;
-use crate::engine::describe;
+use crate::error::in_words;
 use crate::exit::Exit;
-use crate::heartbeat::{self, Beat};
-use crate::metrics::{self, Instance, Run, Snapshots, Stamp, Stock};
-use crate::run::report::{Outcome, Report};
+use crate::monitoring::heartbeat::{self, Beat};
+use crate::monitoring::metrics::{self, Instance, Run, Snapshots, Stamp, Stock};
+use crate::report::run::{Outcome, Report};
 use crate::settings::Monitoring;
 use crate::{clock, interrupt};
 
@@ -90,13 +90,13 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
     let (ids, unreadable) = match context.store.ids() {
         Ok((ids, strays)) => (ids, strays.len()),
         Err(error) => {
-            log::debug!("no schedules for the metrics: {}", describe(&error));
+            log::debug!("no schedules for the metrics: {}", in_words(&error));
             (Vec::new(), 0)
         }
     };
     let known = (context.ports)().and_then(|ports| Known::ask(&ports.engine));
     if let Err(error) = &known {
-        log::debug!("no snapshots for the metrics: {}", describe(error));
+        log::debug!("no snapshots for the metrics: {}", in_words(error));
     }
     let known = known.ok();
     let old_names = match known {

@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 
-use super::report::Answer;
 use super::target::Targets;
 use super::{Context, run_due};
 use crate::cli::PruneArgs;
+use crate::report::Answer;
 use crate::{interrupt, run};
 
 /// Prunes for all schedules, or for those that were named.

@@ -7,10 +7,10 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::failure::Refused;
-use super::report::{Answer, Registration, RegistrationChange};
 use crate::cli::RegisterArgs;
 use crate::clock;
 use crate::engine::registrar::{Declared, Registered, Registrar, RegistrationError, Request};
+use crate::report::{Answer, Registration, RegistrationChange};
 
 /// Declares the VM to the local engine, under its lock. The same values again change nothing.
 ///

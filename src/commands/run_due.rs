@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
-use super::report::Answer;
 use super::target::Targets;
 use super::{Context, monitoring};
 use crate::cli::RunDueArgs;
 use crate::instance::InstanceId;
-use crate::run::report::{Outcome, Report};
+use crate::report::Answer;
+use crate::report::run::{Outcome, Report};
 use crate::run::{self, Options};
 use crate::{clock, interrupt};
 

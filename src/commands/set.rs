@@ -5,11 +5,11 @@ use std::path::Path;
 
 use log::warn;
 
-use super::report::{Answer, Declared};
 use super::{Context, target};
 use crate::cli::SetArgs;
 use crate::clock;
-use crate::engine::describe;
+use crate::error::in_words;
+use crate::report::{Answer, Declared};
 use crate::run;
 use crate::schedule::hooks::{Hooks, Stage};
 use crate::schedule::{Schedule, validate};
@@ -40,7 +40,7 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     match ports.diagnosis.second_scheduler(&instance.id) {
         Ok(second) => second.iter().for_each(|second| warn!("{second}")),
         // It is no reason not to declare a schedule.
-        Err(error) => warn!("{}", describe(&error)),
+        Err(error) => warn!("{}", in_words(&error)),
     }
     // A dry run writes nothing, not even a lock file; files are replaced whole, so reading needs no lock.
     let _lock = if args.dry_run {

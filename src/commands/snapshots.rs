@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::Context;
-use super::report::{Answer, Fate, SnapshotRow};
 use crate::cli::SnapshotsArgs;
 use crate::clock;
-use crate::engine::{Inventory, describe};
+use crate::engine::Inventory;
+use crate::error::in_words;
 use crate::instance::{InstanceId, InstanceRef, resolve};
+use crate::report::{Answer, Fate, SnapshotRow};
 use crate::retention::{self, Policy, Reason};
 use crate::schedule::Schedule;
 use crate::snapshot::Snapshot;
@@ -119,7 +120,7 @@ fn fates(
         Ok(Some(schedule)) => schedule,
         Ok(None) => return all(Fate::Unscheduled),
         Err(error) => {
-            log::warn!(instance = id.as_str(); "{}", describe(&error));
+            log::warn!(instance = id.as_str(); "{}", in_words(&error));
             return all(Fate::Unreadable);
         }
     };

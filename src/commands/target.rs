@@ -10,7 +10,8 @@ use anyhow::Context as _;
 
 use super::Context;
 use super::failure::Refused;
-use crate::engine::{Engine, EngineError, describe};
+use crate::engine::{Engine, EngineError};
+use crate::error::in_words;
 use crate::instance::{InstanceId, InstanceRef, ResolveError, resolve};
 
 /// The schedules and, once a reference needs them, the names that the engine knows.
@@ -52,12 +53,12 @@ impl<'a> Targets<'a> {
                         log::warn!(
                             "taking {reference:?} as the start of id {}: names can't be looked up: {}",
                             found.id,
-                            describe(error)
+                            in_words(error)
                         );
                         Ok(found.clone())
                     }
                     Err(ambiguous @ ResolveError::Ambiguous { .. }) => Err(ambiguous.into()),
-                    Err(ResolveError::NotFound(_)) => Err(anyhow::anyhow!(describe(error)).context(
+                    Err(ResolveError::NotFound(_)) => Err(anyhow::anyhow!(in_words(error)).context(
                         format!("no schedule's id starts with {reference:?}, and names can't be looked up"),
                     )),
                 }
@@ -105,8 +106,7 @@ impl<'a> Targets<'a> {
             Err(ResolveError::NotFound(_)) => {
                 Err(Refused::NotFound(match resolve(reference, instances) {
                     Ok(instance) => format!(
-                        "instance {} has no schedule; give it one with `hypeman-snap set`",
-                        in_words(instance)
+                        "instance {instance} has no schedule; give it one with `hypeman-snap set`"
                     ),
                     Err(_) => format!(
                         "no schedule's instance has the id, the name or the id prefix {reference:?}"
@@ -125,15 +125,6 @@ impl<'a> Targets<'a> {
 pub fn existing(engine: &dyn Engine, reference: &str) -> anyhow::Result<InstanceRef> {
     let instances = engine.instances().context("can't look the instance up")?;
     Ok(resolve(reference, &instances)?.clone())
-}
-
-/// An instance in words: its id, and its name if it has one.
-fn in_words(instance: &InstanceRef) -> String {
-    if instance.name.is_empty() || instance.name == instance.id.as_str() {
-        instance.id.to_string()
-    } else {
-        format!("{} ({})", instance.id, instance.name)
-    }
 }
 
 fn nameless(id: &InstanceId) -> InstanceRef {

@@ -2,9 +2,9 @@
 
 use super::Context;
 use super::register::{refusal, registrar};
-use super::report::{Answer, Registration, RegistrationChange};
 use crate::cli::UnregisterArgs;
 use crate::engine::registrar::RegistrationError;
+use crate::report::{Answer, Registration, RegistrationChange};
 
 /// Removes what `register` wrote, under the instance's lock; schedule and snapshots stay.
 ///

@@ -322,15 +322,3 @@ impl Inventory {
         (!name.is_empty()).then_some(name)
     }
 }
-
-/// An error and its causes in one line.
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

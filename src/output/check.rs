@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::View;
 use super::text::visible;
 use super::units::{rough, time};
-use crate::commands::report::{Finding, Health, HealthRow};
-use crate::health::{Cause, Level, Source, Verdict};
+use crate::monitoring::health::{Cause, Level, Source, Verdict};
+use crate::report::{Finding, Health, HealthRow};
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
 

@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::text::visible_json;
 use super::{View, check};
-use crate::commands::report::{
+use crate::finding;
+use crate::monitoring::health::{Newest, Source};
+use crate::report::run::{HookRun, InstanceResult, Report};
+use crate::report::{
     Answer, Declared, Deleted, Fate, Finding, Health, HealthRow, Registration, RegistrationChange,
     ScheduleRow, SnapshotRow,
 };
-use crate::finding;
-use crate::health::{Newest, Source};
-use crate::run::report::{HookRun, InstanceResult, Report};
 use crate::schedule::Schedule;
 
 /// The answer, indented, with a line end behind it.

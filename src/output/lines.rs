@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::View;
 use super::text::{Tint, visible};
 use super::units::{time, time_in_full, took};
-use crate::commands::report::{Declared, Deleted, Registration, RegistrationChange};
 use crate::instance::InstanceRef;
-use crate::run::report::{InstanceResult, Outcome, Report};
+use crate::report::run::{InstanceResult, Outcome, Report};
+use crate::report::{Declared, Deleted, Registration, RegistrationChange};
 use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Stage, command_line};
 use crate::schedule::{Declaration, Schedule};
@@ -338,9 +338,5 @@ fn joined(parts: impl Iterator<Item = String>) -> Option<String> {
 }
 
 fn instance(instance: &InstanceRef) -> String {
-    if instance.name.is_empty() || instance.name == instance.id.as_str() {
-        instance.id.to_string()
-    } else {
-        format!("{} ({})", visible(&instance.name), instance.id)
-    }
+    visible(&instance.to_string())
 }

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, Utc};
 
-use crate::commands::report::Answer;
+use crate::report::Answer;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use tabled::settings::{Color, Padding, Style};
 use super::View;
 use super::text::{Tint, shortened, visible};
 use super::{lines, units};
-use crate::commands::report::{Fate, ScheduleRow, SnapshotRow};
 use crate::finding::{Finding, Status};
-use crate::health::Newest;
+use crate::monitoring::health::Newest;
+use crate::report::{Fate, ScheduleRow, SnapshotRow};
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
 

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Created, EngineError, describe};
+use crate::engine::{Created, EngineError};
 use crate::fs::trust;
 use crate::instance::InstanceId;
 use crate::interrupt;
+use crate::report::run::{HookRun, Outcome};
 use crate::run::at_work::AtWork;
-use crate::run::outcome;
-use crate::run::report::{HookRun, Outcome};
+use crate::run::failure::Failure;
 use crate::schedule::hooks::{Hooks as Declared, Stage};
 use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Kind, Snapshot};
@@ -84,9 +84,9 @@ impl Hooks {
         &mut self,
         at_work: &AtWork,
         create: impl FnOnce() -> Result<Created, EngineError>,
-    ) -> Result<Created, EngineError> {
+    ) -> Result<Created, Failure> {
         if interrupt::requested() {
-            return Err(EngineError::Interrupted);
+            return Err(EngineError::Interrupted.into());
         }
         // Both before either runs: what the one does, the other has to undo.
         let refused = refused(&self.declared)
@@ -94,34 +94,34 @@ impl Hooks {
             .find(|(stage, _)| matches!(stage, Stage::Pre | Stage::Post));
         if let Some((_, error)) = refused {
             self.know_failure(&error);
-            return Err(EngineError::instance(error));
+            return Err(Failure::Hook(error));
         }
         let created = match self.run(Stage::Pre) {
-            Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted)),
+            Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted.into())),
             Ok(()) => {
                 at_work.arm(&self.id, Box::new(self.undo()));
                 let created = catch_unwind(AssertUnwindSafe(create));
                 at_work.disarm(&self.id);
-                created
+                created.map(|created| created.map_err(Failure::Engine))
             }
-            Err(error) => Ok(Err(EngineError::instance(error))),
+            Err(error) => Ok(Err(Failure::Hook(error))),
         };
         match created {
-            Ok(Err(error)) if outcome::is_interruption(&error) => {
-                log::debug!(instance = self.id.as_str(); "{}", describe(&error));
+            Ok(Err(failure)) if failure.is_interruption() => {
+                log::debug!(instance = self.id.as_str(); "{}", failure.in_words());
                 self.facts = self.facts.interrupted();
                 self.post();
-                Err(EngineError::Interrupted)
+                Err(EngineError::Interrupted.into())
             }
             Ok(Ok(created)) => {
                 self.facts.pause = created.pause;
                 self.taken(&created.snapshot);
                 Ok(created)
             }
-            Ok(Err(error)) => {
-                self.know_failure(&describe(&error));
+            Ok(Err(failure)) => {
+                self.know_failure(&failure.in_words());
                 self.post();
-                Err(error)
+                Err(failure)
             }
             Err(panic) => {
                 self.know_failure("internal error: the run of this instance panicked");
@@ -365,23 +365,4 @@ impl Facts {
             ("HYPEMAN_SNAP_PAUSE_MS", pause_ms),
         ]
     }
-}
-
-/// The hooks that a run would run, in a dry run: all of them where a snapshot would be taken, else those of a failure.
-pub(super) fn foreseen(schedule: &Schedule, outcome: Outcome) -> Vec<HookRun> {
-    Stage::ALL
-        .into_iter()
-        .filter(|stage| match outcome {
-            Outcome::Snapshotted => true,
-            Outcome::Failed => *stage == Stage::Failure,
-            Outcome::Pruned | Outcome::Skipped | Outcome::Retired | Outcome::Interrupted => false,
-        })
-        .map(|stage| HookRun {
-            stage,
-            command: schedule.declaration.hooks.command(stage).to_vec(),
-            duration: None,
-            error: None,
-        })
-        .filter(|hook| !hook.command.is_empty())
-        .collect()
 }

@@ -3,17 +3,17 @@
 //! Knows engines by their trait only, prints nothing, and lets no instance's failure stop the others.
 
 mod at_work;
-mod foresee;
+mod carry_out;
+mod dry_run;
+mod failure;
 mod hooks;
-mod outcome;
 mod parallel;
 mod pick;
 mod prune;
 mod queue;
 mod record;
-pub mod report;
-mod retain;
-mod steps;
+mod result;
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -24,12 +24,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::clock;
-use crate::engine::{EngineError, Listing, Ports, describe};
-use crate::instance::InstanceId;
+use crate::engine::{EngineError, Listing, Ports};
+use crate::instance::{Instance, InstanceId, Presence};
 use crate::interrupt;
-use crate::run::report::{InstanceResult, Report};
+use crate::report::run::{InstanceResult, Report};
+use crate::schedule::Schedule;
 use crate::store::Store;
 use at_work::AtWork;
+use failure::Failure;
 use pick::Job;
 use queue::Queue;
 
@@ -62,13 +64,16 @@ impl Options {
     }
 }
 
+/// The store as it was when somebody looked.
+type Observation = Result<Arc<Listing>, Arc<EngineError>>;
+
 /// What the steps of all instances share in one run.
 struct Context<'a> {
     store: &'a Store,
     ports: &'a Ports,
     options: &'a Options,
     /// The store's content, read by whoever needs it first: once for all that was picked together.
-    listing: Mutex<Option<Result<Arc<Listing>, String>>>,
+    listing: Mutex<Option<Observation>>,
     at_work: AtWork,
     /// What the user should know, each thing once, however many instances say it.
     warnings: Mutex<BTreeSet<String>>,
@@ -87,17 +92,33 @@ impl<'a> Context<'a> {
     }
 
     /// The snapshots as they were when somebody first looked.
-    fn listing(&self) -> Result<Arc<Listing>, String> {
+    fn listing(&self) -> Observation {
         self.listing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| {
-                let listing = self.ports.engine.list().map_err(|error| describe(&error))?;
-                // What it met that is no snapshot.
-                self.warn(listing.problems.clone());
-                Ok(Arc::new(listing))
-            })
+            .get_or_insert_with(|| self.list_anew())
             .clone()
+    }
+
+    /// The snapshots as they are now.
+    fn list_anew(&self) -> Observation {
+        let listing = self.ports.engine.list().map_err(Arc::new)?;
+        // What it met that is no snapshot.
+        self.warn(listing.problems.clone());
+        Ok(Arc::new(listing))
+    }
+
+    /// Whether the instance is there, and its state.
+    fn find(&self, id: &InstanceId) -> Presence<Instance, Arc<EngineError>> {
+        self.ports.engine.find(id).found().map_err(Arc::new).into()
+    }
+
+    /// Writes the schedule; a dry run writes nothing.
+    fn save(&self, schedule: &Schedule) -> Result<(), Failure> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        Ok(self.store.save(schedule)?)
     }
 
     /// Whoever looks next looks anew.
@@ -105,7 +126,7 @@ impl<'a> Context<'a> {
         *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn warn(&self, warnings: Vec<String>) {
+    fn warn(&self, warnings: impl IntoIterator<Item = String>) {
         if let Ok(mut all) = self.warnings.lock() {
             all.extend(warnings);
         }
@@ -122,7 +143,7 @@ impl<'a> Context<'a> {
         Report {
             started_at,
             finished_at: clock::now(),
-            results: outcome::merged(results),
+            results: result::merged(results),
             problems,
             warnings: self
                 .warnings
@@ -135,7 +156,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Snapshots what is due and applies retention to it (design, section 5).
+/// Snapshots what is due and applies retention to it.
 ///
 /// When nothing is due, it reads each schedule file once and does nothing else. While instances that were due take
 /// their time, it serves those that become due meanwhile: a timer starts no second run beside it.
@@ -177,14 +198,8 @@ pub fn run_due(
     };
     results.extend(queue.work_off(
         jobs,
-        |job| {
-            if options.dry_run {
-                foresee::foresee(&context, job)
-            } else {
-                steps::serve(&context, job)
-            }
-        },
-        |job| outcome::panicked(&job.id),
+        |job| serve::serve(&context, job),
+        |job| result::panicked(&job.id),
     ));
     Ok(context.report(started_at, results, problems))
 }
@@ -213,8 +228,8 @@ pub fn recover(
     let results = parallel::each(
         options.jobs,
         &jobs,
-        |id| steps::recover(&context, id),
-        outcome::panicked,
+        |id| serve::recover(&context, id),
+        result::panicked,
     );
     Ok(context.report(started_at, results, Vec::new()))
 }

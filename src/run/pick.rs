@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 
 use crate::cadence::Due;
-use crate::engine::{Recovery, describe};
+use crate::engine::Recovery;
+use crate::error;
 use crate::instance::InstanceId;
-use crate::run::report::InstanceResult;
-use crate::run::{Options, outcome};
+use crate::report::run::InstanceResult;
+use crate::run::{Options, result};
 use crate::store::Store;
 
 /// An instance to work on.
@@ -47,13 +48,11 @@ pub(super) fn pick(store: &Store, options: &Options, now: DateTime<Utc>) -> anyh
             Ok(None) => continue,
             Ok(Some(times)) => times,
             Err(error) => {
-                picked
-                    .unreadable
-                    .push(outcome::failed(&id, describe(&error)));
+                picked.unreadable.push(result::failed(&id, &error.into()));
                 continue;
             }
         };
-        if options.force || !matches!(times.due(&id, now), Due::No) {
+        if options.force || times.due(&id, now) != Due::No {
             let job = Job {
                 id,
                 is_due: true,
@@ -87,6 +86,6 @@ pub(super) fn with_unfinished(
             jobs.splice(0..0, left_behind);
             (jobs, Vec::new())
         }
-        Err(error) => (jobs, vec![describe(&error)]),
+        Err(error) => (jobs, vec![error::in_words(&error)]),
     }
 }

@@ -3,11 +3,14 @@
 use std::time::Instant;
 
 use crate::clock;
-use crate::engine::{EngineError, Inventory, Ports, Presence, describe};
-use crate::instance::InstanceId;
+use crate::engine::{EngineError, Inventory, Ports};
+use crate::error;
+use crate::instance::{InstanceId, Presence};
 use crate::interrupt;
-use crate::run::report::{InstanceResult, Outcome, Report};
-use crate::run::{Context, Options, outcome, parallel, retain, steps};
+use crate::report::run::{InstanceResult, Outcome, Report};
+use crate::run::failure::Failure;
+use crate::run::record::{afterwards, interrupted_retention, retain};
+use crate::run::{Context, Options, parallel, result, serve};
 use crate::store::Store;
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.
@@ -31,13 +34,13 @@ pub fn prune(
         options.jobs,
         &ids,
         |id| prune_one(&context, &inventory, id),
-        outcome::panicked,
+        result::panicked,
     );
     let mut problems: Vec<String> = strays.iter().map(ToString::to_string).collect();
     if options.only.is_none() && !options.dry_run && !interrupt::requested() {
         match ports.recovery.sweep() {
             Ok(lines) => context.warn(lines),
-            Err(error) => problems.push(describe(&error)),
+            Err(error) => problems.push(error::in_words(&error)),
         }
     }
     Ok(context.report(started_at, results, problems))
@@ -45,15 +48,15 @@ pub fn prune(
 
 fn prune_one(context: &Context<'_>, inventory: &Inventory, id: &InstanceId) -> InstanceResult {
     if interrupt::requested() {
-        return outcome::interrupted(id, "not begun: interrupted by a signal");
+        return InstanceResult::interrupted(id, "not begun: interrupted by a signal");
     }
     let _working = context.at_work.begin(id);
     let began = Instant::now();
-    let mut result = prune_under_lock(context, inventory, id).unwrap_or_else(|error| {
-        if interrupt::requested() {
-            return outcome::interrupted(id, "interrupted by a signal");
+    let mut result = prune_under_lock(context, inventory, id).unwrap_or_else(|failure| {
+        if failure.is_interruption() {
+            return InstanceResult::interrupted(id, "interrupted by a signal");
         }
-        outcome::failed(id, error)
+        result::failed(id, &failure)
     });
     result.duration = began.elapsed();
     result
@@ -63,31 +66,46 @@ fn prune_under_lock(
     context: &Context<'_>,
     inventory: &Inventory,
     id: &InstanceId,
-) -> Result<InstanceResult, String> {
-    let _lock = if context.options.dry_run {
+) -> Result<InstanceResult, Failure> {
+    let is_dry_run = context.options.dry_run;
+    let _lock = if is_dry_run {
         None
     } else {
         match context.store.lock(id, context.options.lock_timeout) {
             Ok(lock) => Some(lock),
-            Err(error) => return Ok(steps::without_lock(id, &error)),
+            Err(error) => return Ok(serve::without_lock(id, error)),
         }
     };
-    let Some(mut schedule) = context.store.load(id).map_err(|error| describe(&error))? else {
-        return Ok(outcome::skipped(id, "its schedule was deleted meanwhile"));
+    let Some(mut schedule) = context.store.load(id)? else {
+        return Ok(
+            InstanceResult::new(id, Outcome::Skipped).noting("its schedule was deleted meanwhile")
+        );
     };
     // With nothing to judge it makes no difference, and a server need not be asked about every instance that is gone for
     // good.
     let presence = has_scheduled(context, id).then(|| inventory.presence(id));
     let is_gone = presence.as_ref().is_some_and(Presence::is_gone);
-    let retained = retain::apply(context, &schedule, None, !is_gone, clock::now());
-    let mut result = outcome::plain(id, Outcome::Pruned);
-    retain::record(context, &mut schedule, &retained, &mut result);
-    result.pruned = retained.removed;
+    let mut result = InstanceResult::new(id, Outcome::Pruned);
+    let mut failures = Vec::new();
+    if is_dry_run {
+        match afterwards(context, &schedule, None, is_gone) {
+            Ok(afterwards) => result.pruned = afterwards.removals,
+            Err(failure) => failures.push(failure),
+        }
+    } else {
+        let retained = retain(context, &mut schedule, None, is_gone);
+        result.pruned = retained.removed;
+        failures = retained.failures;
+        if retained.is_interrupted {
+            result = interrupted_retention(result);
+        }
+    }
     if let Some(Presence::Unknown(error)) = presence {
         // It may be there, so that the floors held; but somebody has to look.
-        outcome::add_error(&mut result, Some(describe(&error)));
         result.outcome = Outcome::Failed;
+        failures.push(error.into());
     }
+    result.error = result::all_in_words(&failures);
     Ok(result)
 }
 

@@ -2,111 +2,75 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::clock;
-use crate::engine::{Created, describe};
-use crate::run::Context;
-use crate::run::outcome::{self, add_error};
-use crate::run::report::{InstanceResult, Outcome};
-use crate::run::retain::{self, Retained};
-use crate::run::steps::save;
+use crate::interrupt;
+use crate::plan::{self, Afterwards};
+use crate::report::run::{InstanceResult, Outcome};
+use crate::run::carry_out::End;
+use crate::run::failure::Failure;
+use crate::run::hooks::Hooks;
+use crate::run::{Context, dry_run, result};
+use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule};
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Snapshot, SnapshotId};
 
-/// How the taking of a snapshot ended.
-pub(super) enum End {
-    Taken(Kind, Created),
-    /// An earlier run had finished the snapshot and died before it could record it.
-    Found(Snapshot),
-    Gone,
-    /// A signal ended it; nothing failed.
-    Interrupted {
-        /// The kind that was begun; `None` if it did not come to that.
-        kind: Option<Kind>,
-    },
-    Failed {
-        /// The kind that was tried; `None` if it did not come to that.
-        kind: Option<Kind>,
-        /// Whether the instance was found.
-        is_found: bool,
-        /// Whether the snapshot may still turn up under the attempt's name.
-        is_open: bool,
-        /// How long the guest was paused for it, if it was.
-        pause: Option<Duration>,
-        error: String,
-    },
-}
-
-/// Records how the run ended, applies retention, and makes the result.
+/// Records how the run ended, applies retention, runs what has to hear of a failure, and reports.
 pub(super) fn record(
     context: &Context<'_>,
-    schedule: &mut Schedule,
+    mut schedule: Schedule,
     attempt: &Attempt,
     end: End,
+    mut hooks: Hooks,
+    notes: Vec<String>,
     took: Duration,
 ) -> InstanceResult {
     let id = schedule.instance_id.clone();
     let now = clock::now();
     let named = InstanceResult {
         snapshot_name: Some(attempt.snapshot_name.clone()),
-        ..outcome::plain(&id, Outcome::Snapshotted)
+        notes,
+        ..InstanceResult::new(&id, Outcome::Snapshotted)
     };
-    let (mut result, taken, exists) = match end {
-        End::Taken(kind, created) => {
-            let snapshot = &created.snapshot;
-            schedule
-                .record
-                .succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.record.last_pause_ms = created.pause.map(|pause| pause.as_secs_f64() * 1000.0);
+    let mut failures = Vec::new();
+    let (mut result, taken, is_gone) = match end {
+        End::Taken(created) => {
             context.warn(created.warnings);
-            let result = InstanceResult {
-                kind: Some(kind),
-                snapshot_id: Some(created.snapshot.id.clone()),
-                pause: created.pause,
-                ..named
-            };
-            (result, Some(created.snapshot), true)
+            let result = record_success(&mut schedule, named, &created.snapshot, created.pause);
+            (result, Some(created.snapshot), false)
         }
-        End::Found(snapshot) => {
-            schedule
-                .record
-                .succeed(snapshot.id.as_str(), snapshot.created_at, now);
-            schedule.record.last_pause_ms = None;
-            let result = InstanceResult {
-                kind: Some(snapshot.kind),
-                snapshot_id: Some(snapshot.id.clone()),
-                ..named
-            };
-            (result, Some(snapshot), true)
+        End::Adopted(snapshot) => {
+            let result = record_success(&mut schedule, named, &snapshot, None);
+            (result, Some(snapshot), false)
         }
         End::Gone => {
             schedule.record.note_missing(now);
             let result = InstanceResult {
-                notes: vec!["the instance is gone; only retention was applied".to_owned()],
-                ..outcome::plain(&id, Outcome::Pruned)
+                snapshot_name: None,
+                outcome: Outcome::Pruned,
+                ..named
             };
-            (result, None, false)
+            (result, None, true)
         }
         End::Interrupted { kind } => {
             schedule.record.interrupt(now);
-            let mut result = InstanceResult {
+            // Retention takes its time, and there is none. Nor is it a failure that a hook should hear of.
+            failures.extend(context.save(&schedule).err());
+            let result = InstanceResult {
                 kind,
-                snapshot_name: named.snapshot_name,
-                ..outcome::interrupted(&id, "interrupted by a signal; the next run takes it up")
+                outcome: Outcome::Interrupted,
+                is_interrupted: true,
+                ..named.noting("interrupted by a signal; the next run takes it up")
             };
-            // Retention takes its time, and there is none.
-            add_error(&mut result, save(context, schedule).err());
-            return result;
+            return finished(result, hooks, failures);
         }
         End::Failed {
             kind,
             is_found,
             is_open,
             pause,
-            error,
+            why,
         } => {
-            schedule.fail(&error, now);
+            schedule.fail(&why.in_words(), now);
             if is_open {
                 // As if this run had died: the next one looks for this very snapshot first.
                 schedule.record.attempt = Some(attempt.clone());
@@ -114,48 +78,162 @@ pub(super) fn record(
             if is_found {
                 schedule.record.missing_since = None;
             }
+            hooks.know_failure(&why.in_words());
+            failures.push(why);
             let result = InstanceResult {
                 kind,
                 outcome: Outcome::Failed,
-                error: Some(error),
                 pause,
                 ..named
             };
-            (result, None, true)
+            (result, None, false)
         }
     };
     schedule.record.last_duration_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     // Before retention, which may take long: whatever becomes of it, the snapshot is known.
-    let recorded = save(context, schedule);
-    let retained = retain::apply(context, schedule, taken.as_ref(), exists, now);
-    retain::record(context, schedule, &retained, &mut result);
-    if !exists && retained.is_done() {
-        let retired = retire_if_done(context, schedule, &retained, now, &mut result);
-        add_error(&mut result, retired.err());
-    }
-    add_error(&mut result, recorded.err());
+    let unrecorded = context.save(&schedule).err();
+    let retained = retain(context, &mut schedule, taken.as_ref(), is_gone);
     result.pruned = retained.removed;
+    if retained.is_interrupted {
+        result = interrupted_retention(result);
+    }
+    failures.extend(retained.failures);
+    if retained.retires {
+        match context.store.remove(&id) {
+            Ok(_) => {
+                result.outcome = Outcome::Retired;
+                result = result.noting(dry_run::RETIRED);
+            }
+            Err(error) => failures.push(error.into()),
+        }
+    } else if is_gone {
+        result = result.noting("the instance is gone; only retention was applied");
+    }
+    failures.extend(unrecorded);
+    if let Some(error) = result::all_in_words(&failures) {
+        hooks.know_error(&error);
+    }
+    // What it hears of is on disk by now.
+    hooks.failure();
+    finished(result, hooks, failures)
+}
+
+/// The result with its hooks, and with what they and everything else came to.
+fn finished(
+    mut result: InstanceResult,
+    hooks: Hooks,
+    mut failures: Vec<Failure>,
+) -> InstanceResult {
+    result.hooks = hooks.ran();
+    for hook in &result.hooks {
+        match (hook.stage, &hook.error) {
+            // It may leave its pre-hook's work undone, so that somebody has to look; the snapshot stays good.
+            (Stage::Post, Some(error)) => failures.push(Failure::Hook(error.clone())),
+            // Something worse has been said.
+            (Stage::Failure, Some(error)) => result.notes.push(error.clone()),
+            // The pre-hook's error is the run's own.
+            (Stage::Pre, _) | (_, None) => {}
+        }
+    }
+    result.error = result::all_in_words(&failures);
     result
 }
 
-/// Removes the schedule of an instance that is gone for good.
-pub(super) fn retire_if_done(
+fn record_success(
+    schedule: &mut Schedule,
+    named: InstanceResult,
+    snapshot: &Snapshot,
+    pause: Option<Duration>,
+) -> InstanceResult {
+    let record = &mut schedule.record;
+    record.succeed(snapshot.id.as_str(), snapshot.created_at, clock::now());
+    record.last_pause_ms = pause.map(|pause| pause.as_secs_f64() * 1000.0);
+    InstanceResult {
+        kind: Some(snapshot.kind),
+        snapshot_id: Some(snapshot.id.clone()),
+        pause,
+        ..named
+    }
+}
+
+/// What retention does by what is listed.
+///
+/// # Errors
+/// When the snapshots can't be listed.
+pub(super) fn afterwards(
     context: &Context<'_>,
     schedule: &Schedule,
-    retained: &Retained,
-    now: DateTime<Utc>,
-    result: &mut InstanceResult,
-) -> Result<(), String> {
-    if !schedule.can_retire(retained.left, context.options.missing_grace, now) {
-        return Ok(());
+    taken: Option<&Snapshot>,
+    is_gone: bool,
+) -> Result<Afterwards, Failure> {
+    let listing = context.listing().map_err(Failure::Unjudged)?;
+    let grace = context.options.missing_grace;
+    let now = clock::now();
+    let snapshots = &listing.snapshots;
+    Ok(plan::afterwards(
+        schedule, snapshots, taken, is_gone, grace, now,
+    ))
+}
+
+/// What retention did.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    /// What was removed, oldest first.
+    pub(super) removed: Vec<SnapshotId>,
+    /// What could not be judged, removed or recorded.
+    pub(super) failures: Vec<Failure>,
+    /// Whether a signal ended it before all was removed that goes.
+    pub(super) is_interrupted: bool,
+    /// Whether the schedule has served its purpose.
+    pub(super) retires: bool,
+}
+
+/// Applies the schedule's retention, `taken` included, and keeps in the schedule how it ended, so that one that fails is
+/// not forgotten with the run's own output.
+pub(super) fn retain(
+    context: &Context<'_>,
+    schedule: &mut Schedule,
+    taken: Option<&Snapshot>,
+    is_gone: bool,
+) -> Retained {
+    let mut retained = Retained::default();
+    match afterwards(context, schedule, taken, is_gone) {
+        Ok(afterwards) => {
+            let mut undeleted = Vec::new();
+            for id in afterwards.removals {
+                // Removing large files takes its time.
+                if interrupt::requested() {
+                    retained.is_interrupted = true;
+                    break;
+                }
+                match context.ports.engine.delete(&id) {
+                    Ok(()) => retained.removed.push(id),
+                    Err(error) => undeleted.push((id, error)),
+                }
+            }
+            if !undeleted.is_empty() {
+                retained.failures.push(Failure::Undeleted(undeleted));
+            }
+            let is_done = retained.failures.is_empty() && !retained.is_interrupted;
+            retained.retires = afterwards.retires && is_done;
+        }
+        Err(failure) => retained.failures.push(failure),
     }
-    if !context.options.dry_run {
-        context
-            .store
-            .remove(&schedule.instance_id)
-            .map_err(|error| describe(&error))?;
+    if retained.is_interrupted {
+        // Neither done nor failed: what was known of it stays.
+        return retained;
     }
-    result.outcome = Outcome::Retired;
-    result.notes = vec!["the instance is gone for good; its schedule was removed".to_owned()];
-    Ok(())
+    let error = retained.failures.first().map(Failure::in_words);
+    if schedule.record.note_retention(error.as_deref()) {
+        retained.failures.extend(context.save(schedule).err());
+    }
+    retained
+}
+
+/// The result of a run whose retention a signal has ended.
+pub(super) fn interrupted_retention(result: InstanceResult) -> InstanceResult {
+    InstanceResult {
+        is_interrupted: true,
+        ..result.noting("retention was interrupted by a signal; the next run, or `prune`, goes on")
+    }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
 
-use super::report::{Outcome, Report};
 use super::{Options, prune, run_due};
 use crate::cadence::Cadence;
 use crate::clock;
@@ -21,6 +20,7 @@ use crate::engine::{
 };
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
+use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Declaration, Retention, Schedule};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
@@ -45,6 +45,7 @@ struct World {
     behaviours: BTreeMap<InstanceId, Behaviour>,
     snapshots: Vec<Snapshot>,
     unfinished: Vec<InstanceId>,
+    is_unlisted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -132,8 +133,12 @@ impl Engine for &'static Fake {
 
     fn list(&self) -> Result<Listing, EngineError> {
         self.listings.fetch_add(1, Ordering::SeqCst);
+        let world = self.world.lock().unwrap();
+        if world.is_unlisted {
+            return Err(EngineError::unavailable("the store can't be read"));
+        }
         Ok(Listing {
-            snapshots: self.world.lock().unwrap().snapshots.clone(),
+            snapshots: world.snapshots.clone(),
             problems: vec!["a directory without a record".to_owned()],
         })
     }
@@ -613,6 +618,27 @@ fn a_dry_run_tells_the_plan_and_changes_nothing() {
         assert_eq!(planned.pruned, done.pruned);
     }
     assert_eq!(plan.results.len(), carried_out.results.len());
+}
+
+#[test]
+fn a_schedule_does_not_retire_while_nobody_knows_what_is_left_and_no_dry_run_says_so() {
+    let mut host = Host::new();
+    let id = host.due("gone", Behaviour::Gone, keep(1));
+    host.change(&id, |schedule| {
+        schedule.record.missing_since = Some(ago(1000 * HOUR));
+    });
+    host.fake.world.lock().unwrap().is_unlisted = true;
+    for is_dry_run in [true, false] {
+        host.options.dry_run = is_dry_run;
+        let result = &host.run().results[0];
+        assert_eq!(result.outcome, Outcome::Pruned, "dry run: {is_dry_run}");
+        let error = result.error.as_deref().unwrap();
+        assert_eq!(
+            error,
+            "retention could not be applied: the store can't be read"
+        );
+    }
+    assert!(host.store.load(&id).unwrap().is_some());
 }
 
 fn files_of(host: &Host) -> [Vec<u8>; 2] {

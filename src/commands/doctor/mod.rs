@@ -8,13 +8,13 @@ mod schedules;
 use std::path::Path;
 
 use super::Context;
-use super::report::Answer;
 use crate::cli::EngineKind;
 use crate::clock;
-use crate::engine::describe;
+use crate::error::in_words;
 use crate::finding::Finding;
 use crate::host::directory::{self, Missing};
 use crate::host::time_sync;
+use crate::report::Answer;
 
 /// Looks at everything.
 pub fn run(context: &Context<'_>) -> Answer {
@@ -31,7 +31,7 @@ pub fn run(context: &Context<'_>) -> Answer {
         Err(error) => findings.push(Finding::broken(
             "engine",
             engine_name(context),
-            describe(&error),
+            in_words(&error),
             "correct the setting",
         )),
     }

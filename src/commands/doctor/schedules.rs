@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::cadence::Due;
-use crate::engine::describe;
+use crate::error::in_words;
 use crate::finding::Finding;
 use crate::run;
 use crate::schedule::Schedule;
@@ -37,7 +37,7 @@ pub(super) fn examine(store: &Store, now: DateTime<Utc>) -> Examined {
             examined.findings.push(Finding::broken(
                 CHECK,
                 "all",
-                describe(&error),
+                in_words(&error),
                 "make the directory readable for this user",
             ));
             return examined;
@@ -76,7 +76,7 @@ pub(super) fn examine(store: &Store, now: DateTime<Utc>) -> Examined {
             Err(error) => examined.findings.push(Finding::broken(
                 CHECK,
                 &id,
-                describe(&error),
+                in_words(&error),
                 "correct the file, or remove it and set the schedule again",
             )),
         }

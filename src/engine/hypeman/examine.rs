@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::Hypeman;
 use super::fault::Fault;
 use super::wire;
-use crate::engine::{EngineError, describe};
+use crate::engine::EngineError;
+use crate::error::in_words;
 use crate::finding::Finding;
 use crate::http;
 
@@ -27,7 +28,7 @@ pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
             return vec![Finding::broken(
                 KEY,
                 "unusable",
-                describe(&error),
+                in_words(&error),
                 "correct it, or name another file",
             )];
         }
@@ -40,7 +41,7 @@ pub(super) fn findings(engine: &Hypeman) -> Vec<Finding> {
                 Finding::broken(
                     SERVER,
                     &engine.base,
-                    describe(&error),
+                    in_words(&error),
                     "start the server, or correct --base-url",
                 ),
                 Finding::warning(
@@ -86,7 +87,7 @@ fn health(engine: &Hypeman) -> Result<String, EngineError> {
 fn key(engine: &Hypeman, origin: String) -> Finding {
     let client = match engine.client() {
         Ok(client) => client,
-        Err(error) => return Finding::broken(KEY, origin, describe(&error), CORRECT_KEY),
+        Err(error) => return Finding::broken(KEY, origin, in_words(&error), CORRECT_KEY),
     };
     match engine.list_instances(&client) {
         Ok((instances, _)) => {
@@ -104,7 +105,7 @@ fn key(engine: &Hypeman, origin: String) -> Finding {
                 "look at the server's log; the key was neither taken nor refused"
             };
             let error = engine.server_error(&client, fault, "list the instances");
-            Finding::broken(KEY, origin, describe(&error), remedy)
+            Finding::broken(KEY, origin, in_words(&error), remedy)
         }
     }
 }

@@ -12,7 +12,8 @@ use super::base_url::BaseUrl;
 use super::client::{Client, Pace, Request};
 use super::fault::Fault;
 use super::{DEFAULT_BASE_URL, config, wire};
-use crate::engine::{EngineError, describe};
+use crate::engine::EngineError;
+use crate::error::in_words;
 use crate::http;
 
 /// A server on this host answers at once, or is not at work.
@@ -87,7 +88,7 @@ impl ServerPresence {
     /// [`EngineError::Unavailable`] when the address that the user named can't be asked.
     pub fn answers_at(&self) -> Result<Option<&str>, EngineError> {
         self.answer
-            .get_or_init(|| self.ask().map_err(|error| describe(&error)))
+            .get_or_init(|| self.ask().map_err(|error| in_words(&error)))
             .as_ref()
             .map(Option::as_deref)
             .map_err(|error| {

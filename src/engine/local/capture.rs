@@ -16,7 +16,8 @@ use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
-use crate::engine::{CreateRequest, EngineError, describe};
+use crate::engine::{CreateRequest, EngineError};
+use crate::error::in_words;
 use crate::fs::space;
 use crate::instance::InstanceId;
 use crate::interrupt::Watch;
@@ -218,7 +219,7 @@ fn abandon(session: Session<'_>, id: &InstanceId, error: EngineError) -> EngineE
     match (session.abandon(), error) {
         (Ok(_), EngineError::Interrupted) => EngineError::Interrupted,
         (Err(worse), EngineError::Interrupted) => {
-            log::error!(instance = id.as_str(); "{}", describe(&worse));
+            log::error!(instance = id.as_str(); "{}", in_words(&worse));
             EngineError::Interrupted
         }
         (Ok(Some(pause)), error) => EngineError::AfterPause {
@@ -226,7 +227,7 @@ fn abandon(session: Session<'_>, id: &InstanceId, error: EngineError) -> EngineE
             error: Box::new(error),
         },
         (Ok(None), error) => error,
-        (Err(worse), error) => EngineError::caused(describe(&worse), error),
+        (Err(worse), error) => EngineError::caused(in_words(&worse), error),
     }
 }
 

@@ -18,8 +18,8 @@ use super::soundness;
 use super::state::{self, Derived, Met};
 use super::store::SnapshotStore;
 use super::writers;
-use crate::engine::describe;
 use crate::engine::hypeman::ServerPresence;
+use crate::error::in_words;
 use crate::finding::{Finding, Status};
 use crate::fs::copy;
 use crate::host::directory::{self, Missing};
@@ -82,7 +82,7 @@ impl Examination<'_> {
                 Err(error) => findings.push(Finding::broken(
                     CHECK,
                     self.data_dir.display(),
-                    describe(&error),
+                    in_words(&error),
                     "mount it, or name the directory that hypeman uses with --data-dir",
                 )),
             }
@@ -145,7 +145,7 @@ impl Examination<'_> {
                 return Some(Finding::broken(
                     INSTANCE,
                     id,
-                    describe(&error),
+                    in_words(&error),
                     "repair its metadata.json, or remove its directory if the instance is gone",
                 ));
             }
@@ -190,7 +190,7 @@ impl Examination<'_> {
             Err(error) => Some(Finding::broken(
                 INSTANCE,
                 &metadata.id,
-                describe(&error),
+                in_words(&error),
                 "correct --base-url",
             )),
         }
@@ -202,7 +202,7 @@ impl Examination<'_> {
             Err(error) => vec![Finding::broken(
                 JOURNAL,
                 "all",
-                describe(&error),
+                in_words(&error),
                 "make the directory readable for this user",
             )],
         }
@@ -216,7 +216,7 @@ impl Examination<'_> {
                 return Some(Finding::broken(
                     JOURNAL,
                     id,
-                    describe(&error),
+                    in_words(&error),
                     "check that the guest runs, then remove the journal",
                 ));
             }
@@ -294,7 +294,7 @@ fn reflinks(data: &DataDir) -> Option<Finding> {
 /// What an instance's state means for its snapshots.
 fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
     let id = &metadata.id;
-    let detail = in_words(metadata, derived, met);
+    let detail = summary(metadata, derived, met);
     let refusal = metadata.refusal(derived.state);
     match derived.state {
         State::Running | State::Stopped | State::Standby => match (refusal, met) {
@@ -321,7 +321,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                 id,
                 format!(
                     "{detail}; whether hypeman saves only changes of its memory is not known: {}",
-                    describe(error)
+                    in_words(error)
                 ),
                 "look at the VMM's log",
             ),
@@ -334,7 +334,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
             ) => Finding::warning(
                 INSTANCE,
                 id,
-                format!("{detail}; its version is not known: {}", describe(&error)),
+                format!("{detail}; its version is not known: {}", in_words(&error)),
                 "look at the VMM's log",
             ),
             (
@@ -360,7 +360,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
                 id,
                 format!(
                     "{detail}; how long a snapshot pauses it is not known: {}",
-                    describe(error)
+                    in_words(error)
                 ),
                 "look at the VMM's log",
             ),
@@ -394,7 +394,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
 }
 
 /// Name, state, VMM and process, as far as they are known.
-fn in_words(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> String {
+fn summary(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> String {
     let mut text = String::new();
     if !metadata.name.is_empty() && metadata.name != metadata.id.as_str() {
         text.push_str(&metadata.name);

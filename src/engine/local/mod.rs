@@ -200,7 +200,7 @@ impl Local {
         let kept = self
             .instances
             .learn(id, |learnt| learnt.snapshots_in = here);
-        kept.err().map(|error| crate::engine::describe(&error))
+        kept.err().map(|error| crate::error::in_words(&error))
     }
 
     /// Refuses a copy of a guest that was started, resumed or changed: its files belong to no one instant. What is known of
@@ -310,7 +310,7 @@ impl Engine for Local {
             .store()
             .and_then(|store| store.disk_usage(id));
         measured
-            .inspect_err(|error| log::warn!("{}", crate::engine::describe(error)))
+            .inspect_err(|error| log::warn!("{}", crate::error::in_words(error)))
             .ok()
     }
 
@@ -340,7 +340,7 @@ impl Recovery for Local {
             .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
         {
             Ok(_) => {}
-            Err(error) => lines.push(crate::engine::describe(&error)),
+            Err(error) => lines.push(crate::error::in_words(&error)),
         }
         Ok(lines)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::store::SnapshotStore;
-use crate::engine::describe;
+use crate::error::in_words;
 use crate::finding::Finding;
 
 const CHECK: &str = "snapshot";
@@ -18,7 +18,7 @@ pub(super) fn examine(store: &SnapshotStore) -> Vec<Finding> {
             return vec![Finding::broken(
                 CHECK,
                 store.directory().display(),
-                describe(&error),
+                in_words(&error),
                 "make the directory readable for this user",
             )];
         }

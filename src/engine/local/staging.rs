@@ -370,7 +370,7 @@ mod tests {
             .publish(snapshot(), &stored(), manifest())
             .unwrap_err();
         assert!(
-            crate::engine::describe(&error).contains("exists"),
+            crate::error::in_words(&error).contains("exists"),
             "{error:?}"
         );
         assert_eq!(store.names().unwrap(), ["s1"]);

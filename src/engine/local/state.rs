@@ -9,7 +9,8 @@ use super::learn;
 use super::metadata::{Metadata, RecordedProcess};
 use super::ownership;
 use super::processes;
-use crate::engine::{EngineError, describe};
+use crate::engine::EngineError;
+use crate::error::in_words;
 use crate::fs::absence::is_absent;
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
@@ -153,7 +154,7 @@ fn derive_by(
         Err(VmmError::Unreachable { source, .. }) if learn::is_nobody(&source) => {
             return without_vmm("is served by nobody");
         }
-        Err(error) => return Derived::unknown(describe(&error)),
+        Err(error) => return Derived::unknown(in_words(&error)),
     };
     match answer.state {
         VmmState::Created => Derived::plain(State::Created),

@@ -1,8 +1,9 @@
 //! Who is served first, and that those that hang keep nobody from being served.
 
 use super::*;
-use crate::run::outcome;
+use crate::run::failure::Failure;
 use crate::run::pick::{self, Job};
+use crate::run::result;
 
 fn picked(host: &Host) -> Vec<String> {
     let picked = pick::pick(&host.store, &host.options, clock::now()).unwrap();
@@ -70,11 +71,11 @@ fn guests_that_a_dead_run_left_come_first_of_all() {
 #[test]
 fn what_one_instance_came_to_is_said_once() {
     let id: InstanceId = "vm".parse().unwrap();
-    let failed = |error: &str| outcome::failed(&id, error.to_owned());
-    let skipped = |note| outcome::skipped(&id, note);
-    let done = outcome::plain(&id, Outcome::Snapshotted);
+    let failed = |error: &str| result::failed(&id, &Failure::Hook(error.to_owned()));
+    let skipped = |note: &str| InstanceResult::new(&id, Outcome::Skipped).noting(note);
+    let done = InstanceResult::new(&id, Outcome::Snapshotted);
     let merged = |results| -> Vec<(Outcome, Vec<String>)> {
-        outcome::merged(results)
+        result::merged(results)
             .into_iter()
             .map(|it| (it.outcome, it.notes))
             .collect()

@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use std::path::Path;
 
 use super::{Learnt, Old, Registration, adopt, find_old};
+use crate::engine::EngineError;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::learn::{self, Asked};
 use crate::engine::registrar::{Declared, Registered, RegistrationError, Request};
-use crate::engine::{EngineError, describe};
+use crate::error::in_words;
 use crate::fs::durable;
 use crate::instance::InstanceId;
 use crate::vmm::Timeouts;
@@ -40,13 +41,13 @@ pub(in crate::engine::local) fn register(
                 Ok(disks) => learnt.disks = disks,
                 Err(error) => warnings.push(format!(
                     "which disks the VM has can't be learnt: {}",
-                    describe(&error)
+                    in_words(&error)
                 )),
             }
         }
         Asked::Silent(error) => warnings.push(format!(
             "the VMM does not answer, so that nothing could be learnt of its disks: {}",
-            describe(&error)
+            in_words(&error)
         )),
         // That a VM is off which was registered just so before is no news.
         Asked::Nobody(_) if registered == Registered::Unchanged => {}
@@ -147,7 +148,7 @@ fn before(
         Ok(found) => return Ok(found),
         // It is about to be replaced, which is the remedy.
         Err(error @ EngineError::Instance { .. }) => {
-            log::warn!(instance = id.as_str(); "{}", describe(&error));
+            log::warn!(instance = id.as_str(); "{}", in_words(&error));
             return Ok(None);
         }
         Err(error) => return Err(error.into()),

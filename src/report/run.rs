@@ -54,7 +54,7 @@ pub struct InstanceResult {
     pub snapshot_name: Option<String>,
     /// What retention removed, oldest first.
     pub pruned: Vec<SnapshotId>,
-    /// How long the guest stood still.
+    /// How long the guest was paused.
     pub pause: Option<Duration>,
     /// How long everything took.
     pub duration: Duration,
@@ -69,6 +69,42 @@ pub struct InstanceResult {
     pub notes: Vec<String>,
     /// The hooks that ran or, in a dry run, would run, in their order.
     pub hooks: Vec<HookRun>,
+}
+
+impl InstanceResult {
+    /// A result of which only the outcome is known.
+    pub fn new(id: &InstanceId, outcome: Outcome) -> Self {
+        Self {
+            instance_id: id.clone(),
+            outcome,
+            kind: None,
+            snapshot_id: None,
+            snapshot_name: None,
+            pruned: Vec::new(),
+            pause: None,
+            duration: Duration::ZERO,
+            error: None,
+            is_locked: false,
+            is_interrupted: false,
+            notes: Vec::new(),
+            hooks: Vec::new(),
+        }
+    }
+
+    /// The same with something to tell besides.
+    #[must_use]
+    pub fn noting(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// A signal ended it before it was done, and what becomes of it.
+    pub fn interrupted(id: &InstanceId, note: &str) -> Self {
+        Self {
+            is_interrupted: true,
+            ..Self::new(id, Outcome::Interrupted).noting(note)
+        }
+    }
 }
 
 /// A hook that ran, or in a dry run would.

@@ -1,11 +1,13 @@
 //! What commands answer: plain data that `output` turns into tables, lines or JSON. No formatting here.
 
+pub mod run;
+
 use crate::exit::Exit;
 use crate::finding::{self, Status};
-use crate::health::{Level, Newest, Verdict};
 use crate::instance::{InstanceId, InstanceRef};
+use crate::monitoring::health::{Level, Newest, Verdict};
+use crate::report::run::Report;
 use crate::retention::Decision;
-use crate::run::report::Report;
 use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Snapshot;
 

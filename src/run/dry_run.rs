@@ -1,0 +1,82 @@
+//! A plan that is not carried out, as a result.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::engine::EngineError;
+use crate::plan::{Action, Plan, Refusal};
+use crate::report::run::{HookRun, InstanceResult, Outcome};
+use crate::run::failure::Failure;
+use crate::run::record::afterwards;
+use crate::run::{Context, result};
+use crate::schedule::Schedule;
+use crate::schedule::hooks::Stage;
+
+/// That a schedule has served its purpose.
+pub(super) const RETIRED: &str = "the instance is gone for good; its schedule was removed";
+
+/// What a run would come to.
+pub(super) fn result(
+    context: &Context<'_>,
+    schedule: &Schedule,
+    plan: &Plan<'_, Arc<EngineError>>,
+    mut notes: Vec<String>,
+    now: DateTime<Utc>,
+) -> InstanceResult {
+    if plan.takes_up {
+        notes.push("an earlier run died, or is still at it".to_owned());
+    }
+    let mut failures = Vec::new();
+    let outcome = match &plan.action {
+        Action::Take { .. } | Action::Adopt(_) => Outcome::Snapshotted,
+        Action::OnlyRetain => Outcome::Pruned,
+        Action::Refuse(refusal) => {
+            failures.push(match refusal {
+                Refusal::State(instance) => Failure::State((*instance).clone()),
+                Refusal::Unknown(error) => Failure::Shared(Arc::clone(error)),
+            });
+            Outcome::Failed
+        }
+    };
+    let is_gone = outcome == Outcome::Pruned;
+    let mut result = InstanceResult {
+        kind: plan.snapshot().map(|snapshot| snapshot.kind),
+        snapshot_name: (!is_gone).then(|| plan.attempt.snapshot_name.clone()),
+        notes,
+        hooks: hooks(schedule, outcome),
+        ..InstanceResult::new(&schedule.instance_id, outcome)
+    };
+    let foreseen = plan.foreseen(schedule, now);
+    match afterwards(context, &foreseen, plan.snapshot(), is_gone) {
+        Ok(afterwards) => {
+            result.pruned = afterwards.removals;
+            if afterwards.retires {
+                result.outcome = Outcome::Retired;
+                result = result.noting(RETIRED);
+            }
+        }
+        Err(failure) => failures.push(failure),
+    }
+    result.error = result::all_in_words(&failures);
+    result
+}
+
+/// The hooks that would run: all of them where a snapshot would be taken, else those of a failure.
+fn hooks(schedule: &Schedule, outcome: Outcome) -> Vec<HookRun> {
+    Stage::ALL
+        .into_iter()
+        .filter(|stage| match outcome {
+            Outcome::Snapshotted => true,
+            Outcome::Failed => *stage == Stage::Failure,
+            Outcome::Pruned | Outcome::Skipped | Outcome::Retired | Outcome::Interrupted => false,
+        })
+        .map(|stage| HookRun {
+            stage,
+            command: schedule.declaration.hooks.command(stage).to_vec(),
+            duration: None,
+            error: None,
+        })
+        .filter(|hook| !hook.command.is_empty())
+        .collect()
+}
