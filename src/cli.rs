@@ -310,7 +310,7 @@ pub struct RunDueArgs {
     #[arg(long, value_name = "INSTANCE")]
     pub instance: Vec<String>,
 
-    /// How many instances to work on at once [default: the number of processors, at least 2 and at most 4]
+    /// How many instances to work on at once, those apart that take over a minute [default: the number of processors, at least 2 and at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
 

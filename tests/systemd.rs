@@ -227,6 +227,41 @@ fn timer_lets_the_service_take_a_due_snapshot_within_a_minute() {
     assert!(!journal.contains("Starting"), "{journal}");
 }
 
+/// A oneshot service is started no second time while it works: its run takes up what becomes due meanwhile, although
+/// `--jobs` allows one at a time.
+#[test]
+fn one_long_run_does_not_stall_the_others() {
+    let machine = machine();
+    write_stopped(&machine.shared().join("data"), "slow0", "slow");
+    write_stopped(&machine.shared().join("data"), "quick0", "quick");
+    let Some(said) = boot(
+        &machine,
+        r#"
+        cp -r "$SHARED/data" /var/lib/hypeman
+        sed -i "s,$SHARED/data,/var/lib/hypeman," /var/lib/hypeman/guests/*/metadata.json
+        mkdir /etc/systemd/system/hypeman-snap.service.d
+        printf '[Service]\nExecStart=\nExecStart=/usr/local/bin/hypeman-snap run-due --jobs 1\n' \
+          >/etc/systemd/system/hypeman-snap.service.d/jobs.conf
+        systemctl daemon-reload
+        hook='touch /var/lib/hypeman/began; until [ -e /var/lib/hypeman/over ]; do sleep 0.1; done'
+        schedule slow --pre-hook "sh -c '$hook'" --hook-timeout 10m
+        service start --no-block
+        eventually test -e /var/lib/hypeman/began
+        schedule quick
+        has_quick() { hypeman-snap snapshots quick --output json | grep --quiet source_instance_id; }
+        eventually has_quick
+        property ActiveState
+        touch /var/lib/hypeman/over
+        eventually is_at_rest
+        property Result
+        hypeman-snap snapshots --output json | grep -c source_instance_id
+        "#,
+    ) else {
+        return;
+    };
+    assert_eq!(said, "activating\nsuccess\n2\n");
+}
+
 /// With QEMU's socket and disks below /run, directories elsewhere than by default, and the override that the environment
 /// file asks for then.
 #[test]

@@ -144,7 +144,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s v -l ve
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l instance -d 'Look at this instance\'s schedule only; may be given several times' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l jobs -d 'How many instances to work on at once [default: the number of processors, at least 2 and at most 4]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l jobs -d 'How many instances to work on at once, those apart that take over a minute [default: the number of processors, at least 2 and at most 4]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l pause-timeout -d 'How long a guest may be paused before its snapshot is given up [default: 30s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l instance-timeout -d 'How long the local engine may work on one instance [default: 5m, and 1m for each GiB to save]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l missing-grace -d 'How long an instance must be gone before its last snapshots may go and its schedule is retired [default: 24h] [env: HYPEMAN_SNAP_MISSING_GRACE]' -r

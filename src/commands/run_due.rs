@@ -9,7 +9,7 @@ use super::{Context, monitoring};
 use crate::cli::RunDueArgs;
 use crate::instance::InstanceId;
 use crate::report::Answer;
-use crate::report::run::{Outcome, Report};
+use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::run::{self, Options};
 use crate::{clock, interrupt};
 
@@ -40,7 +40,10 @@ fn carry_out(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Report>
     let report = if args.recover_only {
         run::recover(context.store, context.ports, &options)?
     } else {
-        run::run_due(context.store, context.ports, &options)?
+        let tell = |result: &InstanceResult| log_result(result, options.dry_run);
+        let report = run::run_due(context.store, context.ports, &options, &tell)?;
+        log_whole(&report);
+        return Ok(report);
     };
     log(&report);
     Ok(report)
@@ -67,21 +70,31 @@ pub fn options(
 /// Says on stderr what failed and what the user should know.
 pub fn log(report: &Report) {
     for result in &report.results {
-        let instance = result.instance_id.as_str();
-        for note in &result.notes {
-            // That another run has it is no news, and what a dry run foresees is its answer.
-            let is_foreseen = report.is_dry_run && result.outcome == Outcome::Skipped;
-            // Which instances a signal left undone is said below, in one line.
-            if result.is_locked || is_foreseen || result.outcome == Outcome::Interrupted {
-                log::info!(instance; "{note}");
-            } else {
-                log::warn!(instance; "{note}");
-            }
-        }
-        if let Some(error) = &result.error {
-            log::error!(instance; "{error}");
+        log_result(result, report.is_dry_run);
+    }
+    log_whole(report);
+}
+
+/// The same of one instance.
+fn log_result(result: &InstanceResult, is_dry_run: bool) {
+    let instance = result.instance_id.as_str();
+    for note in &result.notes {
+        // That another run has it is no news, and what a dry run foresees is its answer.
+        let is_foreseen = is_dry_run && result.outcome == Outcome::Skipped;
+        // Which instances a signal left undone is said at the end, in one line.
+        if result.is_locked || is_foreseen || result.outcome == Outcome::Interrupted {
+            log::info!(instance; "{note}");
+        } else {
+            log::warn!(instance; "{note}");
         }
     }
+    if let Some(error) = &result.error {
+        log::error!(instance; "{error}");
+    }
+}
+
+/// The same of what concerns no single instance.
+fn log_whole(report: &Report) {
     if let [first, others @ ..] = report.interrupted().as_slice() {
         let more = match others.len() {
             0 => String::new(),

@@ -38,8 +38,9 @@ use queue::Queue;
 pub use hooks::refused as refused_hooks;
 pub use prune::prune;
 
-/// How often a run whose first instances take long looks for others that have become due.
-const MORE_EVERY: Duration = Duration::from_secs(60);
+/// An instance that takes longer does not count against `--jobs`; while there is one, a run looks as often for others that
+/// have become due.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What a run is asked to do.
 #[derive(Debug, Clone)]
@@ -158,8 +159,9 @@ impl<'a> Context<'a> {
 
 /// Snapshots what is due and applies retention to it.
 ///
-/// When nothing is due, it reads each schedule file once and does nothing else. While instances that were due take
-/// their time, it serves those that become due meanwhile: a timer starts no second run beside it.
+/// When nothing is due, it reads each schedule file once and does nothing else. While an instance takes its time, it
+/// serves those that become due meanwhile: a timer starts no second run beside it. `tell` hears of each result as it
+/// comes, because a run may go on for long.
 ///
 /// # Errors
 /// Only when the schedules can't be listed at all or the engine can't be set up; everything else is in the report.
@@ -167,6 +169,7 @@ pub fn run_due(
     store: &Store,
     ports: &dyn Fn() -> Result<Ports, EngineError>,
     options: &Options,
+    tell: &(dyn Fn(&InstanceResult) + Sync),
 ) -> anyhow::Result<Report> {
     let started_at = clock::now();
     let picked = pick::pick(store, options, started_at)?;
@@ -179,6 +182,7 @@ pub fn run_due(
         context.at_work.watch();
     }
     let mut results = picked.unreadable;
+    results.iter().for_each(tell);
     // What was asked for, or to be shown, is not added to.
     let is_open = !options.force && !options.dry_run;
     let more = || {
@@ -190,16 +194,24 @@ pub fn run_due(
         pick::pick(store, options, clock::now()).map_or_else(|_| Vec::new(), |it| it.jobs)
     };
     let queue = Queue {
-        workers: options.jobs,
+        jobs: options.jobs,
+        long: LONG,
         is_suspect: |job: &Job| job.trouble > 0,
         is_same: |a, b| a.id == b.id,
         more: is_open.then_some(&more),
-        more_every: MORE_EVERY,
     };
     results.extend(queue.work_off(
         jobs,
-        |job| serve::serve(&context, job),
-        |job| result::panicked(&job.id),
+        |job| {
+            let result = serve::serve(&context, job);
+            tell(&result);
+            result
+        },
+        |job| {
+            let result = result::panicked(&job.id);
+            tell(&result);
+            result
+        },
     ));
     Ok(context.report(started_at, results, problems))
 }

@@ -1,187 +1,142 @@
-//! The instances of one run, worked off by a few threads: those that may hang never take all of them, and what is wanted
-//! meanwhile is added while the first ones take their time. A panic costs its own item only.
+//! The instances of one run, worked off by threads: what lasts long holds nobody else up, and what is wanted meanwhile is
+//! added. A panic costs its own item only.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How many times `jobs` may be worked on at once, those that last long included.
+const MOST: usize = 4;
 
 /// How a run's items are worked off.
 pub(super) struct Queue<'a, T> {
-    /// How many are worked on at once; at least 1.
-    pub(super) workers: usize,
-    /// Whether an item may hang.
+    /// How many are worked on at once, those apart that last long; at least 1.
+    pub(super) jobs: usize,
+    /// After how long an item lasts long. As long as one does, `more` is asked as often.
+    pub(super) long: Duration,
+    /// Whether an item may hang. Such ones leave room for `jobs` others.
     pub(super) is_suspect: fn(&T) -> bool,
     /// Whether two items are about the same thing, which is worked on once at a time.
     pub(super) is_same: fn(&T, &T) -> bool,
-    /// What is wanted by now, asked for by workers that have nothing else to do; `None` when nothing is ever added.
+    /// What is wanted by now; `None` when nothing is ever added.
     pub(super) more: Option<&'a (dyn Fn() -> Vec<T> + Sync)>,
-    /// How often it is asked.
-    pub(super) more_every: Duration,
 }
 
-struct Item<T> {
-    value: T,
-    /// Whether it was there from the beginning: as long as such a one is not done, others are added.
-    is_first: bool,
+struct State<T, R> {
+    waiting: VecDeque<T>,
+    active: Vec<(T, Instant)>,
+    results: Vec<R>,
 }
 
-struct State<T> {
-    waiting: VecDeque<Item<T>>,
-    active: Vec<Item<T>>,
-    asked_at: Instant,
-}
-
-impl<T> State<T> {
-    fn has_first(&self) -> bool {
-        self.waiting
-            .iter()
-            .chain(&self.active)
-            .any(|item| item.is_first)
-    }
-}
-
-/// What a worker does next.
-enum Next<T> {
-    Work(T),
-    Ask,
-    Done,
-}
-
-impl<T: Clone + Send> Queue<'_, T> {
-    /// Calls `work` for each item and returns what it gave, in no particular order. Where it panics, `panicked` makes
-    /// the result; the panic's message has gone to stderr by then.
+impl<T: Clone + Send + Sync> Queue<'_, T> {
+    /// Calls `work` for each item and returns what it gave, in the order in which that came. Where it panics, `panicked`
+    /// makes the result; the panic's message has gone to stderr by then.
     pub(super) fn work_off<R: Send>(
         &self,
         first: Vec<T>,
         work: impl Fn(&T) -> R + Sync,
         panicked: impl Fn(&T) -> R + Sync,
     ) -> Vec<R> {
-        if first.is_empty() {
-            return Vec::new();
-        }
-        let threads = match self.more {
-            Some(_) => self.workers,
-            None => self.workers.min(first.len()),
-        };
         let shared = Shared {
             state: Mutex::new(State {
-                waiting: first
-                    .into_iter()
-                    .map(|value| Item {
-                        value,
-                        is_first: true,
-                    })
-                    .collect(),
+                waiting: first.into(),
                 active: Vec::new(),
-                asked_at: Instant::now(),
+                results: Vec::new(),
             }),
             changed: Condvar::new(),
         };
-        let (sender, results) = mpsc::channel();
-        let worker = |sender: mpsc::Sender<R>| {
-            loop {
-                match self.next(&shared) {
-                    Next::Done => return,
-                    Next::Ask => self.add_more(&shared),
-                    Next::Work(item) => {
-                        let result = catch_unwind(AssertUnwindSafe(|| work(&item)));
-                        // The receiver outlives the scope, so that sending can't fail.
-                        let _ = sender.send(result.unwrap_or_else(|_| panicked(&item)));
-                        let mut state = shared.lock();
-                        state.active.retain(|it| !(self.is_same)(&it.value, &item));
-                        shared.changed.notify_all();
-                    }
-                }
-            }
+        let one = |item: &T| {
+            let result = catch_unwind(AssertUnwindSafe(|| work(item)));
+            let result = result.unwrap_or_else(|_| panicked(item));
+            let mut state = shared.lock();
+            state.active.retain(|(it, _)| !(self.is_same)(it, item));
+            state.results.push(result);
+            shared.changed.notify_all();
         };
         std::thread::scope(|scope| {
-            for _ in 1..threads {
-                let sender = sender.clone();
-                scope.spawn(|| worker(sender));
-            }
-            worker(sender);
-        });
-        results.into_iter().collect()
-    }
-
-    /// Waits until there is something to do, or nothing will be.
-    fn next(&self, shared: &Shared<T>) -> Next<T> {
-        let mut state = shared.lock();
-        loop {
-            if let Some(item) = self.take(&mut state) {
-                return Next::Work(item);
-            }
-            if state.active.is_empty() && state.waiting.is_empty() {
-                return Next::Done;
-            }
-            let mut patience = self.more_every;
-            if self.more.is_some() && state.has_first() {
-                patience = self.more_every.saturating_sub(state.asked_at.elapsed());
-                if patience.is_zero() {
-                    state.asked_at = Instant::now();
-                    return Next::Ask;
+            let mut asked_at = Instant::now();
+            let mut state = shared.lock();
+            loop {
+                while let Some(item) = self.take(&mut state) {
+                    let one = &one;
+                    scope.spawn(move || one(&item));
                 }
+                if state.active.is_empty() {
+                    return;
+                }
+                let has_long = state.active.iter().any(|(_, since)| self.is_long(*since));
+                if let Some(more) = self.more.filter(|_| has_long && self.is_long(asked_at)) {
+                    drop(state);
+                    let items = more();
+                    state = shared.lock();
+                    asked_at = Instant::now();
+                    self.add(&mut state, items);
+                    continue;
+                }
+                // Until something ends or begins to last long, or there is to be asked again.
+                let next = state
+                    .active
+                    .iter()
+                    .map(|(_, since)| *since)
+                    .chain([asked_at])
+                    .map(|since| self.long.saturating_sub(since.elapsed()))
+                    .filter(|left| !left.is_zero())
+                    .min();
+                let patience = next.unwrap_or(self.long);
+                (state, _) = shared
+                    .changed
+                    .wait_timeout(state, patience)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
-            (state, _) = shared
-                .changed
-                .wait_timeout(state, patience)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        });
+        let state = shared.state.into_inner();
+        state.unwrap_or_else(PoisonError::into_inner).results
     }
 
     /// The next item that may be begun now.
-    fn take(&self, state: &mut State<T>) -> Option<T> {
-        let suspects = state
-            .active
+    fn take<R>(&self, state: &mut State<T, R>) -> Option<T> {
+        let counted = state.active.iter().filter(|(_, at)| !self.is_long(*at));
+        if counted.count() >= self.jobs || state.active.len() >= self.jobs.saturating_mul(MOST) {
+            return None;
+        }
+        let suspects = state.active.iter().filter(|(it, _)| (self.is_suspect)(it));
+        let may_hang = suspects.count() < self.jobs.saturating_mul(MOST - 1);
+        let is_active = |item: &T| state.active.iter().any(|(it, _)| (self.is_same)(it, item));
+        let at = state
+            .waiting
             .iter()
-            .filter(|it| (self.is_suspect)(&it.value));
-        // One worker has time for what is added, whatever the others wait for.
-        let may_hang = match self.more {
-            Some(_) if self.workers > 1 => suspects.count() < self.workers - 1,
-            Some(_) | None => true,
-        };
-        let at = state.waiting.iter().position(|item| {
-            let is_active = state
-                .active
-                .iter()
-                .any(|it| (self.is_same)(&it.value, &item.value));
-            !is_active && (may_hang || !(self.is_suspect)(&item.value))
-        })?;
+            .position(|item| !is_active(item) && (may_hang || !(self.is_suspect)(item)))?;
         let item = state.waiting.remove(at)?;
-        let value = item.value.clone();
-        state.active.push(item);
-        Some(value)
+        state.active.push((item.clone(), Instant::now()));
+        Some(item)
     }
 
-    fn add_more(&self, shared: &Shared<T>) {
-        let more = self.more.map_or_else(Vec::new, |more| more());
-        let mut state = shared.lock();
-        for value in more {
-            let is_known = state
+    fn add<R>(&self, state: &mut State<T, R>, items: Vec<T>) {
+        for item in items {
+            let mut known = state
                 .waiting
                 .iter()
-                .chain(&state.active)
-                .any(|it| (self.is_same)(&it.value, &value));
-            if !is_known {
-                state.waiting.push_back(Item {
-                    value,
-                    is_first: false,
-                });
+                .chain(state.active.iter().map(|(it, _)| it));
+            if !known.any(|it| (self.is_same)(it, &item)) {
+                state.waiting.push_back(item);
             }
         }
-        shared.changed.notify_all();
+    }
+
+    fn is_long(&self, since: Instant) -> bool {
+        since.elapsed() >= self.long
     }
 }
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// Something has ended, or was added.
+struct Shared<T, R> {
+    state: Mutex<State<T, R>>,
+    /// Something has ended.
     changed: Condvar,
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T, R> Shared<T, R> {
+    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,17 +146,16 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    /// Items from 100 on may hang.
     fn queue<'a>(
-        workers: usize,
+        jobs: usize,
         more: Option<&'a (dyn Fn() -> Vec<usize> + Sync)>,
     ) -> Queue<'a, usize> {
         Queue {
-            workers,
-            is_suspect: |n| *n >= 100,
+            jobs,
+            long: Duration::from_millis(5),
+            is_suspect: |n| *n >= 200,
             is_same: |a, b| a == b,
             more,
-            more_every: Duration::from_millis(5),
         }
     }
 
@@ -209,9 +163,9 @@ mod tests {
     fn every_item_is_worked_on_once_whatever_the_number_of_threads() {
         let items: Vec<usize> = (50..150).collect();
         let none: &(dyn Fn() -> Vec<usize> + Sync) = &Vec::new;
-        for workers in [1, 2, 7, 1000] {
+        for jobs in [1, 2, 7, 1000] {
             for more in [None, Some(none)] {
-                let queue = queue(workers, more);
+                let queue = queue(jobs, more);
                 let mut results = queue.work_off(items.clone(), |n| *n, |_| usize::MAX);
                 results.sort_unstable();
                 assert_eq!(results, items);
@@ -233,25 +187,63 @@ mod tests {
     }
 
     #[test]
-    fn what_may_hang_leaves_a_worker_for_what_comes_later() {
-        let served = AtomicBool::new(false);
-        let more = || vec![1];
+    fn no_more_are_worked_on_at_once_than_jobs_while_none_lasts_long() {
+        let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = |n: &usize| {
-            // Those that hang do so until the late one has been served.
-            while *n >= 100 && !served.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
-            served.fetch_or(*n == 1, Ordering::SeqCst);
+            most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::yield_now();
+            at_once.fetch_sub(1, Ordering::SeqCst);
             *n
         };
-        let mut results = queue(3, Some(&more)).work_off((100..105).collect(), work, |_| 0);
-        results.sort_unstable();
-        results.dedup();
-        assert_eq!(results, [1, 100, 101, 102, 103, 104]);
+        let queue = Queue {
+            long: Duration::from_secs(3600),
+            ..queue(3, None)
+        };
+        queue.work_off((0..200).collect(), work, |_| 0);
+        assert!(most.load(Ordering::SeqCst) <= 3);
     }
 
     #[test]
-    fn nothing_is_added_once_the_first_ones_are_done_and_nothing_runs_twice_at_once() {
+    fn what_lasts_long_holds_nobody_up_and_there_are_four_times_as_many_at_most() {
+        let (at_once, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let is_served = AtomicBool::new(false);
+        // Those from 100 on last until the last one, which waits behind them all, is served.
+        let work = |n: &usize| {
+            most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            while *n >= 100 && !is_served.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            is_served.fetch_or(*n == 1, Ordering::SeqCst);
+            at_once.fetch_sub(1, Ordering::SeqCst);
+            *n
+        };
+        let mut items: Vec<usize> = (100..107).collect();
+        items.push(1);
+        let results = queue(2, None).work_off(items, work, |_| 0);
+        assert_eq!(results.len(), 8);
+        assert_eq!(most.load(Ordering::SeqCst), 8, "seven that last, and one");
+    }
+
+    #[test]
+    fn what_may_hang_leaves_room_for_what_comes_later() {
+        let is_served = AtomicBool::new(false);
+        let work = |n: &usize| {
+            while *n >= 100 && !is_served.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            is_served.fetch_or(*n == 1, Ordering::SeqCst);
+            *n
+        };
+        let more = || vec![1];
+        let results = queue(1, Some(&more)).work_off((200..210).collect(), work, |_| 0);
+        assert!(
+            results.contains(&1) && results.contains(&209),
+            "{results:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_wanted_is_added_while_something_lasts_long_and_nothing_runs_twice_at_once() {
         let at_work = AtomicUsize::new(0);
         let added = AtomicUsize::new(0);
         let more = || {
@@ -269,8 +261,17 @@ mod tests {
             }
             *n
         };
-        let results = queue(4, Some(&more)).work_off(vec![0], work, |_| 99);
+        let results = queue(1, Some(&more)).work_off(vec![0], work, |_| 99);
         assert!(!results.contains(&99), "{results:?}");
         assert_eq!(results.iter().filter(|n| **n == 0).count(), 1);
+        assert!(results.contains(&1));
+        // With nothing that lasts, nobody is asked.
+        let before = added.load(Ordering::SeqCst);
+        let queue = Queue {
+            long: Duration::from_secs(3600),
+            ..queue(2, Some(&more))
+        };
+        queue.work_off(vec![2, 3], work, |_| 99);
+        assert_eq!(added.load(Ordering::SeqCst), before);
     }
 }

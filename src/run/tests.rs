@@ -249,7 +249,13 @@ impl Host {
     }
 
     fn run(&self) -> Report {
-        run_due(&self.store, &|| Ok(Ports::of(self.fake)), &self.options).unwrap()
+        run_due(
+            &self.store,
+            &|| Ok(Ports::of(self.fake)),
+            &self.options,
+            &|_| {},
+        )
+        .unwrap()
     }
 
     fn prune(&self) -> Report {
