@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 use crate::interrupt::Watch;
+use crate::vmm::stages::Paused;
 use crate::vmm::{self, Deadline, SavePlan, Timeouts, Vmm, VmmError, VmmState};
 
 const DIALECTS: [Dialect; 2] = [Dialect::CloudHypervisor, Dialect::Firecracker];
@@ -73,12 +74,9 @@ impl Scene {
         }
     }
 
-    /// A driver whose guest stands still, ready to be saved.
-    fn paused(&self, request: Duration) -> Box<dyn Vmm> {
-        let mut vmm = self.open(request);
-        vmm.prepare(&self.plan()).unwrap();
-        vmm.pause().unwrap();
-        vmm
+    /// The guest of `vmm`, paused and ready to be saved.
+    fn paused<'v>(&self, vmm: &'v mut dyn Vmm) -> Paused<'v> {
+        vmm.prepare(&self.plan()).unwrap().pause().unwrap()
     }
 }
 
@@ -89,17 +87,17 @@ fn a_capture_leaves_a_running_guest_and_private_files() {
         let mut vmm = scene.open(LONG);
         assert_eq!(vmm.state().unwrap(), VmmState::Running);
         assert!(!vmm.copies_disks());
-        vmm.prepare(&scene.plan()).unwrap();
+        let prepared = vmm.prepare(&scene.plan()).unwrap();
         assert_eq!(scene.fake.guest(), Guest::Running, "{dialect:?}");
-        vmm.pause().unwrap();
+        let paused = prepared.pause().unwrap();
         assert_eq!(scene.fake.guest(), Guest::Paused);
-        vmm.save(Deadline::after(LONG)).unwrap();
+        let secured = paused.save(Deadline::after(LONG)).unwrap();
         assert_eq!(scene.fake.guest(), Guest::Paused);
         let before_resume = Instant::now();
-        vmm.resume().unwrap();
+        let resumed = secured.resume().unwrap();
         let resume = before_resume.elapsed();
         assert_eq!(scene.fake.guest(), Guest::Running);
-        let saved = vmm.finish().unwrap();
+        let saved = resumed.finish().unwrap();
         assert!(
             saved.pause > resume,
             "{saved:?} holds more than the resume's {resume:?}"
@@ -239,9 +237,9 @@ fn a_pause_of_somebody_else_is_left_alone() {
     for dialect in DIALECTS {
         let scene = Scene::new(dialect);
         let mut vmm = scene.open(LONG);
-        vmm.prepare(&scene.plan()).unwrap();
+        let prepared = vmm.prepare(&scene.plan()).unwrap();
         scene.fake.set_guest(Guest::Paused);
-        let error = vmm.pause().unwrap_err();
+        let error = prepared.pause().unwrap_err();
         assert!(matches!(error, VmmError::PausedByOthers), "{error:?}");
         assert_eq!(scene.fake.guest(), Guest::Paused);
         assert!(!scene.fake.requests().contains(&Request::Resume));
@@ -253,7 +251,9 @@ fn a_guest_that_was_never_started_is_not_paused() {
     for dialect in DIALECTS {
         let scene = Scene::new(dialect);
         scene.fake.set_guest(Guest::Created);
-        let error = scene.open(LONG).pause().unwrap_err();
+        let mut vmm = scene.open(LONG);
+        let prepared = vmm.prepare(&scene.plan()).unwrap();
+        let error = prepared.pause().unwrap_err();
         assert!(
             matches!(error, VmmError::Refused { .. } | VmmError::Unsupported(_)),
             "{error:?}"
@@ -282,8 +282,9 @@ fn a_refused_save_is_told_in_the_vmms_words_and_can_be_resumed() {
         scene
             .fake
             .on(Request::Save, Fault::Refuse(500, body.to_owned()));
-        let mut vmm = scene.paused(LONG);
-        let error = vmm.save(Deadline::after(LONG)).unwrap_err();
+        let mut vmm = scene.open(LONG);
+        let paused = scene.paused(vmm.as_mut());
+        let error = paused.save(Deadline::after(LONG)).unwrap_err();
         assert!(matches!(error, VmmError::Refused { .. }), "{error:?}");
         assert!(
             error.to_string().contains("Could not get vCPU state"),
@@ -302,9 +303,12 @@ fn a_save_that_takes_too_long_is_given_up_and_the_resume_waits_behind_it() {
         scene
             .fake
             .on(Request::Save, Fault::Slow(Duration::from_secs(3)));
-        let mut vmm = scene.paused(Duration::from_millis(500));
+        let mut vmm = scene.open(Duration::from_millis(500));
         let limit = Duration::from_secs(2);
-        let error = vmm.save(Deadline::after(limit)).unwrap_err();
+        let error = scene
+            .paused(vmm.as_mut())
+            .save(Deadline::after(limit))
+            .unwrap_err();
         assert!(
             matches!(error, VmmError::PauseTooLong { limit: told, goes_on: true } if told == limit),
             "{error:?}"
@@ -338,8 +342,9 @@ fn a_vmm_that_dies_in_the_pause_is_told_from_one_that_refuses() {
     for dialect in DIALECTS {
         let scene = Scene::new(dialect);
         scene.fake.on(Request::Save, Fault::Die);
-        let mut vmm = scene.paused(LONG);
-        let error = vmm.save(Deadline::after(LONG)).unwrap_err();
+        let mut vmm = scene.open(LONG);
+        let paused = scene.paused(vmm.as_mut());
+        let error = paused.save(Deadline::after(LONG)).unwrap_err();
         assert!(matches!(error, VmmError::Closed { .. }), "{error:?}");
         let error = vmm.resume().unwrap_err();
         assert!(matches!(error, VmmError::Unreachable { .. }), "{error:?}");
@@ -356,16 +361,20 @@ fn an_answer_that_breaks_off_is_no_success() {
         for request in [Request::Pause, Request::State, Request::Save] {
             let scene = Scene::new(dialect);
             let mut vmm = scene.open(LONG);
-            vmm.prepare(&scene.plan()).unwrap();
-            let error = if request == Request::Save {
-                vmm.pause().unwrap();
-                scene.fake.on(request, Fault::CloseMidReply);
-                vmm.save(Deadline::after(LONG)).unwrap_err()
-            } else {
-                scene.fake.on(request, Fault::CloseMidReply);
-                if request == Request::Pause {
-                    vmm.pause().unwrap_err()
-                } else {
+            let prepared = vmm.prepare(&scene.plan()).unwrap();
+            let error = match request {
+                Request::Save => {
+                    let paused = prepared.pause().unwrap();
+                    scene.fake.on(request, Fault::CloseMidReply);
+                    paused.save(Deadline::after(LONG)).unwrap_err()
+                }
+                Request::Pause => {
+                    scene.fake.on(request, Fault::CloseMidReply);
+                    prepared.pause().unwrap_err()
+                }
+                Request::State | Request::Config | Request::Version | Request::Resume => {
+                    drop(prepared);
+                    scene.fake.on(request, Fault::CloseMidReply);
                     vmm.state().unwrap_err()
                 }
             };
@@ -401,13 +410,15 @@ fn half_a_pause_of_cloud_hypervisor_is_undone() {
     scene
         .fake
         .on(Request::Pause, Fault::Refuse(500, body.to_owned()));
-    let error = scene.open(LONG).pause().unwrap_err();
+    let mut vmm = scene.open(LONG);
+    let prepared = vmm.prepare(&scene.plan()).unwrap();
+    let error = prepared.pause().unwrap_err();
     assert!(
         error.to_string().contains("device does not drain"),
         "{error}"
     );
     use Request::{Pause, Resume, State};
-    assert_eq!(scene.fake.requests(), [Pause, State, Pause, Resume]);
+    assert_eq!(scene.fake.requests(), [State, Pause, State, Pause, Resume]);
     assert_eq!(scene.fake.guest(), Guest::Running);
 }
 
@@ -418,10 +429,10 @@ fn files_that_are_missing_after_a_save_are_an_error() {
         scene
             .fake
             .on(Request::Save, Fault::Refuse(204, String::new()));
-        let mut vmm = scene.paused(LONG);
-        vmm.save(Deadline::after(LONG)).unwrap();
-        vmm.resume().unwrap();
-        let error = vmm.finish().unwrap_err();
+        let mut vmm = scene.open(LONG);
+        let secured = scene.paused(vmm.as_mut()).save(Deadline::after(LONG));
+        let resumed = secured.unwrap().resume().unwrap();
+        let error = resumed.finish().unwrap_err();
         assert!(matches!(error, VmmError::File { .. }), "{error:?}");
     }
 }

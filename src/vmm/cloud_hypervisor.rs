@@ -12,10 +12,10 @@ use crate::interrupt::Watch;
 use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
-use crate::vmm::standstill::Standstill;
+use crate::vmm::pause::PauseClock;
+use crate::vmm::stages::{Prepared, Saved, Stages};
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Saved, Timeouts, Vmm, VmmError,
-    VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Timeouts, Vmm, VmmError, VmmState,
 };
 
 /// Names of the saved state's files, which Cloud Hypervisor gives them and hypeman expects (contract, section 4).
@@ -34,8 +34,7 @@ const SNAPSHOT: &str = "/api/v1/vm.snapshot";
 #[derive(Debug)]
 pub struct CloudHypervisor {
     http: HttpSocket,
-    handover: Option<Handover>,
-    standstill: Standstill,
+    pause_clock: PauseClock,
 }
 
 /// The answer to `vmm.ping`.
@@ -109,8 +108,7 @@ impl CloudHypervisor {
     pub fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, VmmError> {
         Ok(Self {
             http: HttpSocket::connect(socket, timeouts)?,
-            handover: None,
-            standstill: Standstill::new(timeouts.request),
+            pause_clock: PauseClock::new(timeouts.request),
         })
     }
 
@@ -123,7 +121,7 @@ impl CloudHypervisor {
     }
 
     fn resume_now(&mut self) -> Result<(), VmmError> {
-        match self.put(RESUME, self.standstill.resume_limit()) {
+        match self.put(RESUME, self.pause_clock.resume_limit()) {
             // That is how it answers when the guest runs already.
             Err(refused @ VmmError::Refused { .. }) => match self.state()? {
                 VmmState::Running => Ok(()),
@@ -233,45 +231,19 @@ impl Vmm for CloudHypervisor {
         DisksSettle::BySave
     }
 
-    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
+    fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
         let info = self.info()?;
         refuse_what_a_save_would_lose(&info.config)?;
-        self.handover = Some(Handover::open(
+        let handover = Handover::open(
             self.http.peer(),
             self.http.socket(),
             &plan.state_dir,
             info.memory_actual_size.saturating_add(STATE_MAX_BYTES),
-        )?);
-        Ok(())
-    }
-
-    fn pause(&mut self) -> Result<(), VmmError> {
-        self.standstill.begin();
-        let refused = match self.put(PAUSE, self.http.limit()) {
-            Err(refused @ VmmError::Refused { .. }) => refused,
-            answered => return answered,
-        };
-        match self.state()? {
-            VmmState::Paused => return Err(VmmError::PausedByOthers),
-            VmmState::Running => {}
-            VmmState::Created | VmmState::Shutdown | VmmState::Other(_) => return Err(refused),
-        }
-        self.http.ignore_interrupts();
-        let undone = self.undo_half_a_pause();
-        self.http.heed_interrupts();
-        undone?;
-        self.standstill.end();
-        Err(refused)
-    }
-
-    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
-        let Some(handover) = &self.handover else {
-            return Err(not_prepared());
-        };
-        let body = json!({ "destination_url": format!("file://{}", handover.seen_as("")?) });
-        let limit = deadline.remaining();
-        let saved = self.http.call(Method::PUT, SNAPSHOT, Some(&body), limit);
-        self.standstill.saved(saved, deadline)
+        )?;
+        Ok(Prepared::new(Capture {
+            vmm: self,
+            handover,
+        }))
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
@@ -279,23 +251,63 @@ impl Vmm for CloudHypervisor {
         let resumed = self.resume_now();
         self.http.heed_interrupts();
         resumed?;
-        self.standstill.end();
+        self.pause_clock.end();
         Ok(())
-    }
-
-    fn finish(&mut self) -> Result<Saved, VmmError> {
-        let handover = self.handover.take().ok_or_else(not_prepared)?;
-        handover.collect(&STATE_FILES)?;
-        Ok(Saved {
-            pause: self.standstill.length(),
-            warnings: Vec::new(),
-        })
     }
 
     fn discard(&mut self, _save_may_have_begun: bool) -> Result<(), VmmError> {
         // A save that is under way can't be cancelled; it ends by itself, in files that have no name any more.
-        self.handover = None;
         Handover::clear(self.http.peer(), self.http.socket())
+    }
+}
+
+/// A capture under way.
+#[derive(Debug)]
+struct Capture<'v> {
+    vmm: &'v mut CloudHypervisor,
+    handover: Handover,
+}
+
+impl Stages for Capture<'_> {
+    fn pause(&mut self) -> Result<(), VmmError> {
+        self.vmm.pause_clock.begin();
+        let refused = match self.vmm.put(PAUSE, self.vmm.http.limit()) {
+            Err(refused @ VmmError::Refused { .. }) => refused,
+            answered => return answered,
+        };
+        match self.vmm.state()? {
+            VmmState::Paused => return Err(VmmError::PausedByOthers),
+            VmmState::Running => {}
+            VmmState::Created | VmmState::Shutdown | VmmState::Other(_) => return Err(refused),
+        }
+        self.vmm.http.ignore_interrupts();
+        let undone = self.vmm.undo_half_a_pause();
+        self.vmm.http.heed_interrupts();
+        undone?;
+        self.vmm.pause_clock.end();
+        Err(refused)
+    }
+
+    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
+        let body = json!({ "destination_url": format!("file://{}", self.handover.seen_as("")?) });
+        let limit = deadline.remaining();
+        let saved = self
+            .vmm
+            .http
+            .call(Method::PUT, SNAPSHOT, Some(&body), limit);
+        self.vmm.pause_clock.saved(saved, deadline)
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.vmm.resume()
+    }
+
+    fn finish(&mut self) -> Result<Saved, VmmError> {
+        self.handover.collect(&STATE_FILES)?;
+        Ok(Saved {
+            pause: self.vmm.pause_clock.length(),
+            warnings: Vec::new(),
+        })
     }
 }
 
@@ -327,8 +339,4 @@ fn refuse_what_a_save_would_lose(config: &Config) -> Result<(), VmmError> {
             zone.id
         )))
     })
-}
-
-fn not_prepared() -> VmmError {
-    VmmError::Unsupported("a save that was not prepared".to_owned())
 }

@@ -11,10 +11,10 @@ use crate::interrupt::Watch;
 use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
-use crate::vmm::standstill::Standstill;
+use crate::vmm::pause::PauseClock;
+use crate::vmm::stages::{Prepared, Saved, Stages};
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Saved, Timeouts, Vmm, VmmError,
-    VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Timeouts, Vmm, VmmError, VmmState,
 };
 
 /// Names of the saved state's files, as hypeman has them (contract, section 4).
@@ -28,8 +28,7 @@ const STATE_MAX_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Firecracker {
     http: HttpSocket,
-    handover: Option<Handover>,
-    standstill: Standstill,
+    pause_clock: PauseClock,
 }
 
 /// The answer to `GET /`.
@@ -87,8 +86,7 @@ impl Firecracker {
     pub fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, VmmError> {
         Ok(Self {
             http: HttpSocket::connect(socket, timeouts)?,
-            handover: None,
-            standstill: Standstill::new(timeouts.request),
+            pause_clock: PauseClock::new(timeouts.request),
         })
     }
 
@@ -163,7 +161,7 @@ impl Vmm for Firecracker {
         DisksSettle::BySave
     }
 
-    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
+    fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
         let mem_size_mib = self.config()?.machine.mem_size_mib;
         let needed_bytes = mem_size_mib
             .checked_mul(1 << 20)
@@ -172,18 +170,45 @@ impl Vmm for Firecracker {
                 request: "GET /vm/config".to_owned(),
                 detail: format!("a guest with {mem_size_mib} MiB of memory"),
             })?;
-        self.handover = Some(Handover::open(
+        let handover = Handover::open(
             self.http.peer(),
             self.http.socket(),
             &plan.state_dir,
             needed_bytes,
-        )?);
+        )?;
+        Ok(Prepared::new(Capture {
+            vmm: self,
+            handover,
+        }))
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        // Resuming a guest that runs is a success, too.
+        self.http.ignore_interrupts();
+        let resumed = self.set_state("Resumed", self.pause_clock.resume_limit());
+        self.http.heed_interrupts();
+        resumed?;
+        self.pause_clock.end();
         Ok(())
     }
 
+    fn discard(&mut self, _save_may_have_begun: bool) -> Result<(), VmmError> {
+        // A save that is under way can't be cancelled; it ends by itself, in files that have no name any more.
+        Handover::clear(self.http.peer(), self.http.socket())
+    }
+}
+
+/// A capture under way.
+#[derive(Debug)]
+struct Capture<'v> {
+    vmm: &'v mut Firecracker,
+    handover: Handover,
+}
+
+impl Stages for Capture<'_> {
     fn pause(&mut self) -> Result<(), VmmError> {
         // Firecracker takes a second pause for a success, so this is the only way to see somebody else's.
-        match self.state()? {
+        match self.vmm.state()? {
             VmmState::Running => {}
             VmmState::Paused => return Err(VmmError::PausedByOthers),
             other @ (VmmState::Created | VmmState::Shutdown | VmmState::Other(_)) => {
@@ -192,52 +217,33 @@ impl Vmm for Firecracker {
                 )));
             }
         }
-        self.standstill.begin();
-        self.set_state("Paused", self.http.limit())
+        self.vmm.pause_clock.begin();
+        self.vmm.set_state("Paused", self.vmm.http.limit())
     }
 
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
-        let Some(handover) = &self.handover else {
-            return Err(not_prepared());
-        };
         let body: Value = json!({
             "snapshot_type": "Full",
-            "snapshot_path": handover.seen_as(STATE)?,
-            "mem_file_path": handover.seen_as(MEMORY)?,
+            "snapshot_path": self.handover.seen_as(STATE)?,
+            "mem_file_path": self.handover.seen_as(MEMORY)?,
         });
         let limit = deadline.remaining();
         let saved = self
+            .vmm
             .http
             .call(Method::PUT, "/snapshot/create", Some(&body), limit);
-        self.standstill.saved(saved, deadline)
+        self.vmm.pause_clock.saved(saved, deadline)
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
-        // Resuming a guest that runs is a success, too.
-        self.http.ignore_interrupts();
-        let resumed = self.set_state("Resumed", self.standstill.resume_limit());
-        self.http.heed_interrupts();
-        resumed?;
-        self.standstill.end();
-        Ok(())
+        self.vmm.resume()
     }
 
     fn finish(&mut self) -> Result<Saved, VmmError> {
-        let handover = self.handover.take().ok_or_else(not_prepared)?;
-        handover.collect(&[STATE, MEMORY])?;
+        self.handover.collect(&[STATE, MEMORY])?;
         Ok(Saved {
-            pause: self.standstill.length(),
+            pause: self.vmm.pause_clock.length(),
             warnings: Vec::new(),
         })
     }
-
-    fn discard(&mut self, _save_may_have_begun: bool) -> Result<(), VmmError> {
-        // A save that is under way can't be cancelled; it ends by itself, in files that have no name any more.
-        self.handover = None;
-        Handover::clear(self.http.peer(), self.http.socket())
-    }
-}
-
-fn not_prepared() -> VmmError {
-    VmmError::Unsupported("a save that was not prepared".to_owned())
 }

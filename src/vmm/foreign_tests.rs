@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 use crate::interrupt::Watch;
+use crate::vmm::stages::{Prepared, Resumed, Secured};
 use crate::vmm::{self, Deadline, DiskCopy, SavePlan, Timeouts, Vmm};
 
 /// How long a VMM may take for an answer here.
@@ -249,12 +250,14 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
             .collect(),
         state_dir: directory,
     };
-    let is_saved = vmm.prepare(&plan).is_ok()
-        && vmm.pause().is_ok()
-        && vmm.save(Deadline::after(UNTIL_SIGNAL)).is_ok();
-    let _ = vmm.resume();
-    if is_saved {
-        let _ = vmm.finish();
+    let taken = vmm
+        .prepare(&plan)
+        .and_then(Prepared::pause)
+        .and_then(|paused| paused.save(Deadline::after(UNTIL_SIGNAL)))
+        .and_then(Secured::resume)
+        .and_then(Resumed::finish);
+    if taken.is_err() {
+        let _ = vmm.resume();
     }
     let _ = vmm.discard(true);
 }

@@ -3,10 +3,10 @@
 //! A driver speaks one VMM's protocol with a deadline on every connect, read and write. It never retries, never
 //! decides whether a pause is wanted, and never touches a guest that somebody else paused.
 //!
-//! The order of calls in a capture: `state`, `disks`, `prepare`, `pause`, `save`, `resume`, `finish`; after a failure
-//! at any point `resume` and `discard`. Disks that the VMM does not copy are copied by the caller, before or after `save`
-//! as [`Vmm::disks_settle`] says. The caller syncs the data of the disks that it copies itself right before `pause`,
-//! which makes the pause shorter: a VMM that stops its guest writes out what the guest left unwritten.
+//! A capture begins with [`Vmm::prepare`], and each of its stages leads to the next; after a failure at any point the
+//! caller calls [`Vmm::resume`] and [`Vmm::discard`]. Disks that the VMM does not copy are copied by the caller, before or
+//! after the save as [`Vmm::disks_settle`] says. The caller syncs the data of the disks that it copies itself right before
+//! the pause, which makes that shorter: a VMM that stops its guest writes out what the guest left unwritten.
 
 mod address;
 mod bounded;
@@ -19,9 +19,10 @@ pub mod firecracker;
 mod foreign_tests;
 mod handover;
 mod http;
+mod pause;
 mod peer;
 pub mod qemu;
-mod standstill;
+mod stages;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
 pub use peer::{start_ticks, user_of};
+pub use stages::{Prepared, Saved};
 
 /// More disks than any guest has.
 const MAX_DISKS: usize = 256;
@@ -83,7 +85,7 @@ pub struct DiskCopy {
     pub target_path: PathBuf,
 }
 
-/// From when on the disks of a guest that stands still are those that its saved state counts on, until the resume.
+/// From when on the disks of a paused guest are those that its saved state counts on, until the resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisksSettle {
     /// From the pause on, and until the save.
@@ -100,15 +102,6 @@ pub struct SavePlan {
     pub state_dir: Beneath,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
-}
-
-/// What a finished save can tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saved {
-    /// How long the guest stood still, by the VMM's own account where it keeps one.
-    pub pause: Duration,
-    /// What made the pause longer than it had to be, in words for the user.
-    pub warnings: Vec<String>,
 }
 
 /// A VMM process, so that a restarted one is not taken for the one that was paused.
@@ -280,41 +273,19 @@ pub trait Vmm: Send {
     /// When the disks that the VMM does not copy may be copied.
     fn disks_settle(&self) -> DisksSettle;
 
-    /// Does everything slow or fallible that [`Vmm::save`] needs. The guest runs.
+    /// Does everything slow or fallible that a save needs. The guest runs.
     ///
     /// # Errors
     /// When the VMM refuses; [`Vmm::discard`] removes what was left.
-    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError>;
-
-    /// Stops the guest and returns when it stands still, with its requests to disks drained if its disks settle
-    /// [`DisksSettle::ByPause`].
-    ///
-    /// # Errors
-    /// [`VmmError::PausedByOthers`] when it turns out that somebody else had stopped it; anything else when it does not
-    /// stop in time, so that it may still stop because of us.
-    fn pause(&mut self) -> Result<(), VmmError>;
-
-    /// Gets memory and device state (and the disks of the plan) to the point from which the guest may go on: saved, or
-    /// protected so that later writes don't reach the snapshot.
-    ///
-    /// # Errors
-    /// When the VMM refuses or `deadline` passes; the guest still stands still, except where the VMM resumed it itself.
-    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError>;
+    fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError>;
 
     /// Lets the guest go on, and returns when it does. A guest that runs already is no error, and neither is one that,
-    /// as this driver knows, stands still because of somebody else: after [`VmmError::PausedByOthers`], or after an
+    /// as this driver knows, is paused because of somebody else: after [`VmmError::PausedByOthers`], or after an
     /// earlier `resume` that succeeded. A signal does not end it at once ([`Watch::check_cleanup`]).
     ///
     /// # Errors
-    /// When the guest may still stand still.
+    /// When the guest may still be paused.
     fn resume(&mut self) -> Result<(), VmmError>;
-
-    /// Waits until everything that goes on behind the running guest is complete, and leaves nothing in the VMM. The
-    /// files are complete, not yet synced.
-    ///
-    /// # Errors
-    /// When the saved state or a disk copy is not whole.
-    fn finish(&mut self) -> Result<Saved, VmmError>;
 
     /// Cancels and removes whatever a capture of ours, of this process or of one that died, left in the VMM. Does not
     /// resume the guest, except one that stopped at a write because our copy of its disk failed. A save that is under

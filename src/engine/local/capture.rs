@@ -1,7 +1,7 @@
 //! The capture of a running guest.
 //!
-//! Everything slow or fallible happens before the guest stops. What happens while it stands still is in
-//! [`while_paused`], and nothing else.
+//! Everything slow or fallible happens before the guest stops. What happens while it is paused is in
+//! [`Session::capture`], and nothing else.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,10 +20,9 @@ use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
 use crate::fs::space;
 use crate::instance::InstanceId;
-use crate::interrupt::Watch;
-use crate::progress::{Progress, Step};
+use crate::progress::Progress;
 use crate::vmm::disk_files::DiskFiles;
-use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, VmmState};
+use crate::vmm::{self, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
@@ -136,14 +135,7 @@ pub(super) fn running(
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match save(
-        &mut session,
-        &save_plan,
-        &plan,
-        watch,
-        around.pause_timeout,
-        &step,
-    ) {
+    let saved = match session.capture(&save_plan, &plan, around.pause_timeout, &step) {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, &metadata.id, error)),
     };
@@ -173,45 +165,6 @@ fn roots(around: &Surroundings<'_>, metadata: &Metadata, guest_dir: Option<&Path
         [] => of_host(),
         declared => declared.to_vec(),
     }
-}
-
-/// Everything that needs the VMM.
-fn save(
-    session: &mut Session<'_>,
-    save_plan: &SavePlan,
-    disks: &DiskPlan,
-    watch: Watch,
-    pause_timeout: Duration,
-    step: &Step,
-) -> Result<Saved, EngineError> {
-    session.vmm().prepare(save_plan)?;
-    disks.write_out()?;
-    watch.check()?;
-    while_paused(session, disks, watch, pause_timeout, step)?;
-    Ok(session.vmm().finish()?)
-}
-
-/// All that happens while the guest stands still.
-fn while_paused(
-    session: &mut Session<'_>,
-    disks: &DiskPlan,
-    watch: Watch,
-    pause_timeout: Duration,
-    step: &Step,
-) -> Result<(), EngineError> {
-    let deadline = Deadline::after(pause_timeout);
-    session.pause()?;
-    match session.vmm().disks_settle() {
-        DisksSettle::ByPause => {
-            disks.copy(deadline, watch, step)?;
-            session.vmm().save(deadline)?;
-        }
-        DisksSettle::BySave => {
-            session.vmm().save(deadline)?;
-            disks.copy(deadline, watch, step)?;
-        }
-    }
-    session.resume()
 }
 
 /// Ends a failed session; the error says how long the guest was paused, and both if even the end fails.

@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::EngineError;
+use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::journal::{Entry, Journal, Phase};
 use crate::interrupt::Watch;
-use crate::vmm::{self, Timeouts, Vmm, VmmError, VmmState};
+use crate::progress::Step;
+use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState};
 
 /// How often an unwilling VMM is asked to resume its guest before that is left to the next run.
 const RESUME_TRIES: u32 = 5;
@@ -21,7 +23,7 @@ pub(super) struct Session<'a> {
     journal: &'a Journal,
     entry: Entry,
     timeouts: Timeouts,
-    /// Whether the guest may stand still because of us.
+    /// Whether the guest may be paused because of us.
     owns_pause: bool,
     /// When that was asked for.
     paused_at: Option<Instant>,
@@ -71,38 +73,59 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The VMM.
-    pub(super) fn vmm(&mut self) -> &mut dyn Vmm {
-        self.vmm.as_mut()
-    }
-
     /// From now on this is what ends every wait.
     pub(super) fn set_watch(&mut self, watch: Watch) {
         self.timeouts.watch = watch;
         self.vmm.set_watch(watch);
     }
 
-    /// Stops the guest, with the journal on disk before.
-    pub(super) fn pause(&mut self) -> Result<(), EngineError> {
+    /// Saves memory, device state and disks of one instant. What happens while the guest is paused is in here, and
+    /// nothing else; the journal is on disk before.
+    pub(super) fn capture(
+        &mut self,
+        plan: &SavePlan,
+        disks: &DiskPlan,
+        pause_timeout: Duration,
+        step: &Step,
+    ) -> Result<Saved, EngineError> {
+        let watch = self.timeouts.watch;
+        let settle = self.vmm.disks_settle();
+        let prepared = self.vmm.prepare(plan)?;
+        disks.write_out()?;
+        watch.check()?;
+
+        let deadline = Deadline::after(pause_timeout);
         self.entry.phase = Phase::Pausing;
         self.journal.write(&self.entry)?;
         self.owns_pause = true;
         self.paused_at = Some(Instant::now());
-        self.vmm.pause().map_err(|error| {
-            if matches!(error, VmmError::PausedByOthers) {
-                self.owns_pause = false;
-                self.paused_at = None;
+        let paused = match prepared.pause() {
+            Ok(paused) => paused,
+            Err(error) => {
+                if matches!(error, VmmError::PausedByOthers) {
+                    self.owns_pause = false;
+                    self.paused_at = None;
+                }
+                return Err(error.into());
             }
-            error.into()
-        })
-    }
-
-    /// Lets the guest go on.
-    pub(super) fn resume(&mut self) -> Result<(), EngineError> {
-        self.vmm.resume()?;
-        self.resumed();
+        };
+        let secured = match settle {
+            DisksSettle::ByPause => {
+                disks.copy(deadline, watch, step)?;
+                paused.save(deadline)?
+            }
+            DisksSettle::BySave => {
+                let secured = paused.save(deadline)?;
+                disks.copy(deadline, watch, step)?;
+                secured
+            }
+        };
+        let resumed = secured.resume()?;
+        self.owns_pause = false;
+        self.pause = self.paused_at.take().map(|at| at.elapsed());
         self.entry.phase = Phase::Saving;
-        self.journal.write(&self.entry)
+        self.journal.write(&self.entry)?;
+        Ok(resumed.finish()?)
     }
 
     fn resumed(&mut self) {
@@ -157,7 +180,7 @@ impl<'a> Session<'a> {
             log::warn!(instance = self.entry.instance_id.as_str(); "could not resume the guest (try {tries}): {error}");
             if tries == RESUME_TRIES || self.timeouts.watch.check_cleanup().is_err() {
                 return Err(EngineError::caused(
-                    "the guest may still stand still; the next run resumes it, or the VMM's own resume command",
+                    "the guest may still be paused; the next run resumes it, or the VMM's own resume command",
                     error,
                 ));
             }
@@ -229,13 +252,13 @@ pub(super) fn recover(
     if let Some(settings) = entry.settings.clone() {
         vmm.know_settings(settings);
     }
-    let stands_still = matches!(vmm.state()?, VmmState::Paused);
-    let owns_pause = stands_still && entry.phase == Phase::Pausing;
+    let is_paused = matches!(vmm.state()?, VmmState::Paused);
+    let owns_pause = is_paused && entry.phase == Phase::Pausing;
     let mut lines =
         vec!["an earlier run died in mid-snapshot; what it left in the VMM was removed".to_owned()];
     if owns_pause {
         lines.push("the guest was still paused by that run and has been resumed".to_owned());
-    } else if stands_still {
+    } else if is_paused {
         lines.push("the guest is paused, but not by this tool: it stays paused".to_owned());
     }
     Session::take_over(vmm, journal, entry, timeouts, owns_pause).abandon()?;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
-use super::super::{Deadline, Process, SavePlan, Saved, VmmError};
+use super::super::stages::Saved;
+use super::super::{Deadline, Process, SavePlan, VmmError};
 use super::backup::{self, Backup, Pace};
 use super::capabilities::{self, Capabilities};
 use super::memory::Memory;
@@ -37,7 +38,7 @@ enum Method {
 
 /// A capture from its preparation on.
 #[derive(Debug)]
-pub(super) struct Capture {
+pub(super) struct Save {
     memory: Memory,
     method: Method,
     /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
@@ -46,7 +47,7 @@ pub(super) struct Capture {
     pace: Pace,
 }
 
-impl Capture {
+impl Save {
     /// Does what can be done while the guest runs.
     ///
     /// # Errors
@@ -80,7 +81,7 @@ impl Capture {
                 Err(error) => return Err(error),
             },
         };
-        let mut capture = Self {
+        let mut save = Self {
             memory: Memory::prepare(qmp, &plan.state_dir, process)?,
             method,
             stale_pages: earlier.pages,
@@ -91,10 +92,10 @@ impl Capture {
             let drives = disks::drives(qmp)?;
             for (index, copy) in plan.disks.iter().enumerate() {
                 let backup = Backup::prepare(qmp, index, copy, &drives)?;
-                capture.backups.push(backup);
+                save.backups.push(backup);
             }
         }
-        Ok(capture)
+        Ok(save)
     }
 
     /// Makes the pause that is to come shorter.
@@ -114,7 +115,7 @@ impl Capture {
     /// Gets everything to the point from which the guest may go on.
     ///
     /// # Errors
-    /// As [`super::super::Vmm::save`].
+    /// As [`Paused::save`](super::super::stages::Paused::save).
     pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
         check_stands_still(qmp.changes())?;
         self.memory.top_up()?;
@@ -213,7 +214,7 @@ impl Capture {
     /// Waits for the end of what goes on behind the running guest. Fails when nothing moves for `stall`.
     ///
     /// # Errors
-    /// As [`super::super::Vmm::finish`].
+    /// As [`Resumed::finish`](super::super::stages::Resumed::finish).
     pub fn complete(&self, qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
         let in_background = self.method == Method::Background;
         if in_background {

@@ -30,15 +30,15 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::capabilities::Capabilities;
-use self::capture::Capture;
+use self::capture::Save;
 use self::migration::Phase;
 use self::qmp::Qmp;
 use self::shared::Untouched;
 use self::wire::RunChange;
 use super::peer::Peer;
+use super::stages::{Prepared, Saved, Stages};
 use super::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Saved, Settings, Timeouts, Vmm, VmmError,
-    VmmState,
+    Deadline, Disk, DisksSettle, Process, SavePlan, Settings, Timeouts, Vmm, VmmError, VmmState,
 };
 use crate::interrupt::Watch;
 
@@ -72,10 +72,9 @@ pub struct Qemu {
     qmp: Qmp,
     process: Option<Process>,
     pause: Pause,
-    capture: Option<Capture>,
     /// What is put back after a capture; where it is not known, QEMU's defaults are.
     before: Option<Settings>,
-    /// Whether [`Vmm::save`] has got to its end, so that the guest may simply go on.
+    /// Whether a save has got to its end, so that the guest may simply go on.
     is_saved: bool,
     stall: Duration,
 }
@@ -94,7 +93,6 @@ impl Qemu {
             process: Peer::of(qmp.peer()).map(|peer| peer.process),
             qmp,
             pause: Pause::Unknown,
-            capture: None,
             before: None,
             is_saved: false,
             stall: STALL,
@@ -194,7 +192,7 @@ impl Vmm for Qemu {
         DisksSettle::ByPause
     }
 
-    fn prepare(&mut self, plan: &SavePlan) -> Result<(), VmmError> {
+    fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
         self.is_saved = false;
         if let Some(untouched) = Untouched::look(&mut self.qmp, self.process.as_ref())? {
             untouched.check_room()?;
@@ -202,39 +200,8 @@ impl Vmm for Qemu {
         if self.before.is_none() {
             self.settings()?;
         }
-        self.capture = Some(Capture::prepare(
-            &mut self.qmp,
-            plan,
-            self.process.as_ref(),
-        )?);
-        Ok(())
-    }
-
-    fn pause(&mut self) -> Result<(), VmmError> {
-        if let Some(capture) = &self.capture {
-            capture.write_out()?;
-        }
-        self.qmp.forget_changes()?;
-        self.pause = Pause::Ours;
-        self.qmp.execute("stop", &json!({}))?;
-        // QEMU reports a stop before it answers, and reports none for a guest that stood still already.
-        if self.qmp.changes().iter().any(|change| !change.runs) {
-            return Ok(());
-        }
-        self.pause = Pause::Foreign;
-        Err(VmmError::PausedByOthers)
-    }
-
-    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
-        let Some(capture) = &mut self.capture else {
-            return Err(VmmError::Unsupported(
-                "nothing was prepared for this save".to_owned(),
-            ));
-        };
-        self.qmp.listen(Duration::ZERO)?;
-        capture.save(&mut self.qmp, deadline)?;
-        self.is_saved = true;
-        Ok(())
+        let save = Save::prepare(&mut self.qmp, plan, self.process.as_ref())?;
+        Ok(Prepared::new(Capture { qemu: self, save }))
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
@@ -250,22 +217,6 @@ impl Vmm for Qemu {
         result
     }
 
-    fn finish(&mut self) -> Result<Saved, VmmError> {
-        let Some(capture) = &self.capture else {
-            return Err(VmmError::Unsupported(
-                "nothing was prepared for this save".to_owned(),
-            ));
-        };
-        let pause = measure(self.qmp.changes()).unwrap_or_default();
-        capture.complete(&mut self.qmp, self.stall)?;
-        let before = self.before.clone().unwrap_or_default();
-        cleanup::remove_all(&mut self.qmp, None, &before)?;
-        let saved = capture.conclude(pause)?;
-        self.capture = None;
-        self.before = None;
-        Ok(saved)
-    }
-
     fn discard(&mut self, save_may_have_begun: bool) -> Result<(), VmmError> {
         self.qmp.ignore_interrupts();
         let ends_save = save_may_have_begun.then_some(self.stall);
@@ -273,6 +224,52 @@ impl Vmm for Qemu {
         let result = cleanup::remove_all(&mut self.qmp, ends_save, &before);
         self.qmp.heed_interrupts();
         result
+    }
+}
+
+/// A capture under way.
+#[derive(Debug)]
+struct Capture<'v> {
+    qemu: &'v mut Qemu,
+    save: Save,
+}
+
+impl Stages for Capture<'_> {
+    fn pause(&mut self) -> Result<(), VmmError> {
+        self.save.write_out()?;
+        let Qemu { qmp, pause, .. } = &mut *self.qemu;
+        qmp.forget_changes()?;
+        *pause = Pause::Ours;
+        qmp.execute("stop", &json!({}))?;
+        // QEMU reports a stop before it answers, and reports none for a guest that was paused already.
+        if qmp.changes().iter().any(|change| !change.runs) {
+            return Ok(());
+        }
+        *pause = Pause::Foreign;
+        Err(VmmError::PausedByOthers)
+    }
+
+    fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
+        self.qemu.qmp.listen(Duration::ZERO)?;
+        self.save.save(&mut self.qemu.qmp, deadline)?;
+        self.qemu.is_saved = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.qemu.resume()
+    }
+
+    fn finish(&mut self) -> Result<Saved, VmmError> {
+        let Qemu {
+            qmp, before, stall, ..
+        } = &mut *self.qemu;
+        let pause = measure(qmp.changes()).unwrap_or_default();
+        self.save.complete(qmp, *stall)?;
+        let settings = before.clone().unwrap_or_default();
+        cleanup::remove_all(qmp, None, &settings)?;
+        *before = None;
+        self.save.conclude(pause)
     }
 }
 

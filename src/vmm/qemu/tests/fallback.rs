@@ -52,9 +52,10 @@ fn a_process_that_dies_in_such_a_pause_leaves_a_guest_that_the_next_one_resumes(
     let mut plan = plan(&mut dying, &state_dir(scratch.path(), "snapshot"));
     // The caller has cloned the disks.
     plan.disks.clear();
-    dying.prepare(&plan).unwrap();
-    dying.pause().unwrap();
-    dying.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let prepared = dying.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    drop(secured);
     drop(dying);
     assert_eq!(vm.status(), "postmigrate");
     assert_ne!(bandwidth(&vm), bandwidth_before);
@@ -72,7 +73,8 @@ fn a_guest_is_resumed_out_of_a_save_that_goes_on_and_is_not_stopped_by_its_end()
     let vm = boot(&scratch);
     let before = vm.traces();
     let mut dying = connect(&vm);
-    dying.pause().unwrap();
+    let plan = plan(&mut dying, &state_dir(scratch.path(), "snapshot"));
+    drop(dying.prepare(&plan).unwrap().pause().unwrap());
     drop(dying);
     // A save that is so slow that the process dies in it.
     vm.qmp("migrate-set-parameters", &json!({"max-bandwidth": 4096}));
@@ -100,9 +102,9 @@ fn such_a_pause_ends_at_its_limit() {
     let before = vm.traces();
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
-    let error = qemu
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let error = paused
         .save(Deadline::after(Duration::from_millis(20)))
         .unwrap_err();
     assert!(matches!(error, VmmError::PauseTooLong { .. }), "{error}");

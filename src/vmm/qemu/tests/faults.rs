@@ -78,7 +78,7 @@ fn a_copy_that_runs_out_of_room_does_not_stop_the_guest_for_good() {
     let (vm, before, mut qemu) = boot(&scratch);
     let mut plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
     plan.disks[0] = copy_into(&mount.path(), Path::new("disk"), plan.disks[0].disk.clone());
-    qemu.prepare(&plan).unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
     // From here on somebody else takes the room, and the guest writes what nothing was reserved for.
     let filler = fs::File::create(mount.path().join("filler")).unwrap();
     while std::io::Write::write(&mut &filler, &[0; 1 << 16]).is_ok_and(|written| written > 0) {}
@@ -87,10 +87,10 @@ fn a_copy_that_runs_out_of_room_does_not_stop_the_guest_for_good() {
     vm.wait_for("more data on the disk", || {
         (used() > used_before + 4096).then_some(())
     });
-    qemu.pause().unwrap();
-    qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    qemu.resume().unwrap();
-    let error = qemu.finish().unwrap_err().to_string();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let resumed = secured.resume().unwrap();
+    let error = resumed.finish().unwrap_err().to_string();
     assert!(
         error.contains("disk0") && error.contains("No space"),
         "{error}"
@@ -117,10 +117,10 @@ fn a_signal_ends_the_waiting_but_not_the_putting_right() {
     let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
     let mut qemu = Qemu::new(qmp);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
     SIGNAL.store(true, Ordering::SeqCst);
-    let error = qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap_err();
+    let error = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap_err();
     assert!(matches!(error, VmmError::Over(_)), "{error}");
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();
@@ -151,7 +151,7 @@ fn a_signal_at_any_moment_of_the_preparation_leaves_nothing() {
         let directory = state_dir(scratch.path(), &format!("snapshot{looks}"));
         let plan = plan(&mut qemu, &directory);
         LOOKS.store(looks, Ordering::SeqCst);
-        let prepared = qemu.prepare(&plan);
+        let prepared = qemu.prepare(&plan).map(drop);
         qemu.discard(false).unwrap();
         assert_eq!(vm.traces(), before, "after {looks} looks");
         match prepared {
@@ -176,12 +176,12 @@ fn a_signal_ends_the_wait_for_what_goes_on_behind_the_guest() {
     let qmp = Qmp::connect(vm.socket(), signalled(is_interrupted)).unwrap();
     let mut qemu = Qemu::new(qmp);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
-    qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    qemu.resume().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let resumed = secured.resume().unwrap();
     SIGNAL.store(true, Ordering::SeqCst);
-    let error = qemu.finish().unwrap_err();
+    let error = resumed.finish().unwrap_err();
     assert!(matches!(error, VmmError::Over(_)), "{error}");
     // A new connection comes about nevertheless.
     drop(qemu);
@@ -195,9 +195,9 @@ fn a_pause_that_lasts_too_long_is_given_up() {
     let scratch = scratch();
     let (vm, before, mut qemu) = boot(&scratch);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
-    let error = qemu.save(Deadline::after(Duration::ZERO)).unwrap_err();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let error = paused.save(Deadline::after(Duration::ZERO)).unwrap_err();
     assert!(matches!(error, VmmError::PauseTooLong { .. }), "{error}");
     assert!(!vm.is_running());
     qemu.resume().unwrap();
@@ -211,12 +211,12 @@ fn copies_that_stand_still_are_given_up() {
     let (vm, before, mut qemu) = boot(&scratch);
     qemu.stall = Duration::from_millis(500);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
-    qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    qemu.resume().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let resumed = secured.resume().unwrap();
     vm.qmp("job-pause", &json!({"id": "hypeman-snap-copy0"}));
-    let error = qemu.finish().unwrap_err();
+    let error = resumed.finish().unwrap_err();
     assert!(matches!(error, VmmError::TimedOut { .. }), "{error}");
     assert!(error.to_string().contains("progress"), "{error}");
     qemu.discard(true).unwrap();
@@ -231,12 +231,12 @@ fn a_vmm_that_hangs_costs_its_time_limit_and_goes_on_when_it_wakes() {
     let limit = Duration::from_millis(300);
     let mut qemu = Qemu::connect(vm.socket(), within(limit)).unwrap();
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
     signal(&vm, Signal::STOP);
     let start = Instant::now();
     for result in [
-        qemu.save(Deadline::after(PAUSE_LIMIT)),
+        paused.save(Deadline::after(PAUSE_LIMIT)).map(drop),
         qemu.resume(),
         qemu.discard(true),
     ] {
@@ -259,11 +259,11 @@ fn a_vmm_that_dies_in_the_pause_is_said_to_be_gone() {
     let scratch = scratch();
     let (vm, _, mut qemu) = boot(&scratch);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
     vm.kill();
     for result in [
-        qemu.save(Deadline::after(PAUSE_LIMIT)),
+        paused.save(Deadline::after(PAUSE_LIMIT)).map(drop),
         qemu.resume(),
         qemu.discard(true),
     ] {

@@ -20,17 +20,19 @@ fn dies_after(step: Step) {
     let before = vm.traces();
     let mut dying = connect(&vm);
     let plan = plan(&mut dying, &state_dir(scratch.path(), "snapshot"));
-    dying.prepare(&plan).unwrap();
-    if step >= Step::Paused {
-        dying.pause().unwrap();
-    }
-    if step >= Step::Saved {
-        dying.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    }
-    if step >= Step::Resumed {
-        dying.resume().unwrap();
-    }
     let process = dying.process();
+    let prepared = dying.prepare(&plan).unwrap();
+    if step == Step::Prepared {
+        drop(prepared);
+    } else {
+        let paused = prepared.pause().unwrap();
+        if step >= Step::Saved {
+            let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+            if step >= Step::Resumed {
+                drop(secured.resume().unwrap());
+            }
+        }
+    }
     drop(dying);
     assert_ne!(vm.traces(), before, "{step:?}");
 

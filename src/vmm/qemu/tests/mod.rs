@@ -84,11 +84,11 @@ fn copy_into(directory: &Path, name: &Path, disk: Disk) -> DiskCopy {
 
 /// Everything from the preparation to the end.
 fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
-    qemu.prepare(plan)?;
-    qemu.pause()?;
-    qemu.save(Deadline::after(PAUSE_LIMIT))?;
-    qemu.resume()?;
-    qemu.finish()
+    qemu.prepare(plan)?
+        .pause()?
+        .save(Deadline::after(PAUSE_LIMIT))?
+        .resume()?
+        .finish()
 }
 
 /// The VM is as it was before any capture, and its guest counts on.

@@ -10,9 +10,9 @@ fn a_pause_of_somebody_else_stays() {
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
     vm.qmp("stop", &json!({}));
-    let error = qemu.pause().unwrap_err();
+    let error = prepared.pause().unwrap_err();
     assert!(matches!(error, VmmError::PausedByOthers), "{error}");
     qemu.resume().unwrap();
     qemu.discard(false).unwrap();
@@ -27,13 +27,13 @@ fn a_pause_of_somebody_else_after_ours_stays() {
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
-    qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    qemu.resume().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let resumed = secured.resume().unwrap();
     vm.qmp("stop", &json!({}));
+    resumed.finish().unwrap();
     qemu.resume().unwrap();
-    qemu.finish().unwrap();
     assert_eq!(vm.status(), "paused");
 }
 
@@ -44,10 +44,10 @@ fn a_guest_that_somebody_resumes_in_the_pause_gives_no_snapshot() {
     let before = vm.traces();
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
-    qemu.pause().unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
+    let paused = prepared.pause().unwrap();
     vm.qmp("cont", &json!({}));
-    let error = qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap_err();
+    let error = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap_err();
     assert!(error.to_string().contains("somebody else"), "{error}");
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();
@@ -130,8 +130,9 @@ fn capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
         state_dir: Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap(),
         disks: Vec::new(),
     };
-    qemu.prepare(&given_up).unwrap();
+    let prepared = qemu.prepare(&given_up).unwrap();
     assert_ne!(vm.traces().capabilities, before.capabilities);
+    drop(prepared);
     qemu.discard(false).unwrap();
     assert_untouched(&vm, &before);
 }
@@ -145,7 +146,7 @@ fn the_settings_of_a_capture_whose_process_died_are_put_back_by_the_next_one() {
     let mut dying = connect(&vm);
     let plan = plan(&mut dying, &state_dir(scratch.path(), "snapshot"));
     let settings = dying.settings().unwrap();
-    dying.prepare(&plan).unwrap();
+    drop(dying.prepare(&plan).unwrap());
     drop(dying);
     let mut next = connect(&vm);
     next.know_settings(settings);

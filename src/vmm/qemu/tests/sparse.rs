@@ -77,17 +77,17 @@ fn what_the_guest_writes_between_preparation_and_pause_is_in_the_copy() {
     });
     let mut qemu = connect(&vm);
     let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    qemu.prepare(&plan).unwrap();
+    let prepared = qemu.prepare(&plan).unwrap();
     let used = || fs::metadata(&vm.disks()[0]).unwrap().blocks() * 512;
     let used_before = used();
     vm.wait_for("data where a hole was", || {
         (used() > used_before + (2 << 20)).then_some(())
     });
     let tick = vm.wait_next_tick();
-    qemu.pause().unwrap();
-    qemu.save(Deadline::after(PAUSE_LIMIT)).unwrap();
-    qemu.resume().unwrap();
-    qemu.finish().unwrap();
+    let paused = prepared.pause().unwrap();
+    let secured = paused.save(Deadline::after(PAUSE_LIMIT)).unwrap();
+    let resumed = secured.resume().unwrap();
+    resumed.finish().unwrap();
     // The guest checks only its newest slot by itself; its history is in the whole of the disk.
     let copy = File::open(&plan.disks[0].target_path).unwrap();
     let counter = support::disk::DiskFormat::Raw.counter(&plan.disks[0].target_path);

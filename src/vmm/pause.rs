@@ -1,18 +1,18 @@
-//! The time in which a guest of a VMM with an HTTP API stands still: how long it was, and how long its end may take.
+//! The pause of a guest of a VMM with an HTTP API: how long it was, and how long its end may take.
 
 use std::time::{Duration, Instant};
 
 use crate::vmm::{Deadline, VmmError};
 
-/// One capture's standstill.
+/// Measures the pause of one capture.
 #[derive(Debug)]
-pub struct Standstill {
+pub struct PauseClock {
     since: Option<Instant>,
     length: Duration,
     resume_limit: Duration,
 }
 
-impl Standstill {
+impl PauseClock {
     /// None yet; the resume may take `limit`, like every request.
     pub const fn new(limit: Duration) -> Self {
         Self {
