@@ -118,7 +118,7 @@ before=$(counter "$work/vm")
 show hypeman-snap run-due --instance "$INSTANCE" --force
 after=$(counter "$work/vm")
 # A second of counting, so that the next snapshot has another second in its name.
-wait_beyond "$work/vm" $((after + 220)) 30 || die "the guest stands still after its snapshot"
+wait_beyond "$work/vm" $((after + 220)) 30 || die "the guest does not go on after its snapshot"
 printf 'The guest counted from %s to %s meanwhile, and is at %s now.\n' "$before" "$after" "$(counter "$work/vm")"
 
 printf '\n$ hypeman-snap run-due --instance %s --force --output json\n' "$INSTANCE"
@@ -126,7 +126,7 @@ hypeman-snap run-due --instance "$INSTANCE" --force --output json | tee "$work/r
 pause=$(sed -n 's/^.*"pause_ms": *\([0-9.]*\).*$/\1/p' "$work/result.json")
 snapshot=$(sed -n 's/^.*"snapshot_id": *"\([^"]*\)".*$/\1/p' "$work/result.json")
 [[ -n $pause && -n $snapshot ]] || die "the run took no snapshot"
-printf 'The guest stood still for %s ms.\n' "$pause"
+printf 'The guest was paused for %s ms.\n' "$pause"
 
 show hypeman-snap list
 show hypeman-snap snapshots

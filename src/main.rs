@@ -116,7 +116,7 @@ fn open_engine(
 ) -> Result<Ports, EngineError> {
     match settings.engine {
         EngineKind::Local => Ok(Ports::with_registrar(engine::local::Local::new(
-            engine::local::Settings {
+            engine::local::LocalSetup {
                 data_dir: settings.data_dir.clone(),
                 state_dir: settings.state_dir.clone(),
                 pause_timeout: settings.limits.pause_timeout,
@@ -131,7 +131,7 @@ fn open_engine(
             ),
             progress.clone(),
         ))),
-        EngineKind::Hypeman => Ok(Ports::of(hypeman::Hypeman::new(hypeman::Settings {
+        EngineKind::Hypeman => Ok(Ports::of(hypeman::Hypeman::new(hypeman::HypemanSetup {
             base_url: settings
                 .base_url
                 .clone()

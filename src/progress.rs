@@ -63,7 +63,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Counts `bytes` more. Never waits: a guest may stand still meanwhile.
+    /// Counts `bytes` more. Never waits: a guest may be paused meanwhile.
     pub fn advance(&self, bytes: u64) {
         if let Some(shown) = &self.shown {
             shown.counted_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -26,7 +26,7 @@ const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// With one more worker than VMMs that hang, others are served beside them.
 const MIN_DEFAULT_JOBS: usize = 2;
-/// More instances than this at once would only make their guests stand still at the same time.
+/// More instances than this at once would only pause their guests at the same time.
 const MAX_DEFAULT_JOBS: usize = 4;
 
 /// What every command works with.
@@ -86,7 +86,7 @@ const DEFAULT: &str = "default";
 pub struct Limits {
     /// Instances that are worked on at once; at least 1.
     pub jobs: usize,
-    /// How long a guest may stand still for a snapshot; above zero.
+    /// How long a guest may be paused for a snapshot; above zero.
     pub pause_timeout: Duration,
     /// How long one answer of a VMM may take that does no long work; above zero.
     pub vmm_timeout: Duration,

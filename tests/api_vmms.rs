@@ -281,7 +281,7 @@ fn a_pause_beyond_its_limit_is_told_as_long_as_it_was() {
 }
 
 #[test]
-fn a_tool_that_is_killed_around_the_pause_is_healed_by_the_next_run() {
+fn a_tool_that_is_killed_around_the_pause_is_put_right_by_the_next_run() {
     for dialect in DIALECTS {
         for request in [Request::Pause, Request::Save, Request::Resume] {
             let scene = Scene::new(dialect);

@@ -307,7 +307,7 @@ fn a_journal_is_broken_unless_its_run_is_alive() {
     assert_says(
         &finding(&said, "journal", VM),
         "broken",
-        &["2026-11-23 14:00:00Z", "stand still", "--recover-only"],
+        &["2026-11-23 14:00:00Z", "may be paused", "--recover-only"],
     );
 
     let asked = vmm.requests().len();

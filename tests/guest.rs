@@ -39,7 +39,7 @@ fn copy_disks(vm: &TestVm, dir: &Path) -> Vec<PathBuf> {
     vm.disks().iter().map(copy).collect()
 }
 
-/// Takes a snapshot by hand while the guest stands still, restores it and holds it against its source.
+/// Takes a snapshot by hand while the guest is paused, restores it and holds it against its source.
 fn assert_snapshot_goes_on(options: &VmOptions) {
     let vm = TestVm::boot(options);
     vm.wait_ticks_beyond(100);

@@ -73,7 +73,7 @@ fn names(host: &VmHost) -> BTreeSet<String> {
 }
 
 /// Kills one run at `call`'s `step`-th time and lets the next run put everything right.
-fn kill_and_heal(host: &VmHost, call: &str, step: usize) -> bool {
+fn kill_and_put_right(host: &VmHost, call: &str, step: usize) -> bool {
     let at = format!("killed at {call} {step}");
     let clean = host.vm.traces();
     let before = names(host);
@@ -124,7 +124,7 @@ fn kill_at_each(calls: &[&str], kills_at_least: usize) {
     let mut kills = 0;
     for call in calls {
         let mut step = 1;
-        while kill_and_heal(&host, call, step) {
+        while kill_and_put_right(&host, call, step) {
             kills += 1;
             step += 1 + step / EVERY_STEP * (step / 10);
             assert!(step < STEPS_MAX, "the run does not end");
@@ -137,11 +137,11 @@ fn kill_at_each(calls: &[&str], kills_at_least: usize) {
 }
 
 #[test]
-fn a_kill_at_each_word_to_the_vmm_is_healed_by_the_next_run() {
+fn a_kill_at_each_word_to_the_vmm_is_put_right_by_the_next_run() {
     kill_at_each(&TALK, 25);
 }
 
 #[test]
-fn a_kill_at_each_change_of_a_file_is_healed_by_the_next_run() {
+fn a_kill_at_each_change_of_a_file_is_put_right_by_the_next_run() {
     kill_at_each(&FILES, 40);
 }

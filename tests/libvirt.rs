@@ -60,7 +60,7 @@ eventually() {
     ! "$@" >/dev/null 2>&1 || return 0
     sleep 0.1
   done
-  echo "in vain: $*" >&2
+  echo "did not happen: $*" >&2
   cat /var/log/libvirt/qemu/web-1.log >&2
   return 1
 }

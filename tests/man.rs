@@ -178,7 +178,7 @@ fn every_field_of_every_file_is_in_the_manual() {
         ("SCHEDULE FILE", "src/store/format.rs", "HooksForm"),
         ("JOURNAL", "src/engine/local/journal.rs", "Entry"),
         ("JOURNAL", "src/vmm/mod.rs", "Process"),
-        ("JOURNAL", "src/vmm/mod.rs", "Settings"),
+        ("JOURNAL", "src/vmm/mod.rs", "Tuning"),
         ("SNAPSHOT STORE", "src/engine/local/record.rs", "Written"),
         (
             "SNAPSHOT STORE",

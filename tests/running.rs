@@ -1,5 +1,5 @@
 //! The main promise, on a real QEMU with a real guest that counts in RAM and on its disks: it is snapshotted while it
-//! runs, stands still for milliseconds, and the snapshot goes on counting with RAM and disks of one instant.
+//! runs, is paused for milliseconds, and the snapshot goes on counting with RAM and disks of one instant.
 
 #![cfg(test)]
 
@@ -84,7 +84,7 @@ fn ram_that_qemu_won_t_protect_is_saved_in_a_longer_pause_and_that_is_said() {
     let output = host.tool(&["run-due"]);
     assert!(output.status.success(), "{output:?}");
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("stood still for"), "{stderr}");
+    assert!(stderr.contains("was paused for"), "{stderr}");
     assert_eq!(host.vm.traces(), before);
     let snapshots = host.snapshots();
     host.assert_goes_on(snapshots[0]["id"].as_str().unwrap());

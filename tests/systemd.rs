@@ -167,7 +167,7 @@ eventually() {
     ! "$@" || return 0
     sleep 0.1
   done
-  echo "in vain: $*" >&2
+  echo "did not happen: $*" >&2
   journal >&2
   return 1
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a guest stands still for a snapshot, by QEMU's own STOP and RESUME events.
+"""How long a guest is paused for a snapshot, by QEMU's own STOP and RESUME events.
 
 Started by pause.sh. One VM per size and file system; its guest (tests/support/guest) counts in RAM and writes to its
 disk as fast as it can. Every round takes one snapshot with each method, so that they meet the same machine:
@@ -201,7 +201,7 @@ def wait_for(what, is_true, pause=0.02):
     deadline = time.monotonic() + DEADLINE
     while not is_true():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited in vain for {what}")
+            raise RuntimeError(f"waited too long for {what}")
         time.sleep(pause)
 
 

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::error::in_words;
 use crate::instance::InstanceId;
 use crate::monitoring::health::{self, Facts, Level, Newest};
-use crate::report::{Answer, Finding, Health, HealthRow};
+use crate::report::{Answer, Health, HealthRow, Judgement};
 use crate::schedule::Schedule;
 use crate::store::StoreError;
 
@@ -46,7 +46,7 @@ pub fn run(context: &Context<'_>, args: &CheckArgs) -> Answer {
         rows.push(HealthRow {
             name: known.and_then(|known| known.name(&id)).map(str::to_owned),
             instance_id: id.into(),
-            finding,
+            judgement: finding,
         });
     }
     rows.sort_by(|a, b| {
@@ -83,7 +83,7 @@ fn subjects(
     let unjudged = |instance_id: String, level, message, is_found| HealthRow {
         instance_id,
         name: None,
-        finding: Finding::Unjudged {
+        judgement: Judgement::Unjudged {
             level,
             is_found,
             message,
@@ -130,7 +130,7 @@ fn judge(
     schedule: Schedule,
     rpo: Option<Duration>,
     now: DateTime<Utc>,
-) -> Finding {
+) -> Judgement {
     let id = &schedule.instance_id;
     let facts = Facts {
         schedule: &schedule,
@@ -139,7 +139,7 @@ fn judge(
         is_gone: known.is_some_and(|known| known.is_gone(id)),
     };
     let verdict = health::judge(&facts, rpo, now);
-    Finding::Judged {
+    Judgement::Judged {
         schedule: Box::new(schedule),
         verdict,
     }
@@ -147,7 +147,7 @@ fn judge(
 
 /// A schedule that can't be read. What its content says is the same for every run; what the system says may be the
 /// fault of whom this check runs as.
-fn unreadable(error: &StoreError) -> Finding {
+fn unreadable(error: &StoreError) -> Judgement {
     let level = match error {
         StoreError::Io { .. } => Level::Unknown,
         StoreError::NotAFile { .. }
@@ -156,7 +156,7 @@ fn unreadable(error: &StoreError) -> Finding {
         | StoreError::Invalid { .. }
         | StoreError::Untrusted { .. } => Level::Critical,
     };
-    Finding::Unjudged {
+    Judgement::Unjudged {
         level,
         is_found: true,
         message: in_words(error),

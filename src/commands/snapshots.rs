@@ -10,7 +10,7 @@ use crate::clock;
 use crate::engine::Inventory;
 use crate::error::in_words;
 use crate::instance::{InstanceId, InstanceRef, resolve};
-use crate::report::{Answer, Fate, SnapshotRow};
+use crate::report::{Answer, Keeping, SnapshotRow};
 use crate::retention::{self, Policy, Reason};
 use crate::schedule::Schedule;
 use crate::snapshot::Snapshot;
@@ -97,31 +97,31 @@ fn fates(
     snapshots: &[Snapshot],
     inventory: &Inventory,
     now: DateTime<Utc>,
-) -> Vec<Fate> {
-    let all = |scheduled: Fate| -> Vec<Fate> {
+) -> Vec<Keeping> {
+    let all = |scheduled: Keeping| -> Vec<Keeping> {
         snapshots
             .iter()
             .map(|snapshot| {
                 if snapshot.is_scheduled() {
                     scheduled.clone()
                 } else {
-                    Fate::Manual
+                    Keeping::Manual
                 }
             })
             .collect()
     };
     let Ok(id) = source.parse::<InstanceId>() else {
-        return all(Fate::Unscheduled);
+        return all(Keeping::Unscheduled);
     };
     if !snapshots.iter().any(Snapshot::is_scheduled) {
-        return all(Fate::Unscheduled);
+        return all(Keeping::Unscheduled);
     }
     let schedule = match context.store.load(&id) {
         Ok(Some(schedule)) => schedule,
-        Ok(None) => return all(Fate::Unscheduled),
+        Ok(None) => return all(Keeping::Unscheduled),
         Err(error) => {
             log::warn!(instance = id.as_str(); "{}", in_words(&error));
-            return all(Fate::Unreadable);
+            return all(Keeping::Unreadable);
         }
     };
     let exists = !inventory.presence(&id).is_gone();
@@ -135,8 +135,8 @@ fn fates(
     retention::verdicts(&id, snapshots, &policy, now)
         .into_iter()
         .map(|verdict| match verdict.decision.reasons() {
-            [Reason::NotOurs, ..] => Fate::Manual,
-            _ => Fate::Judged(verdict.decision),
+            [Reason::NotOurs, ..] => Keeping::Manual,
+            _ => Keeping::Judged(verdict.decision),
         })
         .collect()
 }

@@ -137,7 +137,7 @@ pub struct CreateRequest<'a> {
 pub struct Created {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// How long the guest stood still; `None` where it did not run, or where the engine can't tell.
+    /// How long the guest was paused; `None` where it did not run, or where the engine can't tell.
     pub pause: Option<Duration>,
     /// What the user should know although the snapshot is good, such as a pause that a better file system would shorten.
     pub warnings: Vec<String>,

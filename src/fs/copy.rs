@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::extents::{self, Next};
+
 use super::beneath::Beneath;
 
 /// How much is copied between two looks at the interrupt flag. Bounds both the time until a cancelled copy ends and the
@@ -150,14 +152,13 @@ pub fn sparse(
     let mut at = 0;
     while at < length {
         copy.check_cancelled()?;
-        let (start, end) = match data_after(source, at, length) {
-            Ok(Some(extent)) => extent,
-            Ok(None) => break,
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTTY) => {
+        let (start, end) = match extents::next(source, at, length)? {
+            Next::Data(start, end) => (start, end),
+            Next::Hole => break,
+            Next::Untold => {
                 copy.skips_zeros = true;
                 (at, length)
             }
-            Err(error) => return Err(error.into()),
         };
         if start == 0 && end == length && hides_holes(source, length)? {
             copy.skips_zeros = true;
@@ -166,18 +167,6 @@ pub fn sparse(
         at = end;
     }
     Ok(copy.data_bytes)
-}
-
-/// The first stretch of data at or behind `at`, as start and end; `None` when only a hole follows.
-fn data_after(source: &File, at: u64, length: u64) -> Result<Option<(u64, u64)>, Errno> {
-    let start = match rustix::fs::seek(source, SeekFrom::Data(at)) {
-        // The source may have grown since its length was asked for; what is new is not part of the copy.
-        Ok(start) if start < length => start,
-        Ok(_) | Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let end = rustix::fs::seek(source, SeekFrom::Hole(start))?.min(length);
-    Ok(Some((start, end.max(start + 1))))
 }
 
 /// Whether a file that claims to be one stretch of data occupies less than its length: then its file system knows no

@@ -4,6 +4,7 @@ pub mod absence;
 pub mod beneath;
 pub mod copy;
 pub mod durable;
+pub mod extents;
 pub mod given;
 pub mod lock;
 pub mod open_files;

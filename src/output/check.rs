@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::View;
 use super::text::visible;
 use super::units::{rough, time};
-use crate::monitoring::health::{Cause, Level, Source, Verdict};
-use crate::report::{Finding, Health, HealthRow};
+use crate::monitoring::health::{Assessment, Cause, Level, Source};
+use crate::report::{Health, HealthRow, Judgement};
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
 
@@ -68,12 +68,12 @@ pub fn summary(health: &Health, view: &View) -> String {
 
 /// What there is to say when all is well.
 fn all_well(health: &Health) -> String {
-    let count = |wanted: fn(&Verdict) -> bool| {
+    let count = |wanted: fn(&Assessment) -> bool| {
         health
             .rows
             .iter()
             .filter(
-                |row| matches!(&row.finding, Finding::Judged { verdict, .. } if wanted(verdict)),
+                |row| matches!(&row.judgement, Judgement::Judged { verdict, .. } if wanted(verdict)),
             )
             .count()
     };
@@ -95,13 +95,13 @@ fn all_well(health: &Health) -> String {
 
 /// What is to be said of one schedule.
 pub fn message(row: &HealthRow, view: &View) -> String {
-    match &row.finding {
-        Finding::Unjudged { message, .. } => visible(message),
-        Finding::Judged { schedule, verdict } => judged(schedule, verdict, view),
+    match &row.judgement {
+        Judgement::Unjudged { message, .. } => visible(message),
+        Judgement::Judged { schedule, verdict } => judged(schedule, verdict, view),
     }
 }
 
-fn judged(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
+fn judged(schedule: &Schedule, verdict: &Assessment, view: &View) -> String {
     let message = because(schedule, verdict, view);
     match &schedule.record.retention_error {
         Some(error) => format!("{message}; retention fails: {}", visible(error)),
@@ -109,7 +109,7 @@ fn judged(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
     }
 }
 
-fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
+fn because(schedule: &Schedule, verdict: &Assessment, view: &View) -> String {
     let age = age(verdict);
     match verdict.cause {
         Cause::Fresh | Cause::RetentionFailing => age,
@@ -190,7 +190,7 @@ fn because(schedule: &Schedule, verdict: &Verdict, view: &View) -> String {
 }
 
 /// How old the newest snapshot is, and beside it how old it may be once it is older.
-fn age(verdict: &Verdict) -> String {
+fn age(verdict: &Assessment) -> String {
     let age = verdict.age.unwrap_or_default();
     let limit = if age > verdict.rpo {
         format!(", which is beyond the RPO of {}", rough(verdict.rpo))
@@ -231,7 +231,7 @@ fn performance(health: &Health) -> String {
         format!("unknown={};;;0", count(Level::Unknown)),
     ];
     for row in &health.rows {
-        if let Finding::Judged { verdict, .. } = &row.finding {
+        if let Judgement::Judged { verdict, .. } = &row.judgement {
             if let Some(age) = verdict.age {
                 let seconds = |duration: Duration| duration.as_secs();
                 items.push(format!(

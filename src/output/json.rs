@@ -10,8 +10,8 @@ use crate::finding;
 use crate::monitoring::health::{Newest, Source};
 use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
-    Answer, Declared, Deleted, Fate, Finding, Health, HealthRow, Registration, RegistrationChange,
-    ScheduleRow, SnapshotRow,
+    Answer, Declared, Deleted, Health, HealthRow, Judgement, Keeping, Registration,
+    RegistrationChange, ScheduleRow, SnapshotRow,
 };
 use crate::schedule::Schedule;
 
@@ -172,13 +172,13 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
         "cause": "unreadable",
         "message": check::message(row, view),
     });
-    match &row.finding {
-        Finding::Unjudged { is_found, .. } => {
+    match &row.judgement {
+        Judgement::Unjudged { is_found, .. } => {
             if !is_found {
                 value["cause"] = json!("not_found");
             }
         }
-        Finding::Judged { schedule, verdict } => {
+        Judgement::Judged { schedule, verdict } => {
             value["cause"] = json!(verdict.cause.as_str());
             value["newest_snapshot_at"] = json!(verdict.newest.map(|(at, _)| at));
             value["unusable_reason"] = json!(verdict.flaw);
@@ -199,13 +199,13 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
     value
 }
 
-fn verdict(fate: &Fate) -> Value {
+fn verdict(fate: &Keeping) -> Value {
     let kept = |reason: &str| json!({ "keep": true, "reason": reason, "expires_at": null });
     match fate {
-        Fate::Manual => kept("manual"),
-        Fate::Unscheduled => kept("no schedule"),
-        Fate::Unreadable => kept("its schedule can't be read"),
-        Fate::Judged(decision) => json!({
+        Keeping::Manual => kept("manual"),
+        Keeping::Unscheduled => kept("no schedule"),
+        Keeping::Unreadable => kept("its schedule can't be read"),
+        Keeping::Judged(decision) => json!({
             "keep": decision.keeps(),
             "reason": decision.words(|at| {
                 at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)

@@ -9,7 +9,7 @@ use super::text::{Tint, shortened, visible};
 use super::{lines, units};
 use crate::finding::{Finding, Status};
 use crate::monitoring::health::Newest;
-use crate::report::{Fate, ScheduleRow, SnapshotRow};
+use crate::report::{Keeping, ScheduleRow, SnapshotRow};
 use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
 
@@ -167,8 +167,8 @@ fn tint(schedule: &Schedule) -> Option<Tint> {
     }
 }
 
-fn is_going(fate: &Fate) -> bool {
-    matches!(fate, Fate::Judged(decision) if !decision.keeps())
+fn is_going(fate: &Keeping) -> bool {
+    matches!(fate, Keeping::Judged(decision) if !decision.keeps())
 }
 
 /// How the newest run went.
@@ -204,12 +204,12 @@ fn message(what: &str, message: &str, view: &View) -> String {
     }
 }
 
-fn stays(fate: &Fate, view: &View) -> String {
+fn stays(fate: &Keeping, view: &View) -> String {
     match fate {
-        Fate::Manual => "kept: manual".to_owned(),
-        Fate::Unscheduled => "kept: no schedule".to_owned(),
-        Fate::Unreadable => "kept: its schedule can't be read".to_owned(),
-        Fate::Judged(decision) => {
+        Keeping::Manual => "kept: manual".to_owned(),
+        Keeping::Unscheduled => "kept: no schedule".to_owned(),
+        Keeping::Unreadable => "kept: its schedule can't be read".to_owned(),
+        Keeping::Judged(decision) => {
             let word = if decision.keeps() { "kept" } else { "goes" };
             let reasons = decision.words(|at| units::time(at, view));
             format!("{word}: {reasons}")

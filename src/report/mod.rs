@@ -5,7 +5,7 @@ pub mod run;
 use crate::exit::Exit;
 use crate::finding::{self, Status};
 use crate::instance::{InstanceId, InstanceRef};
-use crate::monitoring::health::{Level, Newest, Verdict};
+use crate::monitoring::health::{Assessment, Level, Newest};
 use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
@@ -131,12 +131,12 @@ pub struct SnapshotRow {
     /// The snapshot.
     pub snapshot: Snapshot,
     /// What becomes of it.
-    pub fate: Fate,
+    pub fate: Keeping,
 }
 
 /// What becomes of a snapshot, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum Keeping {
     /// No schedule made it, so none removes it.
     Manual,
     /// A schedule made it that is there no more.
@@ -178,28 +178,28 @@ pub struct HealthRow {
     /// The instance's name; `None` when it has none or the engine does not know it.
     pub name: Option<String>,
     /// What was found.
-    pub finding: Finding,
+    pub judgement: Judgement,
 }
 
 impl HealthRow {
     /// How bad it is.
     pub fn level(&self) -> Level {
-        match &self.finding {
-            Finding::Judged { verdict, .. } => verdict.level,
-            Finding::Unjudged { level, .. } => *level,
+        match &self.judgement {
+            Judgement::Judged { verdict, .. } => verdict.level,
+            Judgement::Unjudged { level, .. } => *level,
         }
     }
 }
 
 /// What `check` found of one schedule.
 #[derive(Debug)]
-pub enum Finding {
+pub enum Judgement {
     /// The schedule and what is to be said of it.
     Judged {
         /// The schedule.
         schedule: Box<Schedule>,
         /// The verdict.
-        verdict: Verdict,
+        verdict: Assessment,
     },
     /// There is no schedule that could be judged.
     Unjudged {

@@ -64,7 +64,7 @@ pub struct InstanceResult {
     pub is_locked: bool,
     /// Whether a signal kept it from being done: from being begun, or from what comes after the snapshot.
     pub is_interrupted: bool,
-    /// What the user should know although it did not fail: a healed clock, a recovered guest, a long pause, why it
+    /// What the user should know although it did not fail: a clock that jumped, a recovered guest, a long pause, why it
     /// was skipped.
     pub notes: Vec<String>,
     /// The hooks that ran or, in a dry run, would run, in their order.

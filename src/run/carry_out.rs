@@ -8,7 +8,7 @@ use crate::engine::{CreateRequest, Created, EngineError};
 use crate::error;
 use crate::interrupt;
 use crate::plan::{Action, Plan, Refusal};
-use crate::run::Context;
+use crate::run::Run;
 use crate::run::failure::Failure;
 use crate::run::hooks::Hooks;
 use crate::snapshot::{Kind, Snapshot};
@@ -47,7 +47,7 @@ pub(super) enum End {
 
 /// Does what the plan says about the snapshot.
 pub(super) fn carry_out(
-    context: &Context<'_>,
+    context: &Run<'_>,
     plan: &Plan<'_, Arc<EngineError>>,
     hooks: &mut Hooks,
 ) -> Carried {
@@ -116,7 +116,7 @@ pub(super) fn carry_out(
     Carried { end, notes }
 }
 
-fn take(context: &Context<'_>, request: &CreateRequest<'_>, hooks: &mut Hooks) -> End {
+fn take(context: &Run<'_>, request: &CreateRequest<'_>, hooks: &mut Hooks) -> End {
     let kind = Some(request.kind);
     match hooks.around(&context.at_work, || context.ports.engine.create(request)) {
         Ok(created) => End::Taken(created),

@@ -9,7 +9,7 @@ use crate::plan::{Action, Plan, Refusal};
 use crate::report::run::{HookRun, InstanceResult, Outcome};
 use crate::run::failure::Failure;
 use crate::run::record::afterwards;
-use crate::run::{Context, result};
+use crate::run::{Run, result};
 use crate::schedule::Schedule;
 use crate::schedule::hooks::Stage;
 
@@ -18,7 +18,7 @@ pub(super) const RETIRED: &str = "the instance is gone for good; its schedule wa
 
 /// What a run would come to.
 pub(super) fn result(
-    context: &Context<'_>,
+    context: &Run<'_>,
     schedule: &Schedule,
     plan: &Plan<'_, Arc<EngineError>>,
     mut notes: Vec<String>,

@@ -69,7 +69,7 @@ impl Options {
 type Observation = Result<Arc<Listing>, Arc<EngineError>>;
 
 /// What the steps of all instances share in one run.
-struct Context<'a> {
+struct Run<'a> {
     store: &'a Store,
     ports: &'a Ports,
     options: &'a Options,
@@ -80,7 +80,7 @@ struct Context<'a> {
     warnings: Mutex<BTreeSet<String>>,
 }
 
-impl<'a> Context<'a> {
+impl<'a> Run<'a> {
     fn new(store: &'a Store, ports: &'a Ports, options: &'a Options) -> Self {
         Self {
             store,
@@ -177,7 +177,7 @@ pub fn run_due(
     let (jobs, mut problems) = pick::with_unfinished(picked.jobs, ports.recovery.as_ref(), options);
     problems.extend(picked.strays);
 
-    let context = Context::new(store, &ports, options);
+    let context = Run::new(store, &ports, options);
     if !jobs.is_empty() {
         context.at_work.watch();
     }
@@ -233,7 +233,7 @@ pub fn recover(
         .into_iter()
         .filter(|id| options.selects(id))
         .collect();
-    let context = Context::new(store, &ports, options);
+    let context = Run::new(store, &ports, options);
     if !jobs.is_empty() {
         context.at_work.watch();
     }

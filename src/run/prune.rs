@@ -10,7 +10,7 @@ use crate::interrupt;
 use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::run::failure::Failure;
 use crate::run::record::{afterwards, interrupted_retention, retain};
-use crate::run::{Context, Options, parallel, result, serve};
+use crate::run::{Options, Run, parallel, result, serve};
 use crate::store::Store;
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.
@@ -26,7 +26,7 @@ pub fn prune(
     let (mut ids, strays) = store.ids()?;
     ids.retain(|id| options.selects(id));
     let ports = ports()?;
-    let context = Context::new(store, &ports, options);
+    let context = Run::new(store, &ports, options);
     context.at_work.watch();
     let inventory = Inventory::take(&ports.engine)?;
 
@@ -46,7 +46,7 @@ pub fn prune(
     Ok(context.report(started_at, results, problems))
 }
 
-fn prune_one(context: &Context<'_>, inventory: &Inventory, id: &InstanceId) -> InstanceResult {
+fn prune_one(context: &Run<'_>, inventory: &Inventory, id: &InstanceId) -> InstanceResult {
     if interrupt::requested() {
         return InstanceResult::interrupted(id, "not begun: interrupted by a signal");
     }
@@ -63,7 +63,7 @@ fn prune_one(context: &Context<'_>, inventory: &Inventory, id: &InstanceId) -> I
 }
 
 fn prune_under_lock(
-    context: &Context<'_>,
+    context: &Run<'_>,
     inventory: &Inventory,
     id: &InstanceId,
 ) -> Result<InstanceResult, Failure> {
@@ -110,7 +110,7 @@ fn prune_under_lock(
 }
 
 /// Whether a schedule of the instance has made a snapshot that is there.
-fn has_scheduled(context: &Context<'_>, id: &InstanceId) -> bool {
+fn has_scheduled(context: &Run<'_>, id: &InstanceId) -> bool {
     context.listing().is_ok_and(|listing| {
         listing
             .snapshots

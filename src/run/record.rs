@@ -9,14 +9,14 @@ use crate::report::run::{InstanceResult, Outcome};
 use crate::run::carry_out::End;
 use crate::run::failure::Failure;
 use crate::run::hooks::Hooks;
-use crate::run::{Context, dry_run, result};
+use crate::run::{Run, dry_run, result};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// Records how the run ended, applies retention, runs what has to hear of a failure, and reports.
 pub(super) fn record(
-    context: &Context<'_>,
+    context: &Run<'_>,
     mut schedule: Schedule,
     attempt: &Attempt,
     end: End,
@@ -161,7 +161,7 @@ fn record_success(
 /// # Errors
 /// When the snapshots can't be listed.
 pub(super) fn afterwards(
-    context: &Context<'_>,
+    context: &Run<'_>,
     schedule: &Schedule,
     taken: Option<&Snapshot>,
     is_gone: bool,
@@ -191,7 +191,7 @@ pub(super) struct Retained {
 /// Applies the schedule's retention, `taken` included, and keeps in the schedule how it ended, so that one that fails is
 /// not forgotten with the run's own output.
 pub(super) fn retain(
-    context: &Context<'_>,
+    context: &Run<'_>,
     schedule: &mut Schedule,
     taken: Option<&Snapshot>,
     is_gone: bool,

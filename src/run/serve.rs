@@ -17,14 +17,14 @@ use crate::run::failure::Failure;
 use crate::run::hooks::Hooks;
 use crate::run::pick::Job;
 use crate::run::record::record;
-use crate::run::{Context, dry_run, result};
+use crate::run::{Run, dry_run, result};
 use crate::store::{Lock, LockError};
 
 /// How long it takes at most to note that a lock was taken.
 const NOTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Takes one instance through its run.
-pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
+pub(super) fn serve(context: &Run<'_>, job: &Job) -> InstanceResult {
     let id = &job.id;
     if context.options.dry_run {
         if !job.is_due {
@@ -54,7 +54,7 @@ pub(super) fn serve(context: &Context<'_>, job: &Job) -> InstanceResult {
 }
 
 /// Only puts right what a run that died left behind.
-pub(super) fn recover(context: &Context<'_>, id: &InstanceId) -> InstanceResult {
+pub(super) fn recover(context: &Run<'_>, id: &InstanceId) -> InstanceResult {
     if context.options.dry_run {
         return would_recover(id);
     }
@@ -84,7 +84,7 @@ fn unrecovered(id: &InstanceId, failure: &Failure) -> InstanceResult {
 
 /// The run of an instance that was due when it was picked. `notes` are what the user should know by now.
 fn due(
-    context: &Context<'_>,
+    context: &Run<'_>,
     id: &InstanceId,
     mut notes: Vec<String>,
 ) -> Result<InstanceResult, Failure> {
@@ -156,7 +156,7 @@ fn misplaced(id: &InstanceId, from: DateTime<Utc>, to: DateTime<Utc>) -> String 
 /// Runs `work` under the instance's lock and times it. Skips the instance if another process holds the lock; with
 /// `--force`, which somebody waits for, that is a failure once `--lock-timeout` has passed.
 fn with_lock(
-    context: &Context<'_>,
+    context: &Run<'_>,
     id: &InstanceId,
     work: impl FnOnce(&Lock) -> InstanceResult,
 ) -> InstanceResult {
@@ -179,7 +179,7 @@ fn with_lock(
 
 /// Another run is at work on the instance. That is normal while it takes less time than there is between two runs; after
 /// that, the instance gets no snapshots for a reason that somebody has to look at.
-fn busy(context: &Context<'_>, id: &InstanceId) -> InstanceResult {
+fn busy(context: &Run<'_>, id: &InstanceId) -> InstanceResult {
     let too_long = || {
         let interval = context.store.times(id).ok()??.cadence.gap();
         let since = context.store.held_since(id)?;

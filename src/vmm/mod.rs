@@ -115,7 +115,7 @@ pub struct Process {
 
 /// How a VMM is set where a capture sets it otherwise and puts it back, also after this process has died.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub struct Tuning {
     /// The migration capabilities that are on.
     pub capabilities: Vec<String>,
     /// The speed limit of a save, in bytes per second.
@@ -260,12 +260,12 @@ pub trait Vmm: Send {
     ///
     /// # Errors
     /// When the VMM can't be asked.
-    fn settings(&mut self) -> Result<Settings, VmmError> {
-        Ok(Settings::default())
+    fn settings(&mut self) -> Result<Tuning, VmmError> {
+        Ok(Tuning::default())
     }
 
     /// The settings that [`Vmm::discard`] puts back, from before a capture whose process died.
-    fn know_settings(&mut self, _settings: Settings) {}
+    fn know_settings(&mut self, _settings: Tuning) {}
 
     /// Whether the VMM can copy disks by itself as of the instant of the pause, while the guest goes on.
     fn copies_disks(&self) -> bool;

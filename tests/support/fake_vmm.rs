@@ -67,7 +67,7 @@ pub enum Guest {
     Created,
     /// Runs.
     Running,
-    /// Stands still.
+    /// Paused.
     Paused,
 }
 

@@ -26,7 +26,7 @@ pub fn wait_for<T>(
         }
         assert!(
             start.elapsed() < DEADLINE,
-            "waited {DEADLINE:?} in vain: {what}\n{}",
+            "waited {DEADLINE:?}, and it did not happen: {what}\n{}",
             report()
         );
         std::thread::sleep(PAUSE);

@@ -48,7 +48,7 @@ pub(super) struct Pace {
     /// The longest wait between two looks.
     pub(super) look_at_least_every: Duration,
     /// How long an instance must look untouched before such a snapshot counts as not made.
-    pub(super) calm: Duration,
+    pub(super) untouched_for: Duration,
     /// How long looks may fail, one after the other, before such a snapshot's fate counts as unclear.
     pub(super) blind: Duration,
     /// How long the server may take to wake an instance; its own limit is 60 s (contract, section 3).
@@ -64,7 +64,7 @@ impl Default for Pace {
             silence: Duration::from_secs(15),
             look_after: Duration::from_millis(500),
             look_at_least_every: Duration::from_secs(10),
-            calm: Duration::from_secs(30),
+            untouched_for: Duration::from_secs(30),
             blind: Duration::from_secs(60),
             wake_timeout: Duration::from_secs(90),
         }

@@ -222,14 +222,14 @@ impl<'a> Creation<'a> {
     /// again.
     fn look(&self, is_final: bool) -> Outlook {
         let pace = &self.engine.pace;
-        let calm_end = Instant::now() + pace.calm;
+        let untouched_end = Instant::now() + pace.untouched_for;
         let deadline = if is_final {
-            calm_end
+            untouched_end
         } else {
-            calm_end.max(self.creation_end())
+            untouched_end.max(self.creation_end())
         };
         let mut delay = pace.look_after;
-        let mut calm_since = None;
+        let mut untouched_since = None;
         let mut blind_since = None;
         loop {
             let now = Instant::now();
@@ -244,16 +244,18 @@ impl<'a> Creation<'a> {
                         return Outlook::NotMade;
                     }
                     if state == self.request.instance.state {
-                        if now.duration_since(*calm_since.get_or_insert(now)) >= pace.calm {
+                        if now.duration_since(*untouched_since.get_or_insert(now))
+                            >= pace.untouched_for
+                        {
                             return Outlook::NotMade;
                         }
                     } else {
-                        calm_since = None;
+                        untouched_since = None;
                     }
                     None
                 }
                 (Err(fault), _) | (_, Err(fault)) => {
-                    calm_since = None;
+                    untouched_since = None;
                     let trouble = self.detail(&fault);
                     if now.duration_since(*blind_since.get_or_insert(now)) >= pace.blind {
                         return Outlook::Unclear(trouble);
@@ -285,7 +287,12 @@ impl<'a> Creation<'a> {
         }
         let pace = &self.engine.pace;
         let is_over = is_final || Instant::now() >= self.creation_end();
-        let until = Instant::now() + if is_over { pace.look_after } else { pace.calm };
+        let until = Instant::now()
+            + if is_over {
+                pace.look_after
+            } else {
+                pace.untouched_for
+            };
         let mut delay = pace.look_after;
         loop {
             let state = self.state();

@@ -47,7 +47,7 @@ pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the engine is built from.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct HypemanSetup {
     /// The server's address; a path prefix is kept.
     pub base_url: String,
     /// Where the API key may come from.
@@ -80,7 +80,7 @@ impl Hypeman {
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] when the base URL can't be used.
-    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+    pub fn new(settings: HypemanSetup) -> Result<Self, EngineError> {
         Ok(Self {
             base: BaseUrl::parse(&settings.base_url, settings.insecure_http)?,
             key: settings.key,

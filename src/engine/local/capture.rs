@@ -10,7 +10,7 @@ use crate::engine::local::detach;
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::guest_files;
 use crate::engine::local::instances::Instances;
-use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::engine::local::journal::{Entry, Journal, Operation, Phase};
 use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
@@ -34,7 +34,7 @@ const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 pub(super) struct Captured {
     /// What it put into `guest/`, without the list of files.
     pub(super) manifest: Manifest,
-    /// How long the guest stood still; `None` where it did not run.
+    /// How long the guest was paused; `None` where it did not run.
     pub(super) pause: Option<Duration>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
@@ -46,7 +46,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) journal: &'a Journal,
     /// How long a VMM may take to answer.
     pub(super) timeouts: Timeouts,
-    /// How long a guest may stand still.
+    /// How long a guest may be paused.
     pub(super) pause_timeout: Duration,
     /// Where disks may be that the admin has not named, unless a registration says it.
     pub(super) disk_roots: &'a [PathBuf],
@@ -114,6 +114,7 @@ pub(super) fn running(
     }
 
     let entry = Entry {
+        operation: Operation::Capture,
         instance_id: request.instance.id.clone(),
         snapshot_id: staging.id().clone(),
         hypervisor,
@@ -189,7 +190,7 @@ fn warnings(plan: &DiskPlan, foreseen: Vec<String>, saved: Saved) -> Vec<String>
     warnings.extend(saved.warnings);
     if plan.copies_in_pause() {
         warnings.push(
-            "disks are copied while the guest stands still, because the data directory's file system can't share \
+            "disks are copied while the guest is paused, because the data directory's file system can't share \
              blocks between files: XFS or btrfs would make that pause milliseconds"
                 .to_owned(),
         );

@@ -142,7 +142,7 @@ impl DiskPlan {
         Ok(needed)
     }
 
-    /// Whether this process copies disks while the guest stands still.
+    /// Whether this process copies disks while the guest is paused.
     pub(super) fn copies_in_pause(&self) -> bool {
         self.disks
             .iter()
@@ -159,7 +159,7 @@ impl DiskPlan {
         Ok(())
     }
 
-    /// Copies the disks of a guest that stands still, those of the VMM excepted.
+    /// Copies the disks of a paused guest, those of the VMM excepted.
     pub(super) fn copy(
         &self,
         deadline: Deadline,

@@ -15,7 +15,7 @@ use super::off::{self, Surveys};
 use super::ownership;
 use super::registration;
 use super::soundness;
-use super::state::{self, Derived, Met};
+use super::state::{self, Answered, Derived};
 use super::store::SnapshotStore;
 use super::writers;
 use crate::engine::hypeman::ServerPresence;
@@ -164,7 +164,7 @@ impl Examination<'_> {
         let (derived, met) =
             state::derive_and_meet(&metadata, guest_dir, self.timeouts, &objection);
         if derived.state != State::Running && (self.is_busy)(id) {
-            // A run began meanwhile: the guest stands still for it, or its VMM has no time for others.
+            // A run began meanwhile: the guest is paused for it, or its VMM has no time for others.
             return Some(busy());
         }
         let finding = judge(&metadata, &derived, met.as_ref());
@@ -235,7 +235,7 @@ impl Examination<'_> {
 fn left_behind(entry: &Entry) -> Finding {
     let effect = match entry.phase {
         Phase::Preparing => "its VMM may hold what was left in it",
-        Phase::Pausing => "its guest may stand still since",
+        Phase::Pausing => "its guest may be paused since",
         Phase::Saving => "its VMM may still be saving",
     };
     Finding::broken(
@@ -273,7 +273,7 @@ fn reflinks(data: &DataDir) -> Option<Finding> {
         Ok(false) => Finding::warning(
             CHECK,
             shown,
-            "disks are copied: snapshots take room and time, and guests without a backup job of their VMM stand still \
+            "disks are copied: snapshots take room and time, and guests without a backup job of their VMM are paused \
              for it (tried with a file without a name)",
             "keep guests and snapshots on one XFS or btrfs file system",
         ),
@@ -292,7 +292,7 @@ fn reflinks(data: &DataDir) -> Option<Finding> {
 }
 
 /// What an instance's state means for its snapshots.
-fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
+fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Answered>) -> Finding {
     let id = &metadata.id;
     let detail = summary(metadata, derived, met);
     let refusal = metadata.refusal(derived.state);
@@ -306,14 +306,14 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
             ),
             (
                 None,
-                Some(Met {
+                Some(Answered {
                     harm: Ok(Some(harm)),
                     ..
                 }),
             ) => Finding::warning(INSTANCE, id, format!("{detail}; {harm}"), ownership::REMEDY),
             (
                 None,
-                Some(Met {
+                Some(Answered {
                     harm: Err(error), ..
                 }),
             ) => Finding::broken(
@@ -327,7 +327,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
             ),
             (
                 None,
-                Some(Met {
+                Some(Answered {
                     version: Err(error),
                     ..
                 }),
@@ -339,7 +339,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
             ),
             (
                 None,
-                Some(Met {
+                Some(Answered {
                     foreseen: Ok(foreseen),
                     ..
                 }),
@@ -351,7 +351,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
             ),
             (
                 None,
-                Some(Met {
+                Some(Answered {
                     foreseen: Err(error),
                     ..
                 }),
@@ -375,7 +375,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
         State::Paused => Finding::warning(
             INSTANCE,
             id,
-            format!("{detail}; a guest that stands still is not snapshotted"),
+            format!("{detail}; a paused guest is not snapshotted"),
             "resume it with what paused it; after a run that died: hypeman-snap run-due --recover-only",
         ),
         State::Created | State::Initializing | State::Shutdown => Finding::warning(
@@ -394,7 +394,7 @@ fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> Finding {
 }
 
 /// Name, state, VMM and process, as far as they are known.
-fn summary(metadata: &Metadata, derived: &Derived, met: Option<&Met>) -> String {
+fn summary(metadata: &Metadata, derived: &Derived, met: Option<&Answered>) -> String {
     let mut text = String::new();
     if !metadata.name.is_empty() && metadata.name != metadata.id.as_str() {
         text.push_str(&metadata.name);

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::engine::EngineError;
 use crate::engine::local::json::{self, ReadError};
 use crate::fs::durable;
 use crate::instance::{Hypervisor, InstanceId};
 use crate::snapshot::SnapshotId;
-use crate::vmm::{Process, Settings};
+use crate::vmm::{Process, Tuning};
 
 /// How far a capture had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +24,27 @@ use crate::vmm::{Process, Settings};
 pub(super) enum Phase {
     /// The VMM may hold nodes, descriptors and settings of ours; the guest runs and no save has begun.
     Preparing,
-    /// The guest may stand still because of us, and a save may have begun.
+    /// The guest may be paused because of us, and a save may have begun.
     Pausing,
     /// The guest runs again; the VMM may still be saving for us.
     Saving,
 }
 
+/// What is under way. A journal without it is a capture's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Operation {
+    /// A snapshot is being taken.
+    #[default]
+    Capture,
+}
+
 /// One capture under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
+    /// What is under way.
+    #[serde(default)]
+    pub(super) operation: Operation,
     /// The instance.
     pub(super) instance_id: InstanceId,
     /// The snapshot that is being taken; names its staging directory.
@@ -44,7 +57,7 @@ pub(super) struct Entry {
     pub(super) process: Option<Process>,
     /// How the VMM was set before; journals of older versions don't tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) settings: Option<Settings>,
+    pub(super) settings: Option<Tuning>,
     /// How far the capture has come.
     pub(super) phase: Phase,
     /// When the capture began.
@@ -84,8 +97,21 @@ impl Journal {
     /// The instance's journal, if a capture is under way or died.
     pub(super) fn read(&self, id: &InstanceId) -> Result<Option<Entry>, EngineError> {
         let path = self.path(id);
-        match json::read_once(&path) {
-            Ok(entry) => Ok(Some(entry)),
+        let read = json::read_once::<Value>(&path).and_then(|value| {
+            let operation = value.get("operation").cloned();
+            if let Some(other) = operation.filter(|it| Operation::deserialize(it).is_err()) {
+                return Ok(Err(other));
+            }
+            Ok(Ok(Entry::deserialize(value)?))
+        });
+        match read {
+            Ok(Ok(entry)) => Ok(Some(entry)),
+            // A newer version's: what it left can be put right by that alone, and removing the file would lose it.
+            Ok(Err(operation)) => Err(EngineError::instance(format!(
+                "the journal {} is of the operation {operation}, which this version does not know: let the version that \
+                 began it finish it",
+                path.display()
+            ))),
             Err(error) if error.is_not_found() => Ok(None),
             Err(ReadError::File(error)) => Err(EngineError::caused(
                 format!("can't read the journal {}", path.display()),
@@ -142,6 +168,7 @@ mod tests {
 
     fn entry(phase: Phase) -> Entry {
         Entry {
+            operation: Operation::Capture,
             instance_id: "vm".parse().unwrap(),
             snapshot_id: "snap".parse().unwrap(),
             hypervisor: Hypervisor::Qemu,
@@ -185,5 +212,25 @@ mod tests {
             let error = journal.read(&"vm".parse().unwrap()).unwrap_err();
             assert!(error.to_string().contains("vm.json"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_journal_of_an_older_version_is_a_captures_and_one_of_an_unknown_operation_is_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let journal = Journal::new(state.path());
+        let id = "vm".parse().unwrap();
+        journal.write(&entry(Phase::Pausing)).unwrap();
+        let path = state.path().join("journal/vm.json");
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(value["operation"], "capture");
+        value.as_object_mut().unwrap().remove("operation");
+        fs::write(&path, value.to_string()).unwrap();
+        assert_eq!(journal.read(&id).unwrap(), Some(entry(Phase::Pausing)));
+
+        fs::write(&path, r#"{"operation": "restore", "targets": []}"#).unwrap();
+        let error = journal.read(&id).unwrap_err().to_string();
+        assert!(error.contains("operation \"restore\""), "{error}");
+        assert!(!error.contains("remove"), "{error}");
+        assert!(path.exists());
     }
 }

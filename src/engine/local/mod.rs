@@ -59,12 +59,12 @@ use store::SnapshotStore;
 
 /// Where the local engine works and how long it waits.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct LocalSetup {
     /// hypeman's data directory.
     pub data_dir: PathBuf,
     /// This tool's own directory, for journals.
     pub state_dir: PathBuf,
-    /// How long a guest may stand still for a snapshot.
+    /// How long a guest may be paused for a snapshot.
     pub pause_timeout: Duration,
     /// How long a VMM may take to answer a request.
     pub vmm_timeout: Duration,
@@ -95,7 +95,7 @@ pub struct Local {
 impl Local {
     /// An engine on these directories, none of which is looked at yet, that shows its `progress` and leaves running
     /// instances of hypeman's to `server`.
-    pub fn new(settings: Settings, server: ServerPresence, progress: Progress) -> Self {
+    pub fn new(settings: LocalSetup, server: ServerPresence, progress: Progress) -> Self {
         Self {
             instances: Instances::new(&settings.state_dir, &settings.data_dir, settings.may_write),
             surveys: Surveys::default(),

@@ -48,11 +48,11 @@ impl Peers {
         if known.recorded.is_none() {
             known.recorded = Some(recorded(registry)?);
         }
-        let rival = known.rival(&metadata.id, &seen);
-        if let Some(rival) = rival {
+        let other = known.other(&metadata.id, &seen);
+        if let Some(other) = other {
             return Err(EngineError::instance(format!(
-                "{} at {} is the VMM of instance {rival} too, and one process serves one instance: correct the socket of \
-                 {} or of {rival}, or unregister one of them",
+                "{} at {} is the VMM of instance {other} too, and one process serves one instance: correct the socket of \
+                 {} or of {other}, or unregister one of them",
                 processes::in_words(seen.pid),
                 metadata.socket.display(),
                 metadata.id,
@@ -67,7 +67,7 @@ impl Peers {
 
 impl Known {
     /// Another instance that this process serves.
-    fn rival(&self, id: &InstanceId, seen: &Seen) -> Option<&InstanceId> {
+    fn other(&self, id: &InstanceId, seen: &Seen) -> Option<&InstanceId> {
         let is_same = |it: &Seen| {
             (it.pid, it.start_ticks, &it.boot_id) == (seen.pid, seen.start_ticks, &seen.boot_id)
         };

@@ -66,7 +66,7 @@ pub fn derive(
 
 /// A VMM that answered.
 #[derive(Debug)]
-pub struct Met {
+pub struct Answered {
     /// Its version.
     pub version: Result<String, VmmError>,
     /// Why it must not be asked for a snapshot, if so.
@@ -83,7 +83,7 @@ pub fn derive_and_meet(
     guest_dir: Option<&Path>,
     timeouts: Timeouts,
     objection: &dyn Fn() -> Option<String>,
-) -> (Derived, Option<Met>) {
+) -> (Derived, Option<Answered>) {
     let mut met = None;
     let meet = |metadata: &Metadata| {
         let mut vmm = connect(metadata, timeouts)?;
@@ -91,7 +91,7 @@ pub fn derive_and_meet(
             state: vmm.state()?,
             process: vmm.process(),
         };
-        met = Some(Met {
+        met = Some(Answered {
             version: vmm.version(),
             harm: ownership::harm(metadata, guest_dir, vmm.as_mut()),
             foreseen: vmm.foreseen(),

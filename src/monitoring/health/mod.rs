@@ -143,7 +143,7 @@ impl Cause {
 
 /// What is to be said of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Assessment {
     /// How bad it is.
     pub level: Level,
     /// Why.
@@ -181,11 +181,11 @@ pub fn default_rpo(schedule: &Schedule) -> Duration {
 }
 
 /// Judges one instance by its newest snapshot and its schedule's record. `rpo` is what the user asks for, if anything.
-pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Verdict {
+pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Assessment {
     let verdict = judge_age(facts, rpo, now);
     if let Some(flaw) = facts.flaw {
         // However young it is, and whether or not the instance is there to make another one.
-        return Verdict {
+        return Assessment {
             level: Level::Critical,
             cause: Cause::Unusable,
             flaw: Some(flaw.to_owned()),
@@ -204,7 +204,7 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
     } else {
         return verdict;
     };
-    Verdict {
+    Assessment {
         level: Level::Warning,
         cause,
         ..verdict
@@ -212,11 +212,11 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
 }
 
 /// What the age of the newest snapshot means.
-fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Verdict {
+fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Assessment {
     let schedule = facts.schedule;
     let newest = newest(facts);
     let limit = rpo.unwrap_or_else(|| default_rpo(schedule));
-    let verdict = Verdict {
+    let verdict = Assessment {
         level: Level::Ok,
         cause: Cause::Gone,
         flaw: None,
@@ -232,7 +232,7 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
         return verdict;
     }
     if newest.is_none() && !has_no_snapshot(facts) {
-        return Verdict {
+        return Assessment {
             level: Level::Unknown,
             cause: Cause::Untold,
             ..verdict
@@ -259,7 +259,7 @@ fn judge_age(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> Ve
     } else {
         Level::Ok
     };
-    Verdict {
+    Assessment {
         level,
         cause: cause(facts, newest, rpo, level, now),
         age: Some(age),

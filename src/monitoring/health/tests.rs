@@ -47,7 +47,7 @@ fn hourly() -> Schedule {
     schedule
 }
 
-fn judge_at(schedule: &Schedule, newest: Newest, now: i64) -> Verdict {
+fn judge_at(schedule: &Schedule, newest: Newest, now: i64) -> Assessment {
     let facts = Facts {
         schedule,
         newest,
@@ -57,7 +57,7 @@ fn judge_at(schedule: &Schedule, newest: Newest, now: i64) -> Verdict {
     judge(&facts, None, at(now))
 }
 
-fn summary(verdict: &Verdict) -> (Level, &'static str) {
+fn summary(verdict: &Assessment) -> (Level, &'static str) {
     (verdict.level, verdict.cause.as_str())
 }
 

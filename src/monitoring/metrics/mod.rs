@@ -257,7 +257,7 @@ const METRICS: [Metric; 14] = [
     Metric {
         name: "last_pause_seconds",
         kind: "gauge",
-        help: "How long the guest stood still for its newest snapshot; absent where it did not.",
+        help: "How long the guest was paused for its newest snapshot; absent where it was not.",
         value: |it| it.schedule.record.last_pause_ms.map(|ms| ms / 1000.0),
     },
     Metric {

@@ -12,9 +12,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::super::{Deadline, DiskCopy, VmmError};
+use super::dirty_bitmap::DirtyBitmap;
 use super::disks::{self, Drive, Source};
 use super::extents::Extents;
-use super::map::Map;
 use super::qmp::Qmp;
 use super::wire::Version;
 use super::{PREFIX, files, jobs};
@@ -37,7 +37,7 @@ const ON_CBW_ERROR_SINCE: Version = Version {
 };
 
 /// How a job leaves the guest its share. At QEMU's own pace, up to 64 pieces at once without limit, it keeps QEMU's main
-/// loop from everything else for seconds (seen with 7.2 and 10.0), and a guest that waits for a device stands still.
+/// loop from everything else for seconds (seen with 7.2 and 10.0), and a guest that waits for a device does nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
     /// One piece after the other.
@@ -58,7 +58,7 @@ pub(super) struct Backup {
     origin: Arc<File>,
     target: String,
     /// What to copy; without one, all.
-    map: Option<Map>,
+    bitmap: Option<DirtyBitmap>,
     file: Arc<File>,
 }
 
@@ -83,7 +83,7 @@ impl Backup {
             job: format!("{PREFIX}-copy{index}"),
             disk: copy.disk.name.clone(),
             target: format!("{PREFIX}-target{index}"),
-            map: None,
+            bitmap: None,
             source,
             origin: Arc::clone(&copy.source),
             file: Arc::clone(&copy.target),
@@ -120,17 +120,17 @@ impl Backup {
         let metadata = self.origin.metadata().map_err(no_room)?;
         // The unit of `st_blocks` is 512 bytes, whatever the file system's is (stat(2)).
         let has_holes = metadata.is_file() && metadata.blocks() * 512 < length;
-        // First the map and then the look, so that what the guest writes in between is not missed.
+        // First the bitmap and then the look, so that what the guest writes in between is not missed.
         if has_holes {
-            self.map = Some(Map::begin(qmp, index, &self.source.node)?);
+            self.bitmap = Some(DirtyBitmap::begin(qmp, index, &self.source.node)?);
         }
         self.file.set_len(length).map_err(no_room)?;
         let extents = Extents::of(&self.origin, length).map_err(no_room)?;
         for (start, end) in extents.ranges() {
             files::reserve(&self.file, *start, end - start).map_err(no_room)?;
         }
-        match &self.map {
-            Some(map) => map.add(qmp, &extents),
+        match &self.bitmap {
+            Some(bitmap) => bitmap.add(qmp, &extents),
             None => Ok(()),
         }
     }
@@ -204,10 +204,10 @@ impl Backup {
             "job-id": &self.job, "device": &self.source.node, "target": &self.target,
             "auto-dismiss": false, "speed": if urgent { UNLIMITED } else { CRAWL },
         });
-        match &self.map {
-            Some(map) => {
+        match &self.bitmap {
+            Some(bitmap) => {
                 data["sync"] = json!("bitmap");
-                data["bitmap"] = json!(&map.name);
+                data["bitmap"] = json!(&bitmap.name);
                 data["bitmap-mode"] = json!("never");
             }
             None => data["sync"] = json!("full"),
@@ -241,7 +241,7 @@ fn no_room(copy: &DiskCopy, source: io::Error) -> VmmError {
     }
 }
 
-/// Starts all jobs at one instant, at which the guest stands still. They crawl, unless they are `urgent`.
+/// Starts all jobs at one instant, at which the guest is paused. They crawl, unless they are `urgent`.
 ///
 /// # Errors
 /// What QEMU refuses; then no job runs.
@@ -273,7 +273,7 @@ pub(super) fn start(
 ///
 /// # Errors
 /// When the connection fails.
-pub(super) fn hurry(qmp: &mut Qmp, backups: &[Backup], pace: Pace) -> Result<(), VmmError> {
+pub(super) fn speed_up(qmp: &mut Qmp, backups: &[Backup], pace: Pace) -> Result<(), VmmError> {
     let speed = match pace {
         Pace::OneByOne => UNLIMITED,
         Pace::Limited => LIMIT,

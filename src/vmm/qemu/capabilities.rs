@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::bounded::AtMost;
-use super::super::{Settings, VmmError};
+use super::super::{Tuning, VmmError};
 use super::qmp::Qmp;
 
 /// Saves memory while the guest runs, by write protection of its pages.
@@ -61,7 +61,7 @@ impl Capabilities {
 
     /// What must be set so that those are on that were on in `before`, and memory is saved in the background if it was
     /// then. What else was switched on since is somebody else's.
-    fn way_back(&self, before: &Settings) -> Vec<(String, bool)> {
+    fn way_back(&self, before: &Tuning) -> Vec<(String, bool)> {
         let was_on = |name: &str| before.capabilities.iter().any(|one| one == name);
         let changed = self.0.iter().filter(|one| {
             let was_on = was_on(&one.capability);
@@ -115,7 +115,7 @@ pub(super) fn set_background(qmp: &mut Qmp, is_on: bool) -> Result<(), VmmError>
 ///
 /// # Errors
 /// What QEMU refuses.
-pub(super) fn put_back(qmp: &mut Qmp, before: &Settings) -> Result<(), VmmError> {
+pub(super) fn put_back(qmp: &mut Qmp, before: &Tuning) -> Result<(), VmmError> {
     let way_back = Capabilities::look(qmp)?.way_back(before);
     if way_back.is_empty() {
         return Ok(());
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_way_back_leaves_alone_what_somebody_else_switched_on_meanwhile() {
-        let before = Settings {
+        let before = Tuning {
             capabilities: vec!["x-colo".to_owned(), "events".to_owned()],
             bandwidth: None,
         };

@@ -13,7 +13,7 @@ use super::super::{Deadline, Process, SavePlan, VmmError};
 use super::backup::{self, Backup, Pace};
 use super::capabilities::{self, Capabilities};
 use super::memory::Memory;
-use super::migration::{self, Migration, Phase};
+use super::migration::{self, Migration, MigrationState};
 use super::qmp::Qmp;
 use super::wire::RunChange;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, disks, jobs, status};
@@ -29,7 +29,7 @@ const CLEARED: Duration = Duration::from_secs(1);
 
 /// How memory is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Method {
+enum SaveMode {
     /// Behind the running guest.
     Background,
     /// In the pause, for this reason.
@@ -40,7 +40,7 @@ enum Method {
 #[derive(Debug)]
 pub(super) struct Save {
     memory: Memory,
-    method: Method,
+    method: SaveMode,
     /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
     stale_pages: u64,
     backups: Vec<Backup>,
@@ -58,7 +58,7 @@ impl Save {
         process: Option<&Process>,
     ) -> Result<Self, VmmError> {
         let earlier = migration::look(qmp)?;
-        if earlier.phase == Phase::UnderWay {
+        if earlier.phase == MigrationState::UnderWay {
             return Err(VmmError::Unsupported(
                 "the VMM is migrating or saving this guest already; try again when it has finished"
                     .to_owned(),
@@ -73,11 +73,11 @@ impl Save {
         let capabilities = Capabilities::look(qmp)?;
         capabilities::switch_off_foreign(qmp, &capabilities)?;
         let method = match capabilities.background() {
-            None => Method::InPause("this QEMU is older than 6.0".to_owned()),
-            Some(true) => Method::Background,
+            None => SaveMode::InPause("this QEMU is older than 6.0".to_owned()),
+            Some(true) => SaveMode::Background,
             Some(false) => match capabilities::set_background(qmp, true) {
-                Ok(()) => Method::Background,
-                Err(VmmError::Refused { message, .. }) => Method::InPause(message),
+                Ok(()) => SaveMode::Background,
+                Err(VmmError::Refused { message, .. }) => SaveMode::InPause(message),
                 Err(error) => return Err(error),
             },
         };
@@ -120,16 +120,16 @@ impl Save {
         check_stands_still(qmp.changes())?;
         self.memory.top_up()?;
         if !self.backups.is_empty() {
-            let urgent = self.method != Method::Background;
+            let urgent = self.method != SaveMode::Background;
             self.pace = backup::start(qmp, &self.backups, urgent, deadline)?;
         }
-        if self.method == Method::Background {
+        if self.method == SaveMode::Background {
             match self.save_in_background(qmp, deadline)? {
                 None => return Ok(()),
                 Some(reason) => {
                     capabilities::set_background(qmp, false)?;
                     self.memory.pass_again(qmp)?;
-                    self.method = Method::InPause(reason);
+                    self.method = SaveMode::InPause(reason);
                 }
             }
         }
@@ -152,16 +152,18 @@ impl Save {
                 return Err(interfered());
             }
             match migration.phase {
-                Phase::Completed => return Ok(None),
-                Phase::UnderWay if self.is_protected(&migration) => return Ok(None),
-                Phase::UnderWay => {}
+                MigrationState::Completed => return Ok(None),
+                MigrationState::UnderWay if self.is_protected(&migration) => return Ok(None),
+                MigrationState::UnderWay => {}
                 // A guest that QEMU let go on had been protected: then it was the writing that failed.
-                Phase::Failed(reason) if !has_resumed(qmp.changes()) => {
+                MigrationState::Failed(reason) if !has_resumed(qmp.changes()) => {
                     return Ok(Some(reason.unwrap_or_else(|| {
                         "QEMU could not protect the guest's memory".to_owned()
                     })));
                 }
-                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                end @ (MigrationState::None
+                | MigrationState::Failed(_)
+                | MigrationState::Cancelled) => {
                     return Err(self.not_saved(end));
                 }
             }
@@ -188,7 +190,7 @@ impl Save {
             goes_on: false,
         };
         // Nobody needs QEMU's main loop now, and an urgent job is unlimited already: what crawls shall be, too.
-        backup::hurry(qmp, &self.backups, Pace::OneByOne)?;
+        backup::speed_up(qmp, &self.backups, Pace::OneByOne)?;
         for backup in &self.backups {
             if !jobs::conclude(qmp, &backup.job, &backup.purpose(), deadline)? {
                 return Err(too_long());
@@ -201,10 +203,12 @@ impl Save {
             let migration = migration::look_by(qmp, deadline)?;
             check_stands_still(qmp.changes())?;
             match migration.phase {
-                Phase::Completed => return Ok(()),
-                Phase::UnderWay if deadline.has_passed() => return Err(too_long()),
-                Phase::UnderWay => qmp.listen(PAUSE_LOOK)?,
-                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                MigrationState::Completed => return Ok(()),
+                MigrationState::UnderWay if deadline.has_passed() => return Err(too_long()),
+                MigrationState::UnderWay => qmp.listen(PAUSE_LOOK)?,
+                end @ (MigrationState::None
+                | MigrationState::Failed(_)
+                | MigrationState::Cancelled) => {
                     return Err(self.not_saved(end));
                 }
             }
@@ -216,9 +220,9 @@ impl Save {
     /// # Errors
     /// As [`Resumed::finish`](super::super::stages::Resumed::finish).
     pub fn complete(&self, qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
-        let in_background = self.method == Method::Background;
+        let in_background = self.method == SaveMode::Background;
         if in_background {
-            backup::hurry(qmp, &self.backups, self.pace)?;
+            backup::speed_up(qmp, &self.backups, self.pace)?;
         }
         let mut last = Vec::new();
         let mut moved_at = Instant::now();
@@ -232,9 +236,11 @@ impl Save {
             let mut progress = vec![migration.pages, migration.transferred, migration.remaining];
             progress.extend(jobs.iter().map(|job| job.current_progress));
             let mut is_complete = match migration.phase {
-                Phase::Completed => true,
-                Phase::UnderWay => false,
-                end @ (Phase::None | Phase::Failed(_) | Phase::Cancelled) => {
+                MigrationState::Completed => true,
+                MigrationState::UnderWay => false,
+                end @ (MigrationState::None
+                | MigrationState::Failed(_)
+                | MigrationState::Cancelled) => {
                     return Err(self.not_saved(end));
                 }
             };
@@ -275,17 +281,20 @@ impl Save {
             })?;
         }
         let warnings = match &self.method {
-            Method::Background => Vec::new(),
-            Method::InPause(reason) => vec![slow(pause, !self.backups.is_empty(), reason)],
+            SaveMode::Background => Vec::new(),
+            SaveMode::InPause(reason) => vec![slow(pause, !self.backups.is_empty(), reason)],
         };
         Ok(Saved { pause, warnings })
     }
 
-    fn not_saved(&self, phase: Phase) -> VmmError {
+    fn not_saved(&self, phase: MigrationState) -> VmmError {
         let message = match phase {
-            Phase::Failed(Some(reason)) => reason,
-            Phase::Cancelled => "it was cancelled".to_owned(),
-            Phase::None | Phase::UnderWay | Phase::Completed | Phase::Failed(None) => format!(
+            MigrationState::Failed(Some(reason)) => reason,
+            MigrationState::Cancelled => "it was cancelled".to_owned(),
+            MigrationState::None
+            | MigrationState::UnderWay
+            | MigrationState::Completed
+            | MigrationState::Failed(None) => format!(
                 "it gave no reason; is there room for {}?",
                 self.memory.path().display()
             ),
@@ -361,7 +370,7 @@ fn slow(pause: Duration, with_disks: bool, reason: &str) -> String {
         "a QEMU from 6.0 on would"
     };
     format!(
-        "the guest stood still for {:.1} s because {what} saved in the pause: {reason}; {remedy} make that milliseconds",
+        "the guest was paused for {:.1} s because {what} saved in the pause: {reason}; {remedy} make that milliseconds",
         pause.as_secs_f64()
     )
 }

@@ -5,33 +5,33 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::{Settings, VmmError};
+use super::super::{Tuning, VmmError};
 use super::capabilities::{self, Capabilities};
-use super::migration::{self, Phase};
+use super::migration::{self, MigrationState};
 use super::qmp::Qmp;
 use super::{IO_ERROR, MEMORY_FD, PREFIX, status};
-use super::{jobs, map};
+use super::{dirty_bitmap, jobs};
 
 /// What QEMU is set to now.
 ///
 /// # Errors
 /// When QEMU can't be asked.
-pub(super) fn settings(qmp: &mut Qmp) -> Result<Settings, VmmError> {
-    Ok(Settings {
+pub(super) fn settings(qmp: &mut Qmp) -> Result<Tuning, VmmError> {
+    Ok(Tuning {
         capabilities: Capabilities::look(qmp)?.on(),
         bandwidth: migration::bandwidth(qmp)?,
     })
 }
 
 /// Removes everything of ours, and puts settings back to what they were `before`. Each part is tried, whatever became of the others, except on a dead connection. A save
-/// that goes on is ended if `ends_save`, which says how long it may stand still if it can't be cancelled.
+/// that goes on is ended if `ends_save`, which says how long it may make no progress if it can't be cancelled.
 ///
 /// # Errors
 /// The first thing that could not be removed.
 pub(super) fn remove_all(
     qmp: &mut Qmp,
     ends_save: Option<Duration>,
-    before: &Settings,
+    before: &Tuning,
 ) -> Result<(), VmmError> {
     let mut first = None;
     let mut attempt = |result: Result<(), VmmError>| match result {
@@ -53,7 +53,7 @@ pub(super) fn remove_all(
     attempt(remove_jobs(qmp))?;
     attempt(remove_nodes(qmp))?;
     // Our own nodes took theirs along, which can't be removed by themselves.
-    attempt(map::remove_all(qmp))?;
+    attempt(dirty_bitmap::remove_all(qmp))?;
     attempt(remove_fdsets(qmp))?;
     if let Some(stall) = ends_save {
         // It may have to be waited for, so what is in the guest's way has gone before.
@@ -97,7 +97,7 @@ fn remove_nodes(qmp: &mut Qmp) -> Result<(), VmmError> {
 }
 
 fn nodes(qmp: &mut Qmp) -> Result<Vec<String>, VmmError> {
-    let names = map::nodes(qmp)?
+    let names = dirty_bitmap::nodes(qmp)?
         .into_iter()
         .filter_map(|node| node.node_name);
     Ok(names.filter(|name| name.starts_with(PREFIX)).collect())
@@ -141,8 +141,8 @@ fn close_memory(qmp: &mut Qmp) -> Result<(), VmmError> {
 }
 
 /// Puts back what a save was set up with, unless a migration goes on: then it is somebody else's.
-fn restore_settings(qmp: &mut Qmp, before: &Settings) -> Result<(), VmmError> {
-    if migration::look(qmp)?.phase == Phase::UnderWay {
+fn restore_settings(qmp: &mut Qmp, before: &Tuning) -> Result<(), VmmError> {
+    if migration::look(qmp)?.phase == MigrationState::UnderWay {
         return Ok(());
     }
     migration::restore_bandwidth(qmp, before.bandwidth)?;

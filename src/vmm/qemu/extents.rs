@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
+use crate::fs::extents::{self, Next};
 
 /// QEMU copies disks in pieces of this size, in bytes.
 pub(super) const CLUSTER: u64 = 64 << 10;
@@ -27,12 +26,10 @@ impl Extents {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut at = 0;
         while at < length {
-            let (start, end) = match data_from(file, at) {
-                Ok(Some(extent)) => extent,
-                Ok(None) => break,
-                // It knows no holes.
-                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::SPIPE) => (at, length),
-                Err(error) => return Err(error.into()),
+            let (start, end) = match extents::next(file, at, length)? {
+                Next::Data(start, end) => (start, end),
+                Next::Hole => break,
+                Next::Untold => (at, length),
             };
             let start = (start / CLUSTER * CLUSTER).max(at);
             let end = end.next_multiple_of(CLUSTER).min(length);
@@ -61,21 +58,6 @@ impl Extents {
     /// The length that was looked at, in bytes.
     pub fn length(&self) -> u64 {
         self.length
-    }
-}
-
-/// Where the next data from `at` on begins and ends; `None` when none follows.
-fn data_from(file: &File, at: u64) -> Result<Option<(u64, u64)>, Errno> {
-    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    match rustix::fs::seek(file, SeekFrom::Hole(start)) {
-        Ok(end) => Ok(Some((start, end))),
-        // It was cut off meanwhile.
-        Err(Errno::NXIO) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

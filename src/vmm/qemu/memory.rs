@@ -82,7 +82,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Reserves what the guest has come to need since the preparation. It stands still now.
+    /// Reserves what the guest has come to need since the preparation. It is paused now.
     ///
     /// # Errors
     /// [`VmmError::File`] when there is no room.

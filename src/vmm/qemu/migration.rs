@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// How a migration stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum MigrationState {
     /// There was none.
     None,
     /// It goes on.
@@ -38,7 +38,7 @@ pub(super) enum Phase {
 #[serde(from = "Info")]
 pub(super) struct Migration {
     /// How it stands.
-    pub phase: Phase,
+    pub phase: MigrationState,
     /// Pages of RAM that were saved: zero pages and others.
     ///
     /// QEMU counts them in `ram_save_iterate`, which a background snapshot calls only after the device state has been
@@ -80,12 +80,12 @@ impl From<Info> for Migration {
     fn from(info: Info) -> Self {
         Self {
             phase: match info.status.as_deref() {
-                None | Some("none") => Phase::None,
-                Some("completed") => Phase::Completed,
-                Some("failed") => Phase::Failed(info.error_desc),
-                Some("cancelled") => Phase::Cancelled,
+                None | Some("none") => MigrationState::None,
+                Some("completed") => MigrationState::Completed,
+                Some("failed") => MigrationState::Failed(info.error_desc),
+                Some("cancelled") => MigrationState::Cancelled,
                 // All others, known and to come, stand between the beginning and one of these ends.
-                Some(_) => Phase::UnderWay,
+                Some(_) => MigrationState::UnderWay,
             },
             pages: info.ram.normal.saturating_add(info.ram.duplicate),
             transferred: info.ram.transferred,
@@ -129,7 +129,7 @@ pub(super) fn fails_cleanly(version: &Version) -> bool {
 /// # Errors
 /// When it has not ended within the time of a request.
 pub(super) fn cancel(qmp: &mut Qmp) -> Result<(), VmmError> {
-    if look(qmp)?.phase != Phase::UnderWay {
+    if look(qmp)?.phase != MigrationState::UnderWay {
         return Ok(());
     }
     qmp.execute("migrate_cancel", &json!({}))?;
@@ -165,7 +165,7 @@ pub(super) fn end(qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
 fn await_end(qmp: &mut Qmp, stall: Duration, request: &str) -> Result<(), VmmError> {
     let mut deadline = Deadline::after(stall);
     let mut last = look(qmp)?;
-    while last.phase == Phase::UnderWay {
+    while last.phase == MigrationState::UnderWay {
         if deadline.has_passed() {
             return Err(qmp.timed_out(request, stall));
         }
@@ -188,7 +188,7 @@ pub(super) fn await_protection(qmp: &mut Qmp) -> Result<(), VmmError> {
     let deadline = Deadline::after(qmp.limit());
     loop {
         let migration = look(qmp)?;
-        if migration.phase != Phase::UnderWay || migration.pages > 0 {
+        if migration.phase != MigrationState::UnderWay || migration.pages > 0 {
             return Ok(());
         }
         if deadline.has_passed() {
@@ -248,27 +248,36 @@ mod tests {
         serde_json::from_value(answer)
     }
 
-    fn phase(answer: Value) -> Phase {
+    fn phase(answer: Value) -> MigrationState {
         parse(answer).unwrap().phase
     }
 
     #[test]
     fn every_status_before_an_end_is_under_way() {
-        assert_eq!(phase(json!({})), Phase::None);
-        assert_eq!(phase(json!({"status": "none"})), Phase::None);
+        assert_eq!(phase(json!({})), MigrationState::None);
+        assert_eq!(phase(json!({"status": "none"})), MigrationState::None);
         for status in ["setup", "active", "cancelling", "device", "what-comes-next"] {
             assert_eq!(
                 phase(json!({"status": status})),
-                Phase::UnderWay,
+                MigrationState::UnderWay,
                 "{status}"
             );
         }
-        assert_eq!(phase(json!({"status": "completed"})), Phase::Completed);
-        assert_eq!(phase(json!({"status": "cancelled"})), Phase::Cancelled);
-        assert_eq!(phase(json!({"status": "failed"})), Phase::Failed(None));
+        assert_eq!(
+            phase(json!({"status": "completed"})),
+            MigrationState::Completed
+        );
+        assert_eq!(
+            phase(json!({"status": "cancelled"})),
+            MigrationState::Cancelled
+        );
+        assert_eq!(
+            phase(json!({"status": "failed"})),
+            MigrationState::Failed(None)
+        );
         assert_eq!(
             phase(json!({"status": "failed", "error-desc": "no space"})),
-            Phase::Failed(Some("no space".to_owned()))
+            MigrationState::Failed(Some("no space".to_owned()))
         );
     }
 

@@ -5,17 +5,17 @@
 //! Whatever is made in QEMU carries [`PREFIX`], so that a later process finds it.
 
 mod backup;
-mod bitmap;
+mod bitmap_image;
 mod capabilities;
 mod capture;
 mod cleanup;
+mod dirty_bitmap;
 mod disks;
 mod extents;
 mod files;
 mod foreign;
 mod inbox;
 mod jobs;
-mod map;
 mod memory;
 mod migration;
 mod qmp;
@@ -31,14 +31,14 @@ use serde_json::json;
 
 use self::capabilities::Capabilities;
 use self::capture::Save;
-use self::migration::Phase;
+use self::migration::MigrationState;
 use self::qmp::Qmp;
 use self::shared::Untouched;
 use self::wire::RunChange;
 use super::peer::Peer;
 use super::stages::{Prepared, Saved, Stages};
 use super::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Settings, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, Process, SavePlan, Timeouts, Tuning, Vmm, VmmError, VmmState,
 };
 use crate::interrupt::Watch;
 
@@ -73,7 +73,7 @@ pub struct Qemu {
     process: Option<Process>,
     pause: Pause,
     /// What is put back after a capture; where it is not known, QEMU's defaults are.
-    before: Option<Settings>,
+    before: Option<Tuning>,
     /// Whether a save has got to its end, so that the guest may simply go on.
     is_saved: bool,
     stall: Duration,
@@ -103,7 +103,7 @@ impl Qemu {
     /// does a background save whose memory is not protected yet.
     fn settle_migration(&mut self) -> Result<(), VmmError> {
         let migration = migration::look(&mut self.qmp)?;
-        if migration.phase != Phase::UnderWay {
+        if migration.phase != MigrationState::UnderWay {
             return Ok(());
         }
         let is_background = Capabilities::look(&mut self.qmp)?.background() == Some(true);
@@ -168,13 +168,13 @@ impl Vmm for Qemu {
         disks::list(&drives)
     }
 
-    fn settings(&mut self) -> Result<Settings, VmmError> {
+    fn settings(&mut self) -> Result<Tuning, VmmError> {
         let settings = cleanup::settings(&mut self.qmp)?;
         self.before = Some(settings.clone());
         Ok(settings)
     }
 
-    fn know_settings(&mut self, settings: Settings) {
+    fn know_settings(&mut self, settings: Tuning) {
         self.before = Some(settings);
     }
 

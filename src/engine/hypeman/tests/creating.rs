@@ -269,7 +269,7 @@ fn a_server_that_still_copies_behind_a_proxy_is_waited_for_and_not_disturbed() {
     let engine = engine(&server);
     std::thread::scope(|scope| {
         let creation = scope.spawn(|| create(&engine, State::Running));
-        // Longer than the calm that ends the wait for an instance that looks untouched.
+        // Longer than the time that ends the wait for an instance that looks untouched.
         let looks = || server.world().lines("GET /snapshots").len();
         wait_until(|| looks() > 15);
         make(&mut server.world());
@@ -290,7 +290,7 @@ fn a_guest_that_the_server_is_about_to_wake_is_left_to_it() {
     };
     server.world().fail(POST, Fault::after(change, Fault::Drop));
     let mut engine = engine(&server);
-    engine.pace.calm = Duration::from_secs(60);
+    engine.pace.untouched_for = Duration::from_secs(60);
     std::thread::scope(|scope| {
         let creation = scope.spawn(|| create(&engine, State::Running));
         let looks = || server.world().lines("GET /instances/").len();
@@ -336,7 +336,7 @@ fn a_guest_that_a_dead_server_left_suspended_is_woken_when_the_time_is_up() {
 #[test]
 fn a_server_that_is_gone_altogether_leaves_the_end_open() {
     let server = server();
-    let engine = engine_with(Settings {
+    let engine = engine_with(HypemanSetup {
         create_timeout: Duration::from_millis(100),
         ..settings(&server.url())
     });
@@ -369,7 +369,7 @@ fn looks_that_keep_failing_are_given_up_long_before_the_creations_own_limit() {
     server
         .world()
         .fail(POST, Fault::after(failing, Fault::Drop));
-    let engine = engine_with(Settings {
+    let engine = engine_with(HypemanSetup {
         create_timeout: Duration::from_secs(600),
         ..settings(&server.url())
     });

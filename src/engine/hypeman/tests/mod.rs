@@ -28,14 +28,14 @@ fn pace() -> Pace {
         silence: Duration::ZERO,
         look_after: Duration::from_millis(10),
         look_at_least_every: Duration::from_millis(20),
-        calm: Duration::from_millis(200),
+        untouched_for: Duration::from_millis(200),
         blind: Duration::from_millis(400),
         wake_timeout: Duration::from_secs(5),
     }
 }
 
-fn settings(base_url: &str) -> Settings {
-    Settings {
+fn settings(base_url: &str) -> HypemanSetup {
+    HypemanSetup {
         base_url: base_url.to_owned(),
         key: KeySource {
             key: Secret::new(KEY),
@@ -48,7 +48,7 @@ fn settings(base_url: &str) -> Settings {
     }
 }
 
-fn engine_with(settings: Settings) -> Hypeman {
+fn engine_with(settings: HypemanSetup) -> Hypeman {
     Hypeman {
         pace: pace(),
         ..Hypeman::new(settings).unwrap()

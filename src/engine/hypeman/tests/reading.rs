@@ -228,10 +228,10 @@ fn a_schedule_of_the_servers_own_is_told() {
     assert_eq!(engine.second_scheduler(&id(ID)).unwrap(), None);
     let schedule = json!({"instance_id": ID, "interval": "24h0m0s", "retention": {}});
     server.world().schedules = Some(BTreeMap::from([(ID.to_owned(), schedule)]));
-    let rival = engine.second_scheduler(&id(ID)).unwrap().unwrap();
+    let second = engine.second_scheduler(&id(ID)).unwrap().unwrap();
     assert!(
-        rival.contains(ID) && rival.contains("24h0m0s") && rival.contains("two schedulers"),
-        "{rival}"
+        second.contains(ID) && second.contains("24h0m0s") && second.contains("two schedulers"),
+        "{second}"
     );
     // It is another instance's, whose id begins like this.
     assert_eq!(engine.second_scheduler(&id("mk3")).unwrap(), None);

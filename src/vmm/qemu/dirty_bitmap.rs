@@ -1,7 +1,7 @@
 //! Tells QEMU which parts of a raw disk hold data, so that a backup job leaves the holes alone: it would write each of
 //! them out, as zeros that take up room, and keep QEMU's main loop from everything else meanwhile.
 //!
-//! The map is a dirty bitmap of the disk's node. QEMU keeps it up to date while the guest writes; what the disk's file
+//! It is a dirty bitmap of the disk's node. QEMU keeps it up to date while the guest writes; what the disk's file
 //! held before is merged into it, from a bitmap that comes in an image of our own making.
 
 use std::fs::File;
@@ -16,24 +16,24 @@ use serde_json::json;
 use super::super::VmmError;
 use super::extents::{CLUSTER, Extents};
 use super::qmp::Qmp;
-use super::{PREFIX, bitmap, files};
+use super::{PREFIX, bitmap_image, files};
 
-/// The map of one disk.
+/// The data of one disk, in QEMU.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(super) struct DirtyBitmap {
     /// The bitmap's name.
     pub name: String,
     index: usize,
     node: String,
 }
 
-impl Map {
-    /// Makes a map of the node `node` that is empty but for what the guest writes from now on.
+impl DirtyBitmap {
+    /// Makes a bitmap of the node `node` that is empty but for what the guest writes from now on.
     ///
     /// # Errors
     /// What QEMU refuses.
     pub fn begin(qmp: &mut Qmp, index: usize, node: &str) -> Result<Self, VmmError> {
-        let name = format!("{PREFIX}-map{index}");
+        let name = format!("{PREFIX}-bitmap{index}");
         qmp.execute(
             "block-dirty-bitmap-add",
             &json!({"node": node, "name": &name, "granularity": CLUSTER, "persistent": false}),
@@ -45,10 +45,10 @@ impl Map {
         })
     }
 
-    /// Adds what the disk's file held: `extents` were looked up after [`Map::begin`], so that nothing is missed.
+    /// Adds what the disk's file held: `extents` were looked up after [`DirtyBitmap::begin`], so that nothing is missed.
     ///
     /// # Errors
-    /// [`VmmError::File`] when the image can't be made; else what QEMU refuses, or when its map lacks something.
+    /// [`VmmError::File`] when the image can't be made; else what QEMU refuses, or when its bitmap lacks something.
     pub fn add(&self, qmp: &mut Qmp, extents: &Extents) -> Result<(), VmmError> {
         let image = image(extents, &self.name).map_err(|source| VmmError::File {
             what: "can't make a file in memory".to_owned(),
@@ -79,7 +79,7 @@ impl Map {
         self.check(qmp, extents)
     }
 
-    /// A map in which something is missing would make a copy in which it is missing.
+    /// A bitmap in which something is missing would make a copy in which it is missing.
     fn check(&self, qmp: &mut Qmp, extents: &Extents) -> Result<(), VmmError> {
         let nodes = nodes(qmp)?;
         let marked = bitmaps(&nodes)
@@ -148,7 +148,7 @@ fn bitmaps(nodes: &[Node]) -> impl Iterator<Item = (&str, &Bitmap)> {
 
 /// The image in a file in memory, for reading alone: QEMU demands that a descriptor allows just what it is opened for.
 fn image(extents: &Extents, name: &str) -> io::Result<File> {
-    let (length, pieces) = bitmap::image(extents, name);
+    let (length, pieces) = bitmap_image::image(extents, name);
     let memory = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
     memory.set_len(length)?;
     for (at, bytes) in pieces {
