@@ -50,6 +50,15 @@ fn a_counting_guest_is_snapshotted_and_its_snapshot_goes_on_counting() {
         vec![1; 1 << 20]
     );
     assert!(!guest.join("disks/ro.raw").exists());
+    let bytes = fs::read(guest.join("hypeman-snap.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let argv = fs::read_to_string(format!("/proc/{}/cmdline", vm.pid())).unwrap();
+    let argv: Vec<&str> = argv.trim_end_matches('\0').split('\0').collect();
+    assert_eq!(manifest["vmm"]["argv"], serde_json::json!(argv));
+    assert_eq!(
+        manifest["read_only_disks"][0]["source"],
+        serde_json::json!(read_only)
+    );
     vm.stop();
     fs::copy(guest.join("disks/0-rw.raw"), &writable).unwrap();
     let state_dir = guest.join("snapshots/snapshot-latest");

@@ -43,6 +43,20 @@ fn snapshot(host: &Host, vm: &MicroVm) -> (PathBuf, u64, u64) {
     )
 }
 
+/// What a restore needs to know of the VMM is in the manifest of the snapshot whose `guest/` this is.
+fn assert_is_described(guest: &Path, vm: &MicroVm) {
+    let bytes = fs::read(guest.join("hypeman-snap.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let argv = fs::read_to_string(format!("/proc/{}/cmdline", vm.pid())).unwrap();
+    let argv: Vec<&str> = argv.trim_end_matches('\0').split('\0').collect();
+    assert_eq!(manifest["vmm"]["argv"], serde_json::json!(argv));
+    let config = &manifest["devices"]["config"];
+    assert_eq!(config["drives"].as_array().unwrap().len(), 2, "{manifest}");
+    let read_only = manifest["read_only_disks"].as_array().unwrap();
+    assert_eq!(read_only.len(), 1, "{manifest}");
+    assert_eq!(read_only[0]["stamp"]["size_bytes"], 1 << 20, "{manifest}");
+}
+
 fn assert_is_ours(file: &Path) {
     let metadata = fs::metadata(file).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o600, "{}", file.display());
@@ -70,6 +84,7 @@ fn a_counting_guest_is_snapshotted_and_its_snapshot_goes_on_counting() {
         vec![1; 1 << 20]
     );
     assert!(!guest.join("disks/ro.raw").exists());
+    assert_is_described(&guest, &vm);
 
     vm.stop();
     fs::copy(guest.join("disks/0-rw.raw"), &writable).unwrap();
@@ -101,6 +116,10 @@ fn a_jailed_guest_is_snapshotted_through_its_jail_and_nothing_stays_there() {
     let in_jail = names();
     let (guest, before, after) = snapshot(&host, &vm);
     assert_eq!(names(), in_jail);
+    let bytes = fs::read(guest.join("hypeman-snap.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&bytes).unwrap();
+    let root = manifest["vmm"]["root"].as_str();
+    assert_eq!(root, vm.dir().to_str(), "{manifest}");
     let state_dir = guest.join("snapshots/snapshot-latest");
     let copy = guest.join("disks/0-disk.raw");
     for file in [&state_dir.join("memory"), &state_dir.join("state"), &copy] {

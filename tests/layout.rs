@@ -31,7 +31,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "clock" | "error" | "exit" | "http" | "interrupt" | "progress" | "finding" => vec![],
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "cadence", "fs", "interrupt"],
-        "vmm" => vec!["instance", "fs", "interrupt", "error"],
+        "vmm" => vec!["instance", "snapshot::manifest", "fs", "interrupt", "error"],
         "host" => vec!["fs", "finding"],
         "engine" => vec![
             "instance",

@@ -185,12 +185,15 @@ fn every_field_of_every_file_is_in_the_manual() {
             "src/engine/local/record.rs",
             "WrittenSnapshot",
         ),
-        ("SNAPSHOT STORE", "src/engine/local/manifest.rs", "Manifest"),
-        (
-            "SNAPSHOT STORE",
-            "src/engine/local/manifest.rs",
-            "DiskEntry",
-        ),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Manifest"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Vmm"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Devices"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Vsock"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Host"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "ReadOnlyDisk"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Identity"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "Stamp"),
+        ("SNAPSHOT STORE", "src/snapshot/manifest.rs", "DiskEntry"),
     ] {
         let names = documented(heading);
         for field in fields(file, structure) {

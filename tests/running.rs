@@ -192,3 +192,29 @@ fn a_guest_that_somebody_else_paused_stays_paused() {
     assert_eq!(host.vm.traces(), before);
     assert_eq!(host.store_names(), Vec::<String>::new());
 }
+
+#[test]
+fn the_manifest_tells_what_a_restore_needs_of_the_vmm() {
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    host.schedule(5);
+    let id = host.snapshot()["snapshot_id"].as_str().unwrap().to_owned();
+    let path = host.snapshot_dir(&id).join("guest/hypeman-snap.json");
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let process = format!("/proc/{}", host.vm.pid());
+    let argv = fs::read_to_string(format!("{process}/cmdline")).unwrap();
+    let argv: Vec<&str> = argv.trim_end_matches('\0').split('\0').collect();
+    assert_eq!(manifest["vmm"]["argv"], json!(argv));
+    let link = |name: &str| fs::read_link(format!("{process}/{name}")).unwrap();
+    assert_eq!(manifest["vmm"]["binary"], json!(link("exe")));
+    assert_eq!(manifest["vmm"]["directory"], json!(link("cwd")));
+    assert_eq!(manifest["vmm"].get("root"), None, "it is the host's own");
+    let user = fs::metadata(&process).unwrap().uid();
+    assert_eq!(manifest["vmm"]["user"], json!(user));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(manifest["host"]["kernel"], json!(kernel.trim()));
+    let disk = &manifest["disks"][0];
+    let source = fs::metadata(disk["source"].as_str().unwrap()).unwrap();
+    let identity = json!({"device": source.dev(), "inode": source.ino()});
+    assert_eq!(disk["identity"], identity);
+}

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::interrupt::Watch;
+use crate::snapshot::manifest::{Devices, Vsock};
 use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
@@ -63,6 +64,8 @@ struct Config {
     disks: Option<AtMost<MAX_DISKS, DiskConfig>>,
     pmem: Option<AtMost<MAX_DISKS, Pmem>>,
     memory: Option<Memory>,
+    net: Option<AtMost<MAX_DISKS, Net>>,
+    vsock: Option<VsockConfig>,
     devices: Option<Vec<IgnoredAny>>,
     user_devices: Option<Vec<IgnoredAny>>,
     vdpa: Option<Vec<IgnoredAny>>,
@@ -85,6 +88,18 @@ struct Pmem {
     file: PathBuf,
     #[serde(default)]
     discard_writes: bool,
+}
+
+#[derive(Deserialize)]
+struct Net {
+    // Null for one whose descriptors were passed.
+    tap: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct VsockConfig {
+    cid: u64,
+    socket: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -220,6 +235,20 @@ impl Vmm for CloudHypervisor {
             })
         });
         disks.chain(pmem).collect()
+    }
+
+    fn devices(&mut self, _: &[String]) -> Result<Devices, VmmError> {
+        // The rest is in its own config.json, which is part of the snapshot.
+        let config = self.info()?.config;
+        let nets = config.net.unwrap_or_default().into_vec();
+        Ok(Devices {
+            taps: nets.into_iter().filter_map(|net| net.tap).collect(),
+            vsock: config.vsock.map(|vsock| Vsock {
+                cid: vsock.cid,
+                socket: Some(vsock.socket),
+            }),
+            ..Devices::default()
+        })
     }
 
     fn copies_disks(&self) -> bool {

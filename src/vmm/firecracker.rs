@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::interrupt::Watch;
+use crate::snapshot::manifest::{Devices, Vsock};
 use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
@@ -23,6 +24,9 @@ const MEMORY: &str = "memory";
 
 /// What the state file may need at most, in bytes; 14 kB were seen for a guest with two disks.
 const STATE_MAX_BYTES: u64 = 4 << 20;
+
+/// A configuration that is longer is kept in no manifest; 2 kB were seen for a guest with two disks.
+const CONFIG_MAX_BYTES: usize = 128 << 10;
 
 /// A Firecracker process.
 #[derive(Debug)]
@@ -145,6 +149,25 @@ impl Vmm for Firecracker {
         let pmem = config.pmem.into_vec().into_iter();
         let pmem = pmem.map(|pmem| Ok(disk(pmem.id, pmem.path_on_host, pmem.read_only)));
         drives.chain(pmem).collect()
+    }
+
+    fn devices(&mut self, _: &[String]) -> Result<Devices, VmmError> {
+        let config: Value = self.http.get("/vm/config")?;
+        let list = |key: &str| config[key].as_array().map_or(&[][..], Vec::as_slice);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Ok(Devices {
+            cpu_model: text(&config["machine-config"]["cpu_template"]),
+            taps: list("network-interfaces")
+                .iter()
+                .take(MAX_DISKS)
+                .filter_map(|interface| text(&interface["host_dev_name"]))
+                .collect(),
+            vsock: config["vsock"]["guest_cid"].as_u64().map(|cid| Vsock {
+                cid,
+                socket: text(&config["vsock"]["uds_path"]).map(PathBuf::from),
+            }),
+            config: Some(config).filter(|it| it.to_string().len() <= CONFIG_MAX_BYTES),
+        })
     }
 
     fn tracks_writes(&mut self) -> Result<bool, VmmError> {

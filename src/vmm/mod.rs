@@ -35,11 +35,12 @@ use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
+use crate::snapshot::manifest::Devices;
 pub use peer::{start_ticks, user_of};
 pub use stages::{Prepared, Saved};
 
 /// More disks than any guest has.
-const MAX_DISKS: usize = 256;
+pub const MAX_DISKS: usize = 256;
 
 /// What a VMM says of its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +248,13 @@ pub trait Vmm: Send {
     fn tracks_writes(&mut self) -> Result<bool, VmmError> {
         Ok(false)
     }
+
+    /// What the guest has besides memory and disks, as far as the VMM tells; `argv` is its command line, where that is
+    /// known.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn devices(&mut self, argv: &[String]) -> Result<Devices, VmmError>;
 
     /// What will make a snapshot of this guest worse than it could be, in sentences for the user.
     ///

@@ -286,6 +286,11 @@ impl MicroVm {
         let _ = self.child.wait();
     }
 
+    /// The VMM's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The control socket.
     pub fn socket(&self) -> &Path {
         &self.socket

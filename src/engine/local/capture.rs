@@ -11,9 +11,9 @@ use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::guest_files;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::journal::{Entry, Journal, Operation, Phase};
-use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
+use crate::engine::local::processes;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError};
@@ -21,6 +21,7 @@ use crate::error::in_words;
 use crate::fs::space;
 use crate::instance::InstanceId;
 use crate::progress::Progress;
+use crate::snapshot::manifest::{Manifest, Running};
 use crate::vmm::disk_files::DiskFiles;
 use crate::vmm::{self, SavePlan, Saved, Timeouts, VmmState};
 
@@ -82,6 +83,9 @@ pub(super) fn running(
     }
     let seen = around.instances.admit(metadata, vmm.as_ref())?;
     let version = vmm.version()?;
+    let vmm_process = vmm.process().as_ref().and_then(processes::vmm);
+    let argv = vmm_process.as_ref().map_or(&[][..], |it| &it.argv);
+    let devices = vmm.devices(argv)?;
     let foreseen = vmm.foreseen()?;
     let disks = vmm.disks()?;
     let guest = staging.dir();
@@ -89,6 +93,13 @@ pub(super) fn running(
     let named = metadata.named_disks();
     let files = DiskFiles::of(process.as_ref(), named).within(&roots(around, metadata, guest_dir));
     let plan = DiskPlan::make(disks, &files, guest_dir, guest, vmm.copies_disks())?;
+    let running = Running {
+        version,
+        vmm: vmm_process,
+        devices,
+        host: processes::host(),
+        read_only_disks: plan.read_only.clone(),
+    };
     let learnt = plan.learnt()?;
     around.instances.learn(&metadata.id, |all| {
         all.vmm = seen;
@@ -147,7 +158,7 @@ pub(super) fn running(
     drop(step);
 
     Ok(Captured {
-        manifest: Manifest::of_running(&version, &plan, STATE_DIR, saved.pause),
+        manifest: Manifest::of_running(running, plan.entries(), STATE_DIR, saved.pause),
         pause: Some(saved.pause),
         warnings: warnings(&plan, [foreseen, kept_open].concat(), saved),
     })

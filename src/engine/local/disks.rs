@@ -1,6 +1,6 @@
 //! The disks of a running guest: where each copy goes and how it is made as of the instant of the pause.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,25 +8,24 @@ use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::engine::local::learn;
-use crate::engine::local::manifest::DiskEntry;
 use crate::engine::local::places::{Place, Places};
 use crate::engine::local::registration::LearntDisk;
 use crate::fs::beneath::Beneath;
+use crate::fs::open_files::FileId;
 use crate::fs::{copy, space};
 use crate::interrupt::Watch;
 use crate::progress::Step;
+use crate::snapshot::manifest::{DiskEntry, Identity, ReadOnlyDisk, Stamp};
 use crate::vmm::disk_files::{self, DiskFile, DiskFiles};
-use crate::vmm::{Deadline, Disk, DiskCopy, VmmError};
+use crate::vmm::{Deadline, Disk, DiskCopy, MAX_DISKS, VmmError};
 
-/// The most disks that a snapshot holds: more than any VMM has slots for.
-const DISKS_MAX: usize = 256;
 /// The longest that a reflink may take inside the pause where the VMM can copy by itself. A disk in very many pieces
 /// takes longer, and the start of the VMM's copy does not.
 const REFLINK_MAX: Duration = Duration::from_millis(100);
 
 /// How a disk is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Method {
+enum CopyMode {
     /// The file system shares the blocks: milliseconds inside the pause, more for a disk in very many pieces.
     Reflink,
     /// The VMM copies by itself while the guest goes on.
@@ -47,13 +46,15 @@ pub(super) struct PlannedDisk {
     pub(super) place: Place,
     target: Arc<File>,
     target_path: PathBuf,
-    method: Method,
+    method: CopyMode,
 }
 
-/// All writable disks of a guest.
+/// All disks of a guest.
 #[derive(Debug)]
 pub(super) struct DiskPlan {
     pub(super) disks: Vec<PlannedDisk>,
+    /// Those that the guest can't write to, and that are not copied.
+    pub(super) read_only: Vec<ReadOnlyDisk>,
 }
 
 impl DiskPlan {
@@ -66,18 +67,24 @@ impl DiskPlan {
         staged: &Beneath,
         vmm_copies: bool,
     ) -> Result<Self, EngineError> {
-        if disks.len() > DISKS_MAX {
+        if disks.len() > MAX_DISKS {
             return Err(EngineError::instance(format!(
-                "the VMM names {} disks, and a snapshot can hold {DISKS_MAX}",
+                "the VMM names {} disks, and a snapshot can hold {MAX_DISKS}",
                 disks.len()
             )));
         }
         let mut places = Places::new(guest_dir.map(canonical).transpose()?);
-        let disks = disks.into_iter().filter(|disk| !disk.is_read_only);
-        let planned =
-            disks.map(|disk| PlannedDisk::make(disk, files, &mut places, staged, vmm_copies));
+        let (read_only, disks): (Vec<Disk>, Vec<Disk>) =
+            disks.into_iter().partition(|disk| disk.is_read_only);
+        let planned = disks
+            .into_iter()
+            .map(|disk| PlannedDisk::make(disk, files, &mut places, staged, vmm_copies));
         Ok(Self {
             disks: planned.collect::<Result<_, _>>()?,
+            read_only: read_only
+                .into_iter()
+                .map(|disk| without_copy(disk, files))
+                .collect(),
         })
     }
 
@@ -92,7 +99,7 @@ impl DiskPlan {
     pub(super) fn by_vmm(&self) -> Vec<DiskCopy> {
         self.disks
             .iter()
-            .filter(|planned| planned.method == Method::ByVmm)
+            .filter(|planned| planned.method == CopyMode::ByVmm)
             .map(|planned| DiskCopy {
                 disk: planned.disk.clone(),
                 source: Arc::clone(&planned.source),
@@ -105,7 +112,7 @@ impl DiskPlan {
     /// The files of the copies that the VMM made, relative to the snapshot's `guest/`.
     pub(super) fn files_by_vmm(&self) -> Vec<&Path> {
         let by_vmm = self.disks.iter();
-        let by_vmm = by_vmm.filter(|planned| planned.method == Method::ByVmm);
+        let by_vmm = by_vmm.filter(|planned| planned.method == CopyMode::ByVmm);
         by_vmm.map(|planned| planned.place.file.as_path()).collect()
     }
 
@@ -116,13 +123,11 @@ impl DiskPlan {
             .map(|planned| DiskEntry {
                 name: Some(planned.disk.name.clone()),
                 source: planned.path.clone(),
+                identity: FileId::of(&planned.source).ok().map(Identity::from),
                 file: planned.place.file.clone(),
                 format: planned.disk.format.clone(),
-                // What the VMM copies stands alone.
-                backing: match planned.method {
-                    Method::ByVmm => None,
-                    Method::Reflink | Method::InPause => planned.disk.backing.clone(),
-                },
+                backing: planned.backing().cloned(),
+                backing_file: planned.backing().and_then(|path| stamp(path.metadata())),
             })
             .collect()
     }
@@ -130,7 +135,11 @@ impl DiskPlan {
     /// The bytes that the copies will need at most, those that share blocks not counted.
     pub(super) fn needed_bytes(&self) -> Result<u64, EngineError> {
         let mut needed: u64 = 0;
-        for planned in self.disks.iter().filter(|it| it.method != Method::Reflink) {
+        for planned in self
+            .disks
+            .iter()
+            .filter(|it| it.method != CopyMode::Reflink)
+        {
             let bytes = space::data_bytes(&planned.source).map_err(|error| {
                 EngineError::caused(
                     format!("can't tell the size of disk {}", planned.path.display()),
@@ -146,12 +155,12 @@ impl DiskPlan {
     pub(super) fn copies_in_pause(&self) -> bool {
         self.disks
             .iter()
-            .any(|planned| planned.method == Method::InPause)
+            .any(|planned| planned.method == CopyMode::InPause)
     }
 
     /// Writes out what the kernel still holds of the disks, so that the copies inside the pause don't have to.
     pub(super) fn write_out(&self) -> Result<(), EngineError> {
-        for planned in self.disks.iter().filter(|it| it.method != Method::ByVmm) {
+        for planned in self.disks.iter().filter(|it| it.method != CopyMode::ByVmm) {
             planned.source.sync_data().map_err(|error| {
                 EngineError::caused(format!("can't sync {}", planned.path.display()), error)
             })?;
@@ -170,9 +179,9 @@ impl DiskPlan {
         for planned in &self.disks {
             let (source, target) = (&planned.source, &planned.target);
             let copied = match planned.method {
-                Method::ByVmm => Ok(()),
-                Method::Reflink => copy::reflink(source, target),
-                Method::InPause => {
+                CopyMode::ByVmm => Ok(()),
+                CopyMode::Reflink => copy::reflink(source, target),
+                CopyMode::InPause => {
                     let progress = |bytes| step.advance(bytes);
                     copy::sparse(source, target, &is_cancelled, &progress).map(|_| ())
                 }
@@ -198,6 +207,52 @@ impl DiskPlan {
     }
 }
 
+/// What a restore needs to know of a disk that is not copied. One whose file can't be found is not guessed at.
+fn without_copy(disk: Disk, files: &DiskFiles<'_>) -> ReadOnlyDisk {
+    let file = files.find(&disk).and_then(|found| {
+        found.given.open().map_err(|source| VmmError::File {
+            what: format!("can't open the disk {}", found.path.display()),
+            source,
+        })
+    });
+    let file = file
+        .inspect_err(|error| log::debug!("read-only disk {}: {error}", disk.name))
+        .ok();
+    ReadOnlyDisk {
+        identity: file
+            .as_ref()
+            .and_then(|file| FileId::of(file).ok())
+            .map(Identity::from),
+        stamp: file.and_then(|file| stamp(file.metadata())),
+        name: disk.name,
+        source: disk.path,
+        format: disk.format,
+    }
+}
+
+impl From<FileId> for Identity {
+    fn from(file: FileId) -> Self {
+        match file {
+            FileId::File(device, inode) => Self {
+                device,
+                inode: Some(inode),
+            },
+            FileId::Device(device) => Self {
+                device,
+                inode: None,
+            },
+        }
+    }
+}
+
+fn stamp(metadata: io::Result<Metadata>) -> Option<Stamp> {
+    let metadata = metadata.ok()?;
+    Some(Stamp {
+        size_bytes: metadata.len(),
+        modified_at: metadata.modified().ok()?.into(),
+    })
+}
+
 /// `path` without symlinks.
 pub(super) fn canonical(path: &Path) -> Result<PathBuf, EngineError> {
     path.canonicalize()
@@ -205,6 +260,14 @@ pub(super) fn canonical(path: &Path) -> Result<PathBuf, EngineError> {
 }
 
 impl PlannedDisk {
+    /// What its copy refers to for unchanged data. What the VMM copies stands alone.
+    fn backing(&self) -> Option<&PathBuf> {
+        match self.method {
+            CopyMode::ByVmm => None,
+            CopyMode::Reflink | CopyMode::InPause => self.disk.backing.as_ref(),
+        }
+    }
+
     fn make(
         mut disk: Disk,
         files: &DiskFiles<'_>,
@@ -244,19 +307,19 @@ fn choose(
     source: &File,
     directory: &Beneath,
     vmm_copies: bool,
-) -> Result<Method, EngineError> {
+) -> Result<CopyMode, EngineError> {
     // A copy that leans on a backing file would be lost with it; the VMM can make one that stands alone.
     if disk.backing.is_some() && vmm_copies {
-        return Ok(Method::ByVmm);
+        return Ok(CopyMode::ByVmm);
     }
     let reflink_takes = copy::try_reflink(source, directory).map_err(|error| {
         let directory = directory.path().display();
         EngineError::caused(format!("can't try a reflink into {directory}"), error)
     })?;
     Ok(match reflink_takes {
-        Some(took) if !vmm_copies || took <= REFLINK_MAX => Method::Reflink,
-        Some(_) | None if vmm_copies => Method::ByVmm,
-        Some(_) | None => Method::InPause,
+        Some(took) if !vmm_copies || took <= REFLINK_MAX => CopyMode::Reflink,
+        Some(_) | None if vmm_copies => CopyMode::ByVmm,
+        Some(_) | None => CopyMode::InPause,
     })
 }
 

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::{self, DiskPlan};
-use crate::engine::local::manifest::{self, DiskEntry};
 use crate::engine::local::places::{Place, Places};
 use crate::engine::local::registration::DiskAtRest;
 use crate::fs::beneath::Beneath;
+use crate::fs::open_files::FileId;
 use crate::fs::{copy, space, tree};
 use crate::interrupt::Watch;
 use crate::progress::Step;
+use crate::snapshot::manifest::{DiskEntry, FILE_NAME, Identity};
 
 /// QEMU's command line as hypeman keeps it; a restore needs the one of the snapshot (contract, section 4).
 const QEMU_CONFIG: &str = "qemu-config.json";
@@ -114,9 +115,11 @@ pub(super) fn copy_registered_disks(
         entries.push(DiskEntry {
             name: None,
             source: disk.source,
+            identity: FileId::of(&disk.file).ok().map(Identity::from),
             file: disk.place.file,
             format: None,
             backing: None,
+            backing_file: None,
         });
     }
     Ok(entries)
@@ -147,7 +150,7 @@ pub(super) fn is_left_out(relative: &Path) -> bool {
     let is_half_made =
         name.is_some_and(|name| name.ends_with(".lz4.tmp") || name.ends_with(".zst.tmp"));
     is_half_made
-        || ["logs", "metadata.json", manifest::FILE_NAME]
+        || ["logs", "metadata.json", FILE_NAME]
             .iter()
             .any(|left_out| relative == Path::new(left_out))
 }

@@ -12,8 +12,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::json::ReadError;
-use super::manifest::{self, FileEntry, Manifest, ManifestError};
+use super::manifest::{self, ManifestError};
 use super::record::Compression;
+use crate::snapshot::manifest::{FILE_NAME, FileEntry, Manifest};
 use crate::snapshot::{Kind, SnapshotId};
 
 /// The saved state's directory where no manifest names one (contract, section 4).
@@ -23,7 +24,7 @@ const MEMORY: [&str; 2] = ["memory", "memory-ranges"];
 /// What compression puts behind that, and what it is called (contract, section 5).
 const COMPRESSED: [(&str, &str); 2] = [("zst", "zstd"), ("lz4", "lz4")];
 /// What is in `guest/` and is no part of what a restore needs: it is written anew.
-const NOT_LISTED: [&str; 2] = ["metadata.json", manifest::FILE_NAME];
+const NOT_LISTED: [&str; 2] = ["metadata.json", FILE_NAME];
 /// A flaw names so many files at most.
 const NAMED_MAX: usize = 3;
 /// How deep directories may be nested.
@@ -55,11 +56,11 @@ pub(super) struct Claims<'a> {
 /// When something can't be looked at, which says nothing about the snapshot.
 pub(super) fn flaw(guest: impl AsFd, claims: &Claims<'_>) -> io::Result<Option<String>> {
     let guest = guest.as_fd();
-    let manifest = match Manifest::read(guest) {
+    let manifest = match manifest::read(guest) {
         Ok(manifest) => Some(manifest).filter(|manifest| manifest.is_of(claims.id)),
         Err(ManifestError::Read(error)) if error.is_not_found() => None,
         Err(ManifestError::Read(ReadError::File(error))) => return Err(error),
-        Err(error) => return Ok(Some(format!("{}: {error}", manifest::FILE_NAME))),
+        Err(error) => return Ok(Some(format!("{FILE_NAME}: {error}"))),
     };
     let mut files = Files {
         guest,

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-use crate::engine::local::manifest;
 use crate::fs::beneath::{is_plain, is_plain_name};
+use crate::snapshot::manifest;
 
 /// The directory in the snapshot's `guest/` for disks that have no place of their own there.
 const OUTSIDE: &str = "disks";

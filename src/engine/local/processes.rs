@@ -4,7 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::registration::Seen;
+use crate::snapshot::manifest;
 use crate::vmm;
+
+/// Longer command lines are nobody's.
+const ARGV_MAX: usize = 4096;
+const ARGV_MAX_BYTES: usize = 128 << 10;
 
 impl Seen {
     /// Whether this process still runs.
@@ -34,6 +39,48 @@ pub(super) fn start_ticks_of(directory: &Path) -> Option<u64> {
         return None;
     }
     vmm::start_ticks(&stat)
+}
+
+/// What the kernel knows of a VMM's process, which is looked at before the guest is paused; `None` when it is not there
+/// any more. Needs rights over a process of another user (`CAP_SYS_PTRACE`): what it does not tell is absent.
+pub(super) fn vmm(process: &vmm::Process) -> Option<manifest::Vmm> {
+    let proc = procfs::process::Process::new(process.pid).ok()?;
+    let status = proc.status().ok()?;
+    let argv = proc.cmdline().ok().filter(|argv| {
+        argv.len() <= ARGV_MAX && argv.iter().map(String::len).sum::<usize>() <= ARGV_MAX_BYTES
+    });
+    let found = manifest::Vmm {
+        binary: proc.exe().ok().as_deref().map(without_mark),
+        argv: argv.unwrap_or_default(),
+        user: Some(status.euid),
+        group: Some(status.egid),
+        groups: status.groups,
+        directory: proc.cwd().ok(),
+        root: proc.root().ok().filter(|root| root != Path::new("/")),
+    };
+    // Another process may have got its number meanwhile.
+    (start_ticks_of(&directory(process.pid)) == Some(process.start_ticks)).then_some(found)
+}
+
+/// A path without what the kernel adds to it when the file was replaced, as by an upgrade.
+fn without_mark(path: &Path) -> PathBuf {
+    path.to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"))
+        .map_or_else(|| path.to_owned(), PathBuf::from)
+}
+
+/// This host.
+pub(super) fn host() -> manifest::Host {
+    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let kernel = rustix::system::uname()
+        .release()
+        .to_str()
+        .ok()
+        .map(str::to_owned);
+    manifest::Host { kernel, cpu }
 }
 
 /// A process in words: its number, and its name if it has one.

@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::engine::EngineError;
 use crate::engine::local::capture::{Captured, require_space};
 use crate::engine::local::guest_files;
-use crate::engine::local::manifest::Manifest;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::staging::Staging;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
+use crate::snapshot::manifest::Manifest;
 
 /// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
 pub(super) fn at_rest(

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use super::manifest::Manifest;
+use super::manifest;
 use super::payload::{self, Claims};
 use super::record::{self, HIDDEN, RECORD};
 use super::store::SnapshotStore;
@@ -16,6 +16,7 @@ use super::sweep::{claim, create_private, empty, hide};
 use crate::engine::EngineError;
 use crate::fs::beneath::Beneath;
 use crate::fs::{durable, remove, seal, space};
+use crate::snapshot::manifest::Manifest;
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// How often a directory is made anew because a sweep took it between its creation and its lock.
@@ -123,7 +124,7 @@ impl Staging {
         let files = payload::list(self.dir()).map_err(failed)?;
         manifest.complete(&self.id, files);
         let compression = payload::compression(&manifest);
-        manifest.write(self.dir())?;
+        manifest::write(&manifest, self.dir())?;
         seal::seal(guest).map_err(|error| {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         })?;

@@ -41,6 +41,7 @@ use super::{
     Deadline, Disk, DisksSettle, Process, SavePlan, Timeouts, Tuning, Vmm, VmmError, VmmState,
 };
 use crate::interrupt::Watch;
+use crate::snapshot::manifest::Devices;
 
 /// What the names of everything begin with that is made in QEMU: nodes, jobs, fd sets, descriptors.
 const PREFIX: &str = "hypeman-snap";
@@ -166,6 +167,10 @@ impl Vmm for Qemu {
         foreign::refuse(&mut self.qmp)?;
         let drives = disks::drives(&mut self.qmp)?;
         disks::list(&drives)
+    }
+
+    fn devices(&mut self, argv: &[String]) -> Result<Devices, VmmError> {
+        Ok(Devices::of_qemu_argv(argv))
     }
 
     fn settings(&mut self) -> Result<Tuning, VmmError> {

@@ -25,7 +25,7 @@ fn guest(files: &[&str]) -> TempDir {
 }
 
 fn write_manifest(guest: &TempDir, manifest: &Value) {
-    fs::write(guest.path().join(manifest::FILE_NAME), manifest.to_string()).unwrap();
+    fs::write(guest.path().join(FILE_NAME), manifest.to_string()).unwrap();
 }
 
 fn id() -> SnapshotId {
@@ -226,10 +226,8 @@ fn listed() -> TempDir {
     ]);
     let mut manifest = Manifest::at_rest(Vec::new());
     manifest.complete(&id(), list(open(&guest)).unwrap());
-    let _ = fs::remove_file(guest.path().join(manifest::FILE_NAME));
-    manifest
-        .write(&Beneath::open(guest.path()).unwrap())
-        .unwrap();
+    let _ = fs::remove_file(guest.path().join(FILE_NAME));
+    super::manifest::write(&manifest, &Beneath::open(guest.path()).unwrap()).unwrap();
     guest
 }
 
@@ -287,10 +285,8 @@ fn memory_may_be_compressed_after_it_was_listed_and_unpacked_again() {
     fs::rename(memory.with_extension("zst"), memory.with_extension("lz4")).unwrap();
     fs::write(memory.with_extension("lz4"), "small").unwrap();
     manifest.complete(&id(), list(open(&guest)).unwrap());
-    let _ = fs::remove_file(guest.path().join(manifest::FILE_NAME));
-    manifest
-        .write(&Beneath::open(guest.path()).unwrap())
-        .unwrap();
+    let _ = fs::remove_file(guest.path().join(FILE_NAME));
+    super::manifest::write(&manifest, &Beneath::open(guest.path()).unwrap()).unwrap();
     assert_eq!(flaw_of(&guest), None);
     fs::write(memory.with_extension("lz4"), "s").unwrap();
     assert!(flaw_of(&guest).unwrap().contains("memory.lz4 is cut"));
@@ -429,7 +425,7 @@ fn a_manifest_that_leaves_its_directory_is_refused() {
         ),
         (" ".repeat((1 << 20) + 1), "longer than 1 MiB"),
     ] {
-        fs::write(guest.path().join(manifest::FILE_NAME), &manifest).unwrap();
+        fs::write(guest.path().join(FILE_NAME), &manifest).unwrap();
         let flaw = flaw_of(&guest).unwrap();
         assert!(flaw.contains(says), "{flaw}");
     }
@@ -515,9 +511,9 @@ proptest! {
             .map(|file| json!({"source": "/x", "file": file}))
             .collect();
         let manifest = json!({"version": version, "snapshot_id": "s1", "files": files, "disks": disks, "state_dir": state_dir});
-        fs::write(root.path().join("guest").join(manifest::FILE_NAME), manifest.to_string()).unwrap();
+        fs::write(root.path().join("guest").join(FILE_NAME), manifest.to_string()).unwrap();
         let guest = fs::File::open(root.path().join("guest")).unwrap();
-        if let Ok(manifest) = Manifest::read(&guest) {
+        if let Ok(manifest) = super::manifest::read(&guest) {
             for entry in &manifest.files {
                 prop_assert!(is_below_root(root.path(), &entry.path), "{:?}", entry.path);
             }
@@ -533,7 +529,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let root = guest(&["overlay.raw"]);
-        fs::write(root.path().join(manifest::FILE_NAME), bytes).unwrap();
+        fs::write(root.path().join(FILE_NAME), bytes).unwrap();
         let _ = judge(&root, Kind::Stopped, "qemu", false);
     }
 }

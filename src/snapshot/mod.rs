@@ -1,5 +1,7 @@
 //! Snapshots: what one is, how scheduled ones are named and recognised. Pure: no I/O, no clock.
 
+pub mod manifest;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
