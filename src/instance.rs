@@ -110,7 +110,8 @@ impl fmt::Display for State {
     }
 }
 
-/// The VMM that runs an instance, spelled as in hypeman's files (contract, section 3).
+/// The VMM that runs an instance, spelled as in hypeman's files (contract, section 3). That of macOS, `vz`, is none of
+/// them: this tool runs on Linux.
 #[expect(
     clippy::enum_variant_names,
     reason = "Cloud Hypervisor is a product's name"
@@ -126,13 +127,11 @@ pub enum Hypervisor {
     Qemu,
     /// QEMU with its `microvm` machine.
     QemuMicrovm,
-    /// Apple's Virtualization framework; never on a Linux host.
-    Vz,
 }
 
 /// Why a string names no hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("hypervisor {0:?} is none of cloud-hypervisor, firecracker, qemu, qemu-microvm, vz")]
+#[error("hypervisor {0:?} is none of cloud-hypervisor, firecracker, qemu, qemu-microvm")]
 pub struct UnknownHypervisor(String);
 
 impl Hypervisor {
@@ -143,7 +142,6 @@ impl Hypervisor {
             Self::Firecracker => "firecracker",
             Self::Qemu => "qemu",
             Self::QemuMicrovm => "qemu-microvm",
-            Self::Vz => "vz",
         }
     }
 }
@@ -163,7 +161,6 @@ impl FromStr for Hypervisor {
             Self::Firecracker,
             Self::Qemu,
             Self::QemuMicrovm,
-            Self::Vz,
         ]
         .into_iter()
         .find(|hypervisor| hypervisor.as_str() == name)
@@ -181,14 +178,17 @@ pub struct InstanceRef {
 }
 
 impl fmt::Display for InstanceRef {
-    /// `name (id)`, or the id alone where there is no other name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, name } = self;
-        if name.is_empty() || name == id.as_str() {
-            write!(f, "{id}")
-        } else {
-            write!(f, "{name} ({id})")
-        }
+        f.write_str(&in_full(&self.name, self.id.as_str()))
+    }
+}
+
+/// `name (id)`, or the id alone where there is no other name.
+pub fn in_full(name: &str, id: &str) -> String {
+    if name.is_empty() || name == id {
+        id.to_owned()
+    } else {
+        format!("{name} ({id})")
     }
 }
 

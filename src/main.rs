@@ -120,7 +120,6 @@ fn open_engine(
                 data_dir: settings.data_dir.clone(),
                 state_dir: settings.state_dir.clone(),
                 pause_timeout: settings.limits.pause_timeout,
-                vmm_timeout: settings.limits.vmm_timeout,
                 instance_timeout: settings.limits.instance_timeout,
                 disk_roots: settings.disk_roots.clone(),
                 may_write: command.may_write(),

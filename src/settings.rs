@@ -88,8 +88,6 @@ pub struct Limits {
     pub jobs: usize,
     /// How long a guest may be paused for a snapshot; above zero.
     pub pause_timeout: Duration,
-    /// How long one answer of a VMM may take that does no long work; above zero.
-    pub vmm_timeout: Duration,
     /// How long the local engine may work on one instance; above zero, `None` for what its size accounts for.
     pub instance_timeout: Option<Duration>,
     /// How long a server may take to create a snapshot; above zero.
@@ -106,7 +104,6 @@ impl Default for Limits {
         Self {
             jobs: processors.clamp(MIN_DEFAULT_JOBS, MAX_DEFAULT_JOBS),
             pause_timeout: Duration::from_secs(30),
-            vmm_timeout: Duration::from_secs(10),
             instance_timeout: None,
             create_timeout: Duration::from_secs(10 * 60),
             missing_grace: Duration::from_secs(24 * 60 * 60),

@@ -48,12 +48,12 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
     }
     let mut rows = Vec::new();
     for (source, snapshots) in by_source {
-        let fates = fates(context, &source, &snapshots, &inventory, now);
+        let keepings = keepings(context, &source, &snapshots, &inventory, now);
         rows.extend(
             snapshots
                 .into_iter()
-                .zip(fates)
-                .map(|(snapshot, fate)| SnapshotRow { snapshot, fate }),
+                .zip(keepings)
+                .map(|(snapshot, keeping)| SnapshotRow { snapshot, keeping }),
         );
     }
     rows.sort_by(|a, b| {
@@ -91,7 +91,7 @@ fn candidates(
 }
 
 /// What becomes of each of one instance's snapshots, in their order.
-fn fates(
+fn keepings(
     context: &Context<'_>,
     source: &str,
     snapshots: &[Snapshot],

@@ -111,9 +111,6 @@ impl Declared {
                 self.name
             ));
         }
-        if self.hypervisor == Hypervisor::Vz {
-            return invalid("hypervisor vz runs on macOS only".to_owned());
-        }
         let socket = utf8(&self.socket, "socket")?;
         if !self.socket.is_absolute() {
             return invalid(format!("socket {socket:?} must be an absolute path"));

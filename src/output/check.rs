@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::View;
 use super::text::visible;
 use super::units::{rough, time};
+use crate::instance::in_full;
 use crate::monitoring::health::{Assessment, Cause, Level, Source};
 use crate::report::{Health, HealthRow, Judgement};
 use crate::schedule::Schedule;
@@ -258,12 +259,8 @@ fn plain(text: &str) -> String {
 }
 
 fn instance(row: &HealthRow) -> String {
-    match &row.name {
-        Some(name) if *name != row.instance_id => {
-            format!("{} ({})", visible(name), visible(&row.instance_id))
-        }
-        Some(_) | None => visible(&row.instance_id),
-    }
+    let name = row.name.as_deref().unwrap_or_default();
+    visible(&in_full(name, &row.instance_id))
 }
 
 const fn word(level: Level) -> &'static str {

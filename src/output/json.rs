@@ -151,7 +151,7 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "scheduled": snapshot.is_scheduled(),
         "usable": snapshot.is_usable(),
         "unusable_reason": snapshot.unusable,
-        "verdict": verdict(&row.fate),
+        "verdict": verdict(&row.keeping),
     })
 }
 
@@ -199,9 +199,9 @@ fn health_row(row: &HealthRow, view: &View) -> Value {
     value
 }
 
-fn verdict(fate: &Keeping) -> Value {
+fn verdict(keeping: &Keeping) -> Value {
     let kept = |reason: &str| json!({ "keep": true, "reason": reason, "expires_at": null });
-    match fate {
+    match keeping {
         Keeping::Manual => kept("manual"),
         Keeping::Unscheduled => kept("no schedule"),
         Keeping::Unreadable => kept("its schedule can't be read"),

@@ -99,14 +99,14 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
                     .map_or_else(|| "?".to_owned(), units::size),
                 made.to_owned(),
                 match &snapshot.unusable {
-                    None => stays(&row.fate, view),
+                    None => stays(&row.keeping, view),
                     Some(flaw) => {
-                        format!("{}; unusable: {}", stays(&row.fate, view), visible(flaw))
+                        format!("{}; unusable: {}", stays(&row.keeping, view), visible(flaw))
                     }
                 },
             ],
             if snapshot.is_usable() {
-                is_going(&row.fate).then_some(Tint::Notice)
+                is_going(&row.keeping).then_some(Tint::Notice)
             } else {
                 Some(Tint::Failure)
             },
@@ -167,8 +167,8 @@ fn tint(schedule: &Schedule) -> Option<Tint> {
     }
 }
 
-fn is_going(fate: &Keeping) -> bool {
-    matches!(fate, Keeping::Judged(decision) if !decision.keeps())
+fn is_going(keeping: &Keeping) -> bool {
+    matches!(keeping, Keeping::Judged(decision) if !decision.keeps())
 }
 
 /// How the newest run went.
@@ -204,8 +204,8 @@ fn message(what: &str, message: &str, view: &View) -> String {
     }
 }
 
-fn stays(fate: &Keeping, view: &View) -> String {
-    match fate {
+fn stays(keeping: &Keeping, view: &View) -> String {
+    match keeping {
         Keeping::Manual => "kept: manual".to_owned(),
         Keeping::Unscheduled => "kept: no schedule".to_owned(),
         Keeping::Unreadable => "kept: its schedule can't be read".to_owned(),

@@ -131,7 +131,7 @@ pub struct SnapshotRow {
     /// The snapshot.
     pub snapshot: Snapshot,
     /// What becomes of it.
-    pub fate: Keeping,
+    pub keeping: Keeping,
 }
 
 /// What becomes of a snapshot, and why.

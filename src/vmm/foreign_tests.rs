@@ -291,7 +291,7 @@ fn assert_is_survived(hypervisor: Hypervisor, manner: Manner) {
     std::thread::scope(|scope| {
         scope.spawn(|| match hypervisor {
             Hypervisor::Qemu | Hypervisor::QemuMicrovm => monitor(&listener, &disk, manner),
-            Hypervisor::CloudHypervisor | Hypervisor::Firecracker | Hypervisor::Vz => {
+            Hypervisor::CloudHypervisor | Hypervisor::Firecracker => {
                 api(&listener, &disk, manner);
             }
         });
@@ -348,7 +348,7 @@ fn words_that_are_as_they_should_be_are_understood() {
         std::thread::scope(|scope| {
             scope.spawn(|| match hypervisor {
                 Hypervisor::Qemu | Hypervisor::QemuMicrovm => monitor(&listener, &disk, manner),
-                Hypervisor::CloudHypervisor | Hypervisor::Firecracker | Hypervisor::Vz => {
+                Hypervisor::CloudHypervisor | Hypervisor::Firecracker => {
                     api(&listener, &disk, manner);
                 }
             });

@@ -325,8 +325,5 @@ pub fn open(
         Hypervisor::Firecracker => Ok(Box::new(firecracker::Firecracker::connect(
             socket, timeouts,
         )?)),
-        Hypervisor::Vz => Err(VmmError::Unsupported(
-            "hypervisor vz runs on macOS only".to_owned(),
-        )),
     }
 }

@@ -57,6 +57,9 @@ use staging::Staging;
 use state::Derived;
 use store::SnapshotStore;
 
+/// How long a VMM may take for one answer that needs no long work.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where the local engine works and how long it waits.
 #[derive(Debug, Clone)]
 pub struct LocalSetup {
@@ -66,8 +69,6 @@ pub struct LocalSetup {
     pub state_dir: PathBuf,
     /// How long a guest may be paused for a snapshot.
     pub pause_timeout: Duration,
-    /// How long a VMM may take to answer a request.
-    pub vmm_timeout: Duration,
     /// How long all of one instance may take; `None` for what its size accounts for.
     pub instance_timeout: Option<Duration>,
     /// Where disks may be that the admin has not named, but for guests whose registration says it; anywhere if there is
@@ -103,7 +104,7 @@ impl Local {
             journal: Journal::new(&settings.state_dir),
             pause_timeout: settings.pause_timeout,
             timeouts: Timeouts {
-                request: settings.vmm_timeout,
+                request: REQUEST_TIMEOUT,
                 watch: Watch::unlimited(),
             },
             server,

@@ -356,10 +356,6 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
         disks,
         ..base.clone()
     };
-    let vz = Declared {
-        hypervisor: Hypervisor::Vz,
-        ..base.clone()
-    };
     let long_socket = format!("/run/{}", "x".repeat(103));
     for (declared, says) in [
         (named(""), "name"),
@@ -375,7 +371,6 @@ fn values_that_can_not_work_are_refused_before_anything_is_written() {
         (with(disk("link-to-directory")), "regular file"),
         (with(vec![PathBuf::from("/dev/null")]), "regular file"),
         (with(twice), "twice"),
-        (vz, "macOS"),
     ] {
         is_invalid(host.register(&declared), says);
     }
