@@ -54,8 +54,8 @@ fn table_shows_everything_that_is_set_and_nothing_that_a_terminal_would_obey() {
         said.stdout,
         "\
 instance       mk3v9t0xq2r7w5d8h1c6b4za
-interval       1day
-keeps          newest 7, up to 7days
+interval       1d
+keeps          newest 7, up to 7d
 name prefix    nightly
 metadata       team=infra
 next run       2126-09-03 03:15:20 +00:00

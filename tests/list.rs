@@ -83,12 +83,12 @@ fn table_is_aligned_and_complete() {
     assert_eq!(
         said.stdout,
         "\
-INSTANCE                  NAME   INTERVAL  KEEPS                  NEXT RUN                    NEWEST  FAILURES  LAST RUN
-gone                      -      1day      newest 7, up to 7days  2126-09-03 03:15:20 +00:00  none    0         instance is gone since 2026-09-02 03:15:20 +00:00
-mk3v9t0xq2r7w5d8h1c6b4za  web-a  1day      newest 7, up to 7days  2126-09-03 03:15:20 +00:00  none    0         ok 2026-09-02 03:15:20 +00:00
-mk3w0000000000000000000b  web-b  1h 30m    newest 3               2126-09-03 03:15:20 +00:00  none    12        failed 2026-09-02 03:15:20 +00:00: no space left on device, and a reason that is so long that no terminal would show it
-new                       -      1day      newest 7, up to 7days  2126-09-03 03:15:20 +00:00  none    0         never
-unfinished                -      1day      newest 7, up to 7days  2126-09-03 03:15:20 +00:00  none    0         unfinished, began 2026-09-02 03:15:21 +00:00
+INSTANCE                  NAME   INTERVAL  KEEPS               NEXT RUN                    NEWEST  FAILURES  LAST RUN
+gone                      -      1d        newest 7, up to 7d  2126-09-03 03:15:20 +00:00  none    0         instance is gone since 2026-09-02 03:15:20 +00:00
+mk3v9t0xq2r7w5d8h1c6b4za  web-a  1d        newest 7, up to 7d  2126-09-03 03:15:20 +00:00  none    0         ok 2026-09-02 03:15:20 +00:00
+mk3w0000000000000000000b  web-b  1h 30m    newest 3            2126-09-03 03:15:20 +00:00  none    12        failed 2026-09-02 03:15:20 +00:00: no space left on device, and a reason that is so long that no terminal would show it
+new                       -      1d        newest 7, up to 7d  2126-09-03 03:15:20 +00:00  none    0         never
+unfinished                -      1d        newest 7, up to 7d  2126-09-03 03:15:20 +00:00  none    0         unfinished, began 2026-09-02 03:15:21 +00:00
 "
     );
 }
@@ -162,7 +162,7 @@ fn engine_that_can_not_be_reached_is_a_warning() {
         said.normalised(),
         "\
 INSTANCE  NAME  INTERVAL  KEEPS  NEXT RUN  NEWEST  FAILURES  LAST RUN
-mk3v9t0xq2r7w5d8h1c6b4za  -  1day  newest 7, up to 7days  TIME  ?  0  never
+mk3v9t0xq2r7w5d8h1c6b4za  -  1d  newest 7, up to 7d  TIME  ?  0  never
 "
     );
     let json = host.run(&["list", "-o", "json"]).exits(0).json();

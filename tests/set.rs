@@ -66,7 +66,7 @@ fn new_schedule_is_written_in_hypemans_format() {
     let after = now();
     assert!(
         said.stdout.starts_with(
-            "created schedule of web-a (mk3v9t0xq2r7w5d8h1c6b4za): every 1day, keeps newest 7, up to 7days, first run "
+            "created schedule of web-a (mk3v9t0xq2r7w5d8h1c6b4za): every 1d, keeps newest 7, up to 7d, first run "
         ) && said.stdout.lines().count() == 1,
         "{said:?}"
     );
@@ -130,7 +130,7 @@ fn what_is_not_given_is_not_set() {
         .exits(0);
     assert_eq!(
         said.normalised(),
-        "changed schedule of web-a (mk3v9t0xq2r7w5d8h1c6b4za): max-age: 7days → none, name-prefix: nightly → \
+        "changed schedule of web-a (mk3v9t0xq2r7w5d8h1c6b4za): max-age: 7d → none, name-prefix: nightly → \
          scheduled, metadata: team=infra → none; next run TIME\n"
     );
     let mut expected = seasoned();
@@ -194,7 +194,7 @@ fn dry_run_shows_the_change_and_writes_nothing() {
     let said = host.run(&create).exits(0).is_content();
     assert!(
         said.stdout
-            .contains("interval: 1day → 1h, max-count: 7 → 3, max-age: 7days → none"),
+            .contains("interval: 1d → 1h, max-count: 7 → 3, max-age: 7d → none"),
         "{said:?}"
     );
     let json = host.run(&[&create[..], &["-o", "json"]].concat()).json();

@@ -116,6 +116,12 @@ fn unit_nanos(unit: &str) -> Result<u128, String> {
         "s" => 1_000_000_000,
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000,
+        // Months have no one length, and who writes `1M` may mean minutes.
+        "M" | "mo" => {
+            return Err(format!(
+                "has the unit {unit:?}, which could be minutes or months; write minutes as 1m and months as 30d"
+            ));
+        }
         // One unit at a time: sums of extreme terms overflow inside humantime.
         word => humantime::parse_duration(&format!("1{word}"))
             .map_err(|_| {
@@ -182,7 +188,7 @@ fn decimal(value: u128, unit: u128) -> String {
     text.trim_end_matches('0').to_owned()
 }
 
-/// The duration for people: its two largest units, the rest cut off, such as `1h 30m` or `31days 2h`.
+/// The duration for people: its two largest units, the rest cut off, such as `1h 30m` or `31d 2h`.
 ///
 /// Days are the largest unit: months and years have no one length.
 pub fn format_human(d: Duration) -> String {
@@ -191,7 +197,7 @@ pub fn format_human(d: Duration) -> String {
     let below = Duration::new(d.as_secs() % DAY_SECONDS, d.subsec_nanos());
     let mut parts = Vec::new();
     if days > 0 {
-        parts.push(format!("{days}day{}", if days == 1 { "" } else { "s" }));
+        parts.push(format!("{days}d"));
     }
     if days == 0 || !below.is_zero() {
         let below = humantime::format_duration(below).to_string();

@@ -108,6 +108,8 @@ fn everything_else_is_refused_with_its_reason() {
         ("1e3s", "unknown unit \"e\""),
         ("1H", "unknown unit \"H\""),
         ("1mm", "unknown unit \"mm\""),
+        ("1M", "minutes as 1m and months as 30d"),
+        ("1mo", "minutes as 1m and months as 30d"),
         ("9223372036854775808ns", "292 years"),
         ("293y", "292 years"),
         ("18446744073709551615s 1000000000ns", "292 years"),
@@ -127,10 +129,10 @@ fn people_see_two_units_and_no_months() {
         (secs(59), "59s"),
         (secs(90 * 60), "1h 30m"),
         (secs(90 * 60 + 59), "1h 30m"),
-        (secs(DAY), "1day"),
-        (secs(26 * HOUR + 5), "1day 2h"),
-        (secs(31 * DAY), "31days"),
-        (secs(400 * DAY + 60), "400days 1m"),
+        (secs(DAY), "1d"),
+        (secs(26 * HOUR + 5), "1d 2h"),
+        (secs(31 * DAY), "31d"),
+        (secs(400 * DAY + 60), "400d 1m"),
     ] {
         assert_eq!(format_human(duration), text);
     }
