@@ -13,6 +13,8 @@ use crate::schedule::duration;
 const AFTER_HELP: &str = "\
 Durations are written as 90m, 1h30m, 7d or 1.5h. INSTANCE is an id, a name, or a unique prefix of an id.
 
+For root, variables that are not set are looked for in /etc/default/hypeman-snap.
+
 The API key of a hypeman server comes from HYPEMAN_API_KEY, from the file that HYPEMAN_API_KEY_FILE names, from the \
 systemd credential hypeman-api-key, or from ~/.config/hypeman/cli.yaml; never from the command line.
 

@@ -27,7 +27,9 @@ mod snapshot;
 mod store;
 mod vmm;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -87,21 +89,25 @@ fn unchecked(cli: &Cli, error: &anyhow::Error) -> Exit {
 }
 
 fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
-    let settings = settings::resolve(
-        &cli.global,
-        &cli.command,
-        &Surroundings {
-            variable: &|name| std::env::var_os(name),
-            is_root: rustix::process::geteuid().is_root(),
+    let is_root = rustix::process::geteuid().is_root();
+    let around = Surroundings {
+        variable: &|name| std::env::var_os(name),
+        // Completions say nothing of this host.
+        host_file: if is_root && !matches!(cli.command, Command::Completions(_)) {
+            settings::host_file(Path::new(settings::HOST_FILE))?
+        } else {
+            BTreeMap::new()
         },
-    )?;
+        is_root,
+    };
+    let settings = settings::resolve(&cli.global, &cli.command, &around)?;
     let store = Store::new(settings.state_dir.clone());
     let answer = commands::run(
         &cli.command,
         &commands::Context {
             settings: &settings,
             store: &store,
-            ports: &|| open_engine(&settings, &cli.command, progress),
+            ports: &|| open_engine(&settings, &around, &cli.command, progress),
         },
     )?;
     let text = output::render(&answer, &view(cli));
@@ -111,6 +117,7 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
 
 fn open_engine(
     settings: &Settings,
+    around: &Surroundings<'_>,
     command: &Command,
     progress: &Progress,
 ) -> Result<Ports, EngineError> {
@@ -136,7 +143,7 @@ fn open_engine(
                 .clone()
                 .or_else(hypeman::cli_base_url)
                 .unwrap_or_else(|| hypeman::DEFAULT_BASE_URL.to_owned()),
-            key: hypeman::KeySource::from_environment(),
+            key: hypeman::KeySource::named_by(|name| around.find(name).map(|(_, value)| value)),
             ca_file: settings.ca_file.clone(),
             insecure_http: settings.allows_insecure_http,
             request_timeout: settings

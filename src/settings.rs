@@ -1,25 +1,39 @@
-//! What flags, environment and default directories amount to: one validated value that commands are given.
-//!
-//! Reads no file and starts nothing; it only looks whether two directories are one. A flag wins over its environment variable; an empty variable counts as unset.
+//! What flags, environment, the host's settings file and default directories amount to: one validated value that
+//! commands are given. A flag wins over its environment variable, and that over the file; what is empty counts as unset.
 
 mod disks;
 mod limits;
 mod place;
+mod source;
 
-use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use directories::ProjectDirs;
 
-use crate::cli::{Command, EngineKind, Global, RunDueArgs};
+use crate::cli::{Command, EngineKind, Global};
 use crate::monitoring::heartbeat::Target;
+
+pub use source::{HOST_FILE, Origin, Surroundings, host_file};
 
 /// Where root keeps this tool's state.
 const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
 /// Where root's hypeman keeps its data (contract, section 1).
 const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
 const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
+const METRICS_VARIABLE: &str = "HYPEMAN_SNAP_METRICS_FILE";
+const HEARTBEAT_VARIABLE: &str = "HYPEMAN_SNAP_HEARTBEAT_URL";
+/// The variables whose values `doctor` leaves to those whom they concern; two are secret.
+const OTHERS: [&str; 7] = [
+    "HYPEMAN_SNAP_CA_FILE",
+    disks::VARIABLE,
+    limits::MISSING_GRACE_VARIABLE,
+    METRICS_VARIABLE,
+    HEARTBEAT_VARIABLE,
+    "HYPEMAN_API_KEY",
+    "HYPEMAN_API_KEY_FILE",
+];
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
@@ -65,21 +79,20 @@ pub struct Monitoring {
     pub heartbeat: Option<Target>,
 }
 
-/// Where values come from: a flag, a variable, or in words.
+/// Where values come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origins {
     /// Of [`Settings::state_dir`].
-    pub state_dir: &'static str,
+    pub state_dir: Origin,
     /// Of [`Settings::data_dir`].
-    pub data_dir: &'static str,
+    pub data_dir: Origin,
     /// Of [`Settings::engine`].
-    pub engine: &'static str,
+    pub engine: Origin,
     /// Of [`Settings::base_url`].
-    pub base_url: &'static str,
+    pub base_url: Origin,
+    /// Of each other variable that is set.
+    pub others: Vec<(&'static str, Origin)>,
 }
-
-/// The origin of what nobody set.
-const DEFAULT: &str = "default";
 
 /// The limits of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +132,7 @@ pub enum InvalidSettings {
     #[error("{origin} {value:?}: {rule}")]
     Value {
         /// The flag or the environment variable.
-        origin: &'static str,
+        origin: Origin,
         /// Its value.
         value: String,
         /// What it must be.
@@ -129,15 +142,25 @@ pub enum InvalidSettings {
     #[error("{origin} {rule}")]
     Secret {
         /// The flag or the environment variable.
-        origin: &'static str,
+        origin: Origin,
         /// What it must be.
         rule: &'static str,
+    },
+    /// The host's settings file can't be used.
+    #[error("{}{}: {rule}", path.display(), line.map(|line| format!(" line {line}")).unwrap_or_default())]
+    HostFile {
+        /// The file.
+        path: PathBuf,
+        /// The line that is not valid, from 1.
+        line: Option<usize>,
+        /// What it must be.
+        rule: String,
     },
     /// State and data are kept in one place, where schedules would be hypeman's own as well.
     #[error("{origin} {}: must not be the data directory, {}: hypeman keeps schedules of its own there, and both would carry them out; name another place with --state-dir", state_dir.display(), data_dir.display())]
     OneDirectory {
         /// Where the state directory comes from.
-        origin: &'static str,
+        origin: Origin,
         /// The state directory.
         state_dir: PathBuf,
         /// The data directory.
@@ -155,12 +178,18 @@ pub enum InvalidSettings {
     },
 }
 
-/// What the settings are made from besides the flags, so that tests can say what they are.
-pub struct Surroundings<'a> {
-    /// Looks up an environment variable.
-    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
-    /// Whether the user is root.
-    pub is_root: bool,
+impl InvalidSettings {
+    fn value(origin: Origin, value: impl fmt::Display, rule: impl Into<String>) -> Self {
+        Self::Value {
+            origin,
+            value: value.to_string(),
+            rule: rule.into(),
+        }
+    }
+
+    fn empty(origin: Origin) -> Self {
+        Self::value(origin, "", "must not be empty")
+    }
 }
 
 /// Merges the flags with what surrounds the process.
@@ -172,22 +201,30 @@ pub fn resolve(
     command: &Command,
     around: &Surroundings<'_>,
 ) -> Result<Settings, InvalidSettings> {
-    let (state_dir, state_dir_origin) = directory(
-        flags.state_dir.as_deref(),
-        "--state-dir",
-        "HYPEMAN_SNAP_STATE_DIR",
-        around,
-        |root| default_dir(root, ROOT_STATE_DIR, "hypeman-snap", state_home),
-        "schedules",
-    )?;
-    let (data_dir, data_dir_origin) = directory(
-        flags.data_dir.as_deref(),
-        "--data-dir",
-        "HYPEMAN_SNAP_DATA_DIR",
-        around,
-        |root| default_dir(root, ROOT_DATA_DIR, "hypeman", data_home),
-        "snapshots",
-    )?;
+    let (state_dir_origin, state_dir) = around
+        .path(
+            flags.state_dir.as_deref(),
+            "--state-dir",
+            "HYPEMAN_SNAP_STATE_DIR",
+        )?
+        .or_else(|| default_dir(around, ROOT_STATE_DIR, "hypeman-snap", state_home))
+        .ok_or(InvalidSettings::NoHome {
+            what: "schedules",
+            flag: "--state-dir",
+            variable: "HYPEMAN_SNAP_STATE_DIR",
+        })?;
+    let (data_dir_origin, data_dir) = around
+        .path(
+            flags.data_dir.as_deref(),
+            "--data-dir",
+            "HYPEMAN_SNAP_DATA_DIR",
+        )?
+        .or_else(|| default_dir(around, ROOT_DATA_DIR, "hypeman", data_home))
+        .ok_or(InvalidSettings::NoHome {
+            what: "snapshots",
+            flag: "--data-dir",
+            variable: "HYPEMAN_SNAP_DATA_DIR",
+        })?;
     if place::is_same(&state_dir, &data_dir) {
         return Err(InvalidSettings::OneDirectory {
             origin: state_dir_origin,
@@ -195,33 +232,35 @@ pub fn resolve(
             data_dir,
         });
     }
-    let (base_url, base_url_origin) = match &flags.base_url {
-        Some(url) if url.is_empty() => return Err(empty("--base-url")),
-        Some(url) => (Some(url.clone()), "--base-url"),
-        None => match text("HYPEMAN_BASE_URL", around)? {
-            Some(url) => (Some(url), "HYPEMAN_BASE_URL"),
-            None => (None, DEFAULT),
+    let (base_url_origin, base_url) = match &flags.base_url {
+        Some(url) if url.is_empty() => {
+            return Err(InvalidSettings::empty(Origin::Flag("--base-url")));
+        }
+        Some(url) => (Origin::Flag("--base-url"), Some(url.clone())),
+        None => match around.text("HYPEMAN_BASE_URL")? {
+            Some((origin, url)) => (origin, Some(url)),
+            None => (Origin::Default, None),
         },
     };
-    let (engine, engine_origin) = match flags.engine {
-        Some(engine) => (engine, "--engine"),
+    let (engine_origin, engine) = match flags.engine {
+        Some(engine) => (Origin::Flag("--engine"), engine),
         None => match engine_from_environment(around)? {
-            Some(engine) => (engine, ENGINE_VARIABLE),
-            None if base_url.is_some() => (EngineKind::Hypeman, base_url_origin),
-            None => (EngineKind::Local, DEFAULT),
+            Some(found) => found,
+            None if base_url.is_some() => (base_url_origin, EngineKind::Hypeman),
+            None => (Origin::Default, EngineKind::Local),
         },
     };
+    let ca_file = around.path(
+        flags.ca_file.as_deref(),
+        "--ca-file",
+        "HYPEMAN_SNAP_CA_FILE",
+    )?;
     Ok(Settings {
         state_dir,
         data_dir,
         engine,
         base_url,
-        ca_file: path(
-            flags.ca_file.as_deref(),
-            "--ca-file",
-            "HYPEMAN_SNAP_CA_FILE",
-            around,
-        )?,
+        ca_file: ca_file.map(|(_, path)| path),
         allows_insecure_http: flags.insecure_http,
         disk_roots: disks::roots(around)?,
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
@@ -231,162 +270,92 @@ pub fn resolve(
             data_dir: data_dir_origin,
             engine: engine_origin,
             base_url: base_url_origin,
+            others: OTHERS
+                .iter()
+                .filter_map(|name| around.find(name).map(|(origin, _)| (*name, origin)))
+                .collect(),
         },
         monitoring: if let Command::RunDue(args) = command {
-            monitoring(args, around)?
+            let (file, url) = (args.metrics_file.as_deref(), args.heartbeat_url.as_deref());
+            monitoring(file, url, around)?
+        } else if matches!(command, Command::Doctor) {
+            monitoring(None, None, around)?
         } else {
             Monitoring::default()
         },
     })
 }
 
-fn monitoring(args: &RunDueArgs, around: &Surroundings<'_>) -> Result<Monitoring, InvalidSettings> {
-    const FILE: &str = "HYPEMAN_SNAP_METRICS_FILE";
-    const URL: &str = "HYPEMAN_SNAP_HEARTBEAT_URL";
-    let metrics_file = path(args.metrics_file.as_deref(), "--metrics-file", FILE, around)?;
-    if let Some(file) = &metrics_file {
+fn monitoring(
+    metrics_file: Option<&Path>,
+    heartbeat_url: Option<&str>,
+    around: &Surroundings<'_>,
+) -> Result<Monitoring, InvalidSettings> {
+    let metrics_file = around.path(metrics_file, "--metrics-file", METRICS_VARIABLE)?;
+    if let Some((origin, file)) = &metrics_file {
         if file.extension().is_none_or(|it| it != "prom") {
-            return Err(InvalidSettings::Value {
-                origin: args
-                    .metrics_file
-                    .as_ref()
-                    .map_or(FILE, |_| "--metrics-file"),
-                value: file.display().to_string(),
-                rule: "must end in .prom: node-exporter reads no other files".to_owned(),
-            });
+            return Err(InvalidSettings::value(
+                *origin,
+                file.display(),
+                "must end in .prom: node-exporter reads no other files",
+            ));
         }
     }
-    let (origin, url) = match &args.heartbeat_url {
-        Some(url) => ("--heartbeat-url", Some(url.clone())),
-        None => {
-            let url = non_empty(URL, around);
-            // What is no UTF-8 is no URL either.
-            (URL, url.map(|url| url.to_string_lossy().into_owned()))
-        }
+    let url = match heartbeat_url {
+        Some(url) => Some((Origin::Flag("--heartbeat-url"), url.into())),
+        None => around.find(HEARTBEAT_VARIABLE),
     };
     Ok(Monitoring {
-        metrics_file,
+        metrics_file: metrics_file.map(|(_, path)| path),
         heartbeat: url
-            .map(|url| Target::parse(&url))
-            .transpose()
-            .map_err(|rule| InvalidSettings::Secret { origin, rule })?,
+            // What is no UTF-8 is no URL either.
+            .map(|(origin, url)| {
+                Target::parse(&url.to_string_lossy())
+                    .map_err(|rule| InvalidSettings::Secret { origin, rule })
+            })
+            .transpose()?,
     })
 }
 
 fn above_zero(
-    origin: &'static str,
+    flag: &'static str,
     value: Option<Duration>,
 ) -> Result<Option<Duration>, InvalidSettings> {
     if value == Some(Duration::ZERO) {
-        return Err(InvalidSettings::Value {
-            origin,
-            value: "0s".to_owned(),
-            rule: "must be above zero".to_owned(),
-        });
+        return Err(InvalidSettings::value(
+            Origin::Flag(flag),
+            "0s",
+            "must be above zero",
+        ));
     }
     Ok(value)
 }
 
 fn engine_from_environment(
     around: &Surroundings<'_>,
-) -> Result<Option<EngineKind>, InvalidSettings> {
-    text(ENGINE_VARIABLE, around)?
-        .map(|value| {
-            <EngineKind as clap::ValueEnum>::from_str(&value, false).map_err(|_| {
-                InvalidSettings::Value {
-                    origin: ENGINE_VARIABLE,
-                    value,
-                    rule: "must be local or hypeman".to_owned(),
-                }
-            })
+) -> Result<Option<(Origin, EngineKind)>, InvalidSettings> {
+    around
+        .text(ENGINE_VARIABLE)?
+        .map(|(origin, value)| {
+            <EngineKind as clap::ValueEnum>::from_str(&value, false)
+                .map(|engine| (origin, engine))
+                .map_err(|_| InvalidSettings::value(origin, value, "must be local or hypeman"))
         })
         .transpose()
-}
-
-fn directory(
-    flag_value: Option<&Path>,
-    flag: &'static str,
-    variable: &'static str,
-    around: &Surroundings<'_>,
-    default: impl FnOnce(bool) -> Option<PathBuf>,
-    what: &'static str,
-) -> Result<(PathBuf, &'static str), InvalidSettings> {
-    match path(flag_value, flag, variable, around)? {
-        Some(path) if flag_value.is_some() => Ok((path, flag)),
-        Some(path) => Ok((path, variable)),
-        None => {
-            default(around.is_root)
-                .map(|path| (path, DEFAULT))
-                .ok_or(InvalidSettings::NoHome {
-                    what,
-                    flag,
-                    variable,
-                })
-        }
-    }
-}
-
-/// A path from a flag or a variable, made absolute: it ends up in files that others read from other directories.
-fn path(
-    flag_value: Option<&Path>,
-    flag: &'static str,
-    variable: &'static str,
-    around: &Surroundings<'_>,
-) -> Result<Option<PathBuf>, InvalidSettings> {
-    let (origin, value) = match flag_value {
-        Some(path) if path.as_os_str().is_empty() => return Err(empty(flag)),
-        Some(path) => (flag, path.to_owned()),
-        None => match non_empty(variable, around) {
-            Some(value) => (variable, PathBuf::from(value)),
-            None => return Ok(None),
-        },
-    };
-    std::path::absolute(&value)
-        .map(Some)
-        .map_err(|error| InvalidSettings::Value {
-            origin,
-            value: value.display().to_string(),
-            rule: format!("can't be made absolute: {error}"),
-        })
-}
-
-fn text(
-    variable: &'static str,
-    around: &Surroundings<'_>,
-) -> Result<Option<String>, InvalidSettings> {
-    non_empty(variable, around)
-        .map(|value| {
-            value.into_string().map_err(|value| InvalidSettings::Value {
-                origin: variable,
-                value: value.to_string_lossy().into_owned(),
-                rule: "must be UTF-8".to_owned(),
-            })
-        })
-        .transpose()
-}
-
-fn non_empty(variable: &str, around: &Surroundings<'_>) -> Option<OsString> {
-    (around.variable)(variable).filter(|value| !value.is_empty())
-}
-
-fn empty(origin: &'static str) -> InvalidSettings {
-    InvalidSettings::Value {
-        origin,
-        value: String::new(),
-        rule: "must not be empty".to_owned(),
-    }
 }
 
 fn default_dir(
-    is_root: bool,
+    around: &Surroundings<'_>,
     for_root: &str,
     project: &str,
     pick: fn(&ProjectDirs) -> PathBuf,
-) -> Option<PathBuf> {
-    if is_root {
-        return Some(PathBuf::from(for_root));
-    }
-    ProjectDirs::from("", "", project).map(|directories| pick(&directories))
+) -> Option<(Origin, PathBuf)> {
+    let directory = if around.is_root {
+        PathBuf::from(for_root)
+    } else {
+        pick(&ProjectDirs::from("", "", project)?)
+    };
+    Some((Origin::Default, directory))
 }
 
 fn state_home(directories: &ProjectDirs) -> PathBuf {
@@ -402,6 +371,9 @@ fn data_home(directories: &ProjectDirs) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
+
     use super::*;
 
     fn resolved(flags: &Global, variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
@@ -416,6 +388,10 @@ mod tests {
             &Command::List,
             &Surroundings {
                 variable: &variable,
+                host_file: BTreeMap::from([
+                    ("HYPEMAN_SNAP_ENGINE".to_owned(), String::new()),
+                    ("HYPEMAN_SNAP_CA_FILE".to_owned(), "/from-file".to_owned()),
+                ]),
                 is_root: true,
             },
         )
@@ -449,12 +425,17 @@ mod tests {
         assert_eq!(settings.engine, EngineKind::Local);
         assert_eq!(settings.base_url.as_deref(), Some("https://flag"));
         let origins = Origins {
-            state_dir: "--state-dir",
-            data_dir: "HYPEMAN_SNAP_DATA_DIR",
-            engine: "--engine",
-            base_url: "--base-url",
+            state_dir: Origin::Flag("--state-dir"),
+            data_dir: Origin::Variable("HYPEMAN_SNAP_DATA_DIR"),
+            engine: Origin::Flag("--engine"),
+            base_url: Origin::Flag("--base-url"),
+            others: vec![(
+                "HYPEMAN_SNAP_CA_FILE",
+                Origin::HostFile("HYPEMAN_SNAP_CA_FILE"),
+            )],
         };
         assert_eq!(settings.origins, origins);
+        assert_eq!(settings.ca_file.as_deref(), Some(Path::new("/from-file")));
         let settings = resolved(&Global::default(), &variables).unwrap();
         assert_eq!(settings.state_dir, Path::new("/from-env"));
         assert_eq!(settings.engine, EngineKind::Hypeman);
@@ -482,8 +463,9 @@ mod tests {
         let with_url = [("HYPEMAN_BASE_URL", "http://localhost:8080")];
         let settings = resolved(&Global::default(), &with_url).unwrap();
         assert_eq!(settings.engine, EngineKind::Hypeman);
-        assert_eq!(settings.origins.engine, "HYPEMAN_BASE_URL");
-        assert_eq!(settings.origins.data_dir, "default");
+        let url = Origin::Variable("HYPEMAN_BASE_URL");
+        assert_eq!(settings.origins.engine, url);
+        assert_eq!(settings.origins.data_dir, Origin::Default);
         let flags = Global {
             base_url: Some("http://localhost:8080".into()),
             ..Global::default()

@@ -60,7 +60,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "fs::trust",
         ],
         "monitoring" => vec!["fs", "http", "interrupt"],
-        "settings" => vec!["cli", "monitoring::heartbeat::Target"],
+        // Who could have written the host's settings file.
+        "settings" => vec!["cli", "monitoring::heartbeat::Target", "fs::trust"],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
         "commands" => vec![
             "cli",

@@ -2,26 +2,26 @@
 
 use std::path::PathBuf;
 
-use super::{InvalidSettings, Surroundings, text};
+use super::{InvalidSettings, Surroundings};
 
-const VARIABLE: &str = "HYPEMAN_SNAP_DISK_ROOTS";
+pub(super) const VARIABLE: &str = "HYPEMAN_SNAP_DISK_ROOTS";
 
 /// What the environment names, separated by colons; none means anywhere.
 ///
 /// # Errors
 /// When one is not an absolute path.
 pub(super) fn roots(around: &Surroundings<'_>) -> Result<Vec<PathBuf>, InvalidSettings> {
-    let Some(value) = text(VARIABLE, around)? else {
+    let Some((origin, value)) = around.text(VARIABLE)? else {
         return Ok(Vec::new());
     };
     let named = value.split(':').filter(|root| !root.is_empty());
     let roots: Vec<PathBuf> = named.map(PathBuf::from).collect();
     match roots.iter().find(|root| !root.is_absolute()) {
-        Some(root) => Err(InvalidSettings::Value {
-            origin: VARIABLE,
-            value: root.display().to_string(),
-            rule: "must be an absolute path; several are separated by colons".to_owned(),
-        }),
+        Some(root) => Err(InvalidSettings::value(
+            origin,
+            root.display(),
+            "must be an absolute path; several are separated by colons",
+        )),
         None => Ok(roots),
     }
 }
@@ -34,6 +34,7 @@ mod tests {
         let variable = |name: &str| (name == VARIABLE).then(|| value.into());
         let around = Surroundings {
             variable: &variable,
+            host_file: std::collections::BTreeMap::new(),
             is_root: true,
         };
         roots(&around).map_err(|error| error.to_string())

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::{CHECK_REQUEST_TIMEOUT, InvalidSettings, Limits, Surroundings, above_zero, text};
+use super::{CHECK_REQUEST_TIMEOUT, InvalidSettings, Limits, Surroundings, above_zero};
 use crate::cli::Command;
 use crate::schedule::duration;
+
+pub(super) const MISSING_GRACE_VARIABLE: &str = "HYPEMAN_SNAP_MISSING_GRACE";
 
 /// The limits that the command's flags and the environment make.
 ///
@@ -45,16 +47,12 @@ fn missing_grace(
     command: &Command,
     around: &Surroundings<'_>,
 ) -> Result<Duration, InvalidSettings> {
-    const VARIABLE: &str = "HYPEMAN_SNAP_MISSING_GRACE";
     if let Some(grace) = command.missing_grace() {
         return Ok(grace);
     }
-    let Some(value) = text(VARIABLE, around)? else {
+    let Some((origin, value)) = around.text(MISSING_GRACE_VARIABLE)? else {
         return Ok(Limits::default().missing_grace);
     };
-    duration::parse(&value).map_err(|error| InvalidSettings::Value {
-        origin: VARIABLE,
-        value,
-        rule: error.to_string(),
-    })
+    duration::parse(&value)
+        .map_err(|error| InvalidSettings::value(origin, &value, error.to_string()))
 }

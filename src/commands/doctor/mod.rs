@@ -79,6 +79,13 @@ fn settings(context: &Context<'_>) -> Vec<Finding> {
             },
         ),
     });
+    // Their values are told by those whom they concern; two are secret.
+    findings.extend(
+        origins
+            .others
+            .iter()
+            .map(|(name, origin)| Finding::ok(CHECK, name, format!("set by {origin}"))),
+    );
     findings
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Talks to no server.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -71,9 +72,8 @@ pub struct KeySource {
 }
 
 impl KeySource {
-    /// The places that this process's environment names. Empty variables count as unset (contract, section 1).
-    pub fn from_environment() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    /// The places that the user's settings name. `variable` looks up what is set and not empty (contract, section 1).
+    pub fn named_by(variable: impl Fn(&'static str) -> Option<OsString>) -> Self {
         Self {
             key: variable(KEY_VARIABLE).and_then(|key| Secret::new(&key.to_string_lossy())),
             key_file: variable(KEY_FILE_VARIABLE).map(PathBuf::from),
