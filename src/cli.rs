@@ -90,6 +90,10 @@ pub struct Global {
     )]
     pub output: OutputFormat,
 
+    /// The same as --output json
+    #[arg(long, global = true, conflicts_with = "output")]
+    pub json: bool,
+
     /// How long to wait for a schedule that another run holds [default: 10s]
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration::parse)]
     pub lock_timeout: Option<Duration>,
@@ -101,6 +105,17 @@ pub struct Global {
     /// Say errors only, and print nothing for runs that went well
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+}
+
+impl Global {
+    /// How results are printed, by either of the flags for it.
+    pub const fn format(&self) -> OutputFormat {
+        if self.json {
+            OutputFormat::Json
+        } else {
+            self.output
+        }
+    }
 }
 
 /// Who takes the snapshots.
@@ -283,7 +298,7 @@ pub struct SetArgs {
     pub hook_timeout: Option<String>,
 
     /// Show what would change and write nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
 
@@ -317,7 +332,7 @@ pub struct RunDueArgs {
     pub jobs: Option<u16>,
 
     /// Show what would be done and do nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
 
     /// Run now, due or not; the schedule's times stay as they are
@@ -385,7 +400,7 @@ pub struct PruneArgs {
     pub instance: Vec<String>,
 
     /// Show what would be removed and remove nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub dry_run: bool,
 
     #[command(flatten)]

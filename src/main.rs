@@ -49,13 +49,10 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and versions come this way as well. If nobody listens, there is nobody to tell.
             let _ = error.print();
-            return if !error.use_stderr() {
-                Exit::Done.into()
-            } else if is_check() {
-                Exit::Unknown.into()
-            } else {
-                Exit::Usage.into()
-            };
+            if !error.use_stderr() {
+                return Exit::Done.into();
+            }
+            return misused(&error).into();
         }
     };
     let progress = progress(&cli);
@@ -67,17 +64,35 @@ fn main() -> ExitCode {
             if matches!(cli.command, Command::Check(_)) {
                 return unchecked(&cli, &error).into();
             }
-            failure::exit_for(&error).into()
+            let exit = failure::exit_for(&error);
+            if matches!(cli.global.format(), OutputFormat::Json) {
+                let _ = output::print(&output::failure(&format!("{error:#}"), exit));
+            }
+            exit.into()
         }
     }
 }
 
-/// Whether a command line that is not valid was meant for `check`, whose exit codes are a monitoring plugin's.
-fn is_check() -> bool {
-    Cli::command()
-        .ignore_errors(true)
-        .try_get_matches()
-        .is_ok_and(|matches| matches.subcommand_name() == Some("check"))
+/// What is left to say of a command line that is not valid, as far as it can be understood: `check` has exit codes of its
+/// own, and who asked for JSON gets some.
+fn misused(error: &clap::Error) -> Exit {
+    let matches = Cli::command().ignore_errors(true).try_get_matches();
+    let command = matches.as_ref().ok().and_then(|it| it.subcommand());
+    let exit = if command.is_some_and(|(name, _)| name == "check") {
+        Exit::Unknown
+    } else {
+        Exit::Usage
+    };
+    let wants_json = command.is_some_and(|(_, matches)| {
+        matches.get_flag("json") || matches.get_one("output") == Some(&OutputFormat::Json)
+    });
+    if wants_json {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let _ = output::print(&output::failure(message, exit));
+    }
+    exit
 }
 
 /// `check` answers even where no other command could: a monitoring system reads stdout.
@@ -159,7 +174,7 @@ fn view(cli: &Cli) -> output::View {
     let is_terminal = io::stdout().is_terminal();
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     output::View {
-        format: match cli.global.output {
+        format: match cli.global.format() {
             OutputFormat::Table => output::Format::Table,
             OutputFormat::Json => output::Format::Json,
         },
@@ -175,7 +190,7 @@ fn progress(cli: &Cli) -> Progress {
     let is_wanted = io::stderr().is_terminal()
         && !is_dumb()
         && !cli.global.quiet
-        && matches!(cli.global.output, OutputFormat::Table)
+        && matches!(cli.global.format(), OutputFormat::Table)
         && matches!(cli.command, Command::RunDue(_) | Command::Prune(_));
     if is_wanted {
         Progress::on_stderr()

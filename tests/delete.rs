@@ -25,14 +25,19 @@ fn host() -> Host {
 fn schedule_goes_and_snapshots_stay() {
     let host = host();
     host.add_snapshot("s1", (ID, "web-a"), Duration::from_secs(60), true);
+    host.add_snapshot("s2", (ID, "web-a"), Duration::from_secs(60), false);
     let said = host.run(&["delete", "web-a"]).exits(0).is_content();
     assert_eq!(
         said.stdout,
-        "deleted schedule of mk3v9t0xq2r7w5d8h1c6b4za; its snapshots stay\n"
+        format!(
+            "deleted schedule of {ID}; its snapshots stay (1): `hypeman-snap snapshots {ID}` lists them, `rm -r {}/ID` \
+             removes one\n",
+            host.data_dir().join("snapshots").display()
+        )
     );
     assert!(!host.schedule_path(ID).exists());
     assert!(host.schedule_path(OTHER_ID).exists());
-    assert_eq!(host.snapshots(), ["s1"]);
+    assert_eq!(host.snapshots(), ["s1", "s2"]);
     assert!(
         host.state_dir()
             .join("locks")
@@ -46,10 +51,16 @@ fn schedule_goes_and_snapshots_stay() {
 fn json_says_whether_anything_changed() {
     let host = host();
     let json = host.run(&["rm", "web-a", "-o", "json"]).exits(0).json();
-    assert_eq!(json, json!({"changed": true, "instance_id": ID}));
+    assert_eq!(
+        json,
+        json!({"changed": true, "instance_id": ID, "snapshots": 0})
+    );
     let again = ["rm", ID, "-o", "json", "--ignore-not-found"];
     let json = host.run(&again).exits(0).is_content().json();
-    assert_eq!(json, json!({"changed": false, "instance_id": ID}));
+    assert_eq!(
+        json,
+        json!({"changed": false, "instance_id": ID, "snapshots": null})
+    );
 }
 
 #[test]

@@ -241,6 +241,12 @@ fn program_that_is_not_there_is_a_warning_first_and_a_failure_then() {
         .complains(&["warning: --pre-hook \"/does/not/exist\"", "no such program"]);
     let (said, _) = scene.force(1);
     said.complains(&["the pre-hook /does/not/exist could not be started: No such file"]);
+    let file = scene.log().with_file_name("hook");
+    fs::write(&file, "#!/bin/sh\n").unwrap();
+    scene
+        .set(&["--pre-hook", file.to_str().unwrap()])
+        .exits(0)
+        .complains(&["can't be executed", "`chmod +x` it"]);
 }
 
 #[test]

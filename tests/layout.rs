@@ -78,7 +78,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "host",
             "finding",
         ],
-        "output" => vec!["report", "finding"],
+        "output" => vec!["report", "finding", "exit"],
         "logging" => vec!["output::text"],
         "main" => return vec!["*"],
         other => panic!("the layout says nothing of the module {other}"),

@@ -139,11 +139,17 @@ fn newest_is_when_the_newest_scheduled_snapshot_was_taken() {
 }
 
 #[test]
-fn nothing_scheduled_is_an_empty_table() {
+fn nothing_scheduled_is_an_empty_table_and_where_that_is() {
     let host = host();
-    let said = host.run(&["list"]).exits(0).is_content();
+    let directory = host.state_dir();
+    let said = host.run(&["list"]).exits(0).complains(&[
+        "no schedules in",
+        directory.to_str().unwrap(),
+        "(HYPEMAN_SNAP_STATE_DIR)",
+    ]);
     assert_eq!(said.stdout.lines().count(), 1, "{said:?}");
-    let said = host.run(&["list", "-o", "json"]).exits(0).is_content();
+    let quiet = ["list", "-o", "json", "--quiet"];
+    let said = host.run(&quiet).exits(0).is_content();
     assert_eq!(said.json(), json!([]));
     assert!(!host.state_dir().exists());
 }

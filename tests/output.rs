@@ -209,7 +209,7 @@ fn help_goes_to_stdout_and_usage_errors_to_stderr() {
 
 #[test]
 fn variables_that_are_empty_count_as_unset_and_bad_ones_are_named() {
-    let host = host();
+    let host = scheduled_host();
     let run = |name: &str, value: &str| {
         let mut command = host.command();
         command.env(name, value).arg("list");
@@ -275,4 +275,31 @@ fn completions_name_every_command() {
         }
     }
     host.run(&["completions", "cmd.exe"]).exits(2);
+}
+
+#[test]
+fn who_asks_for_json_gets_errors_as_json_too() {
+    let host = scheduled_host();
+    assert_eq!(
+        host.run(&["get", "--json", ID]).exits(0).json(),
+        host.run(&["get", ID, "-o", "json"]).exits(0).json()
+    );
+    let said = host.run(&["get", "web-b", "--json"]).exits(3);
+    let error = said.json();
+    assert_eq!(error["exit_code"], 3);
+    assert!(
+        said.stderr.contains(error["error"].as_str().unwrap()),
+        "{said:?}"
+    );
+    for arguments in [
+        &["set", ID, "--json"][..],
+        &["-o", "json", "set", ID, "--interval", "1h", "--nonsense"],
+    ] {
+        let said = host.run(arguments).exits(2);
+        assert_eq!(said.json()["exit_code"], 2, "{said:?}");
+    }
+    host.run(&["check", "--json", "--nonsense"]).exits(3).json();
+    for arguments in [&["get", "web-b"][..], &["set", ID]] {
+        assert_eq!(host.run(arguments).stdout, "", "{arguments:?}");
+    }
 }

@@ -372,7 +372,7 @@ fn register_as_of_old(host: &Host, disk: &std::path::Path) -> PathBuf {
 fn registration_of_an_older_version_is_moved_by_the_first_command_that_writes() {
     let (host, disk) = host_with_disk();
     let old = register_as_of_old(&host, &disk);
-    host.run(&["list"]).exits(0).is_content();
+    host.run(&["snapshots"]).exits(0).is_content();
     assert!(old.exists(), "who only looks changes nothing");
     host.run(&["set", "database", "--interval", "1h", "--max-count", "3"])
         .exits(0)

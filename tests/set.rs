@@ -341,3 +341,23 @@ fn schedule_that_can_not_be_read_is_not_overwritten() {
         assert_eq!(fs::read(path).unwrap(), content.as_bytes());
     }
 }
+
+#[test]
+fn age_below_the_interval_is_warned_of() {
+    let host = host();
+    host.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1d",
+        "--max-age",
+        "1h 30m",
+        "--dry-run",
+    ])
+    .exits(0)
+    .complains(&["warning: --max-age 1h 30m is below --interval 1d", "newest"]);
+    host.run(&["set", ID, "--interval", "1d", "--max-age", "1d", "-n"])
+        .exits(0)
+        .is_content();
+    assert!(!host.schedule_path(ID).exists());
+}

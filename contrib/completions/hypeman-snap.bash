@@ -107,7 +107,7 @@ _hypeman__snap() {
 
     case "${cmd}" in
         hypeman__snap)
-            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots check register unregister doctor completions help"
+            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -153,7 +153,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__check)
-            opts="-o -v -q -h --rpo --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --rpo --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -203,7 +203,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__completions)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help bash elvish fish powershell zsh"
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -249,7 +249,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__delete)
-            opts="-o -v -q -h --ignore-not-found --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --ignore-not-found --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -295,7 +295,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__doctor)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -341,7 +341,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__get)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -583,7 +583,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__list)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -629,7 +629,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__prune)
-            opts="-o -v -q -h --dry-run --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --dry-run --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -679,7 +679,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__register)
-            opts="-o -v -q -h --hypervisor --socket --name --disk --disk-root --force --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --hypervisor --socket --name --disk --disk-root --force --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -745,7 +745,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__run__subcmd__due)
-            opts="-o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --instance-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --instance-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -823,7 +823,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__set)
-            opts="-o -v -q -h --interval --max-count --max-age --name-prefix --metadata --pre-hook --post-hook --failure-hook --hook-timeout --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --interval --max-count --max-age --name-prefix --metadata --pre-hook --post-hook --failure-hook --hook-timeout --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -905,7 +905,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__snapshots)
-            opts="-o -v -q -h --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -955,7 +955,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__unregister)
-            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_hypeman_snap_global_optspecs
-    string join \n state-dir= data-dir= engine= base-url= ca-file= insecure-http o/output= lock-timeout= v/verbose q/quiet h/help V/version
+    string join \n state-dir= data-dir= engine= base-url= ca-file= insecure-http o/output= json lock-timeout= v/verbose q/quiet h/help V/version
 end
 
 function __fish_hypeman_snap_needs_command
@@ -34,6 +34,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -s o -l output -
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -71,8 +72,9 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l ca-fil
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l dry-run -d 'Show what would change and write nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s n -l dry-run -d 'Show what would change and write nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -86,6 +88,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -s o -l o
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -99,6 +102,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -s o -l 
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -112,6 +116,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -s o -l ou
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -126,6 +131,7 @@ json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l ignore-not-found -d 'Succeed when there is no such schedule'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -140,6 +146,7 @@ json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l ignore-not-found -d 'Succeed when there is no such schedule'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -160,10 +167,11 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l ca
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l dry-run -d 'Show what would be done and do nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s n -l dry-run -d 'Show what would be done and do nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l force -d 'Run now, due or not; the schedule\'s times stay as they are'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l recover-only -d 'Only resume guests that a killed run left paused, and clean up after it'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -177,8 +185,9 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l ca-f
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l dry-run -d 'Show what would be removed and remove nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s n -l dry-run -d 'Show what would be removed and remove nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -193,6 +202,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s 
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -207,6 +217,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s o -l
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -226,6 +237,7 @@ json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l force -d 'Register a VM whose socket nobody serves and of which no disk is known'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -239,6 +251,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -252,6 +265,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s o -
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -265,6 +279,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'

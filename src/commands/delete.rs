@@ -3,8 +3,10 @@
 use super::Context;
 use super::failure::{Refused, exit_for};
 use super::target::Targets;
-use crate::cli::DeleteArgs;
+use crate::cli::{DeleteArgs, EngineKind};
+use crate::error::in_words;
 use crate::exit::Exit;
+use crate::instance::InstanceId;
 use crate::report::{Answer, Deleted};
 
 /// Finds the schedule and removes its file under its lock.
@@ -19,6 +21,8 @@ pub fn run(context: &Context<'_>, args: &DeleteArgs) -> anyhow::Result<Answer> {
             return Ok(Answer::Deleted(Deleted {
                 instance_id: args.instance.clone(),
                 is_changed: false,
+                snapshots: None,
+                snapshots_dir: None,
             }));
         }
         Err(error) => return Err(error),
@@ -32,8 +36,30 @@ pub fn run(context: &Context<'_>, args: &DeleteArgs) -> anyhow::Result<Answer> {
             Refused::NotFound(format!("the schedule of {} has just gone", found.id)).into(),
         );
     }
+    let settings = context.settings;
     Ok(Answer::Deleted(Deleted {
-        instance_id: found.id.to_string(),
         is_changed,
+        snapshots: left_behind(context, &found.id),
+        snapshots_dir: matches!(settings.engine, EngineKind::Local)
+            .then(|| settings.data_dir.join("snapshots")),
+        instance_id: found.id.into(),
     }))
+}
+
+/// How many snapshots the schedules of an instance have made that are still there. That this can't be told is no reason
+/// not to delete.
+fn left_behind(context: &Context<'_>, id: &InstanceId) -> Option<usize> {
+    match (context.ports)().and_then(|ports| ports.engine.list()) {
+        Ok(listing) => Some(
+            listing
+                .snapshots
+                .iter()
+                .filter(|it| it.is_scheduled() && it.source_instance_id == id.as_str())
+                .count(),
+        ),
+        Err(error) => {
+            log::debug!("the snapshots can't be counted: {}", in_words(&error));
+            None
+        }
+    }
 }

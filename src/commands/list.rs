@@ -13,6 +13,13 @@ use crate::report::{Answer, ScheduleRow};
 /// can't be read is a row.
 pub fn run(context: &Context<'_>) -> anyhow::Result<Answer> {
     let (ids, problems) = context.store.ids()?;
+    if ids.is_empty() && problems.is_empty() {
+        log::warn!(
+            "no schedules in {} ({}); `hypeman-snap set` makes one",
+            context.settings.state_dir.display(),
+            context.settings.origins.state_dir
+        );
+    }
     let known = if ids.is_empty() {
         None
     } else {

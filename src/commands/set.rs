@@ -11,8 +11,9 @@ use crate::clock;
 use crate::error::in_words;
 use crate::report::{Answer, Declared};
 use crate::run;
+use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Hooks, Stage};
-use crate::schedule::{Schedule, validate};
+use crate::schedule::{Declaration, Schedule, validate};
 
 /// Checks the values, finds the instance, and writes its schedule under its lock if that changes anything.
 ///
@@ -31,6 +32,7 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         failure_hook: args.failure_hook.clone(),
         hook_timeout: args.hook_timeout.clone(),
     })?;
+    warn_of_short_age(&declaration);
     warn_of_missing_programs(&declaration.hooks);
     for (_, refusal) in run::refused_hooks(&declaration.hooks) {
         warn!("{refusal}");
@@ -77,14 +79,35 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     })))
 }
 
+/// Says that all snapshots but the newest go at once. Who wants one snapshot may have meant just that.
+fn warn_of_short_age(declaration: &Declaration) {
+    let interval = declaration.cadence.gap();
+    if let Some(max_age) = declaration.retention.max_age.filter(|it| *it < interval) {
+        warn!(
+            "--max-age {} is below --interval {}: a snapshot is too old before the next one is taken, so that only the \
+             newest stays",
+            format_human(max_age),
+            format_human(interval)
+        );
+    }
+}
+
 /// Says which hooks could not be started now. They may be installed later, so that this is no reason to refuse them.
 fn warn_of_missing_programs(hooks: &Hooks) {
     for stage in Stage::ALL {
         let Some(program) = hooks.command(stage).first() else {
             continue;
         };
+        let path = Path::new(program);
         let is_found = if program.starts_with('/') {
-            is_executable(Path::new(program))
+            if path.is_file() && !is_executable(path) {
+                warn!(
+                    "{} {program:?}: the file can't be executed; runs fail until it can: `chmod +x` it",
+                    stage.flag()
+                );
+                continue;
+            }
+            is_executable(path)
         } else {
             std::env::var_os("PATH").is_some_and(|path| {
                 std::env::split_paths(&path).any(|dir| is_executable(&dir.join(program)))

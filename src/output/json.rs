@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::text::visible_json;
 use super::{View, check};
+use crate::exit::Exit;
 use crate::finding;
 use crate::monitoring::health::{Newest, Source};
 use crate::report::run::{HookRun, InstanceResult, Report};
@@ -29,6 +30,15 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Findings(findings) => findings.iter().map(examined).collect(),
         Answer::Verbatim(text) => Value::from(text.as_str()),
     };
+    text(&value)
+}
+
+/// What ended a command.
+pub fn failure(message: &str, exit: Exit) -> String {
+    text(&json!({ "error": message, "exit_code": exit.code() }))
+}
+
+fn text(value: &Value) -> String {
     format!("{}\n", visible_json(&format!("{value:#}")))
 }
 
@@ -72,7 +82,11 @@ fn add_known(fields: &mut Map<String, Value>, row: &ScheduleRow, newest: Value) 
 }
 
 fn deleted(deleted: &Deleted) -> Value {
-    json!({ "changed": deleted.is_changed, "instance_id": deleted.instance_id })
+    json!({
+        "changed": deleted.is_changed,
+        "instance_id": deleted.instance_id,
+        "snapshots": deleted.snapshots,
+    })
 }
 
 fn registration(registration: &Registration) -> Value {

@@ -225,11 +225,26 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
 /// `delete`.
 pub fn deleted(deleted: &Deleted) -> String {
     let instance = visible(&deleted.instance_id);
-    if deleted.is_changed {
-        format!("deleted schedule of {instance}; its snapshots stay\n")
-    } else {
-        format!("unchanged: {instance} has no schedule\n")
+    if !deleted.is_changed {
+        return format!("unchanged: {instance} has no schedule\n");
     }
+    let rest = match deleted.snapshots {
+        None => "its snapshots stay".to_owned(),
+        Some(0) => "there are no snapshots of it".to_owned(),
+        Some(count) => {
+            let remove = match &deleted.snapshots_dir {
+                Some(dir) => format!(
+                    "`rm -r {}/ID` removes one",
+                    visible(&dir.display().to_string())
+                ),
+                None => "the server's own client removes one".to_owned(),
+            };
+            format!(
+                "its snapshots stay ({count}): `hypeman-snap snapshots {instance}` lists them, {remove}"
+            )
+        }
+    };
+    format!("deleted schedule of {instance}; {rest}\n")
 }
 
 /// `register`, `unregister`.

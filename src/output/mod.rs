@@ -13,6 +13,7 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, Utc};
 
+use crate::exit::Exit;
 use crate::report::Answer;
 
 /// How results are printed.
@@ -61,6 +62,11 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Verbatim(text) => text.clone(),
         },
     }
+}
+
+/// What ended a command, for programs: JSON in the place of the answer.
+pub fn failure(message: &str, exit: Exit) -> String {
+    json::failure(message, exit)
 }
 
 /// Writes `text` to stdout. A reader that has seen enough and gone away (`| head`) is no error.

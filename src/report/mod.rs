@@ -2,6 +2,8 @@
 
 pub mod run;
 
+use std::path::PathBuf;
+
 use crate::exit::Exit;
 use crate::finding::{self, Status};
 use crate::instance::{InstanceId, InstanceRef};
@@ -123,6 +125,10 @@ pub struct Deleted {
     pub instance_id: String,
     /// Whether there was a schedule.
     pub is_changed: bool,
+    /// How many snapshots it left; `None` when the engine could not be asked.
+    pub snapshots: Option<usize>,
+    /// Where the snapshots are directories; `None` where a server keeps them.
+    pub snapshots_dir: Option<PathBuf>,
 }
 
 /// One snapshot and why it is there.

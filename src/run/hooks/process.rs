@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group};
 
 /// How much of the output is kept: the end of it.
-const OUTPUT_MAX_BYTES: usize = 64 << 10;
+const OUTPUT_MAX_BYTES: usize = 16 << 10;
 /// How long a hook that is told to end has for it before it is killed.
 const END_GRACE: Duration = Duration::from_secs(5);
 /// How often the process and the clock are looked at; output wakes up at once.
@@ -54,7 +55,7 @@ pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
         Ok(started) => started,
         Err(error) => {
             return Ended {
-                failure: Some(format!("could not be started: {error}")),
+                failure: Some(not_started(&error)),
                 output: Vec::new(),
             };
         }
@@ -80,6 +81,18 @@ pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
     Ended {
         failure,
         output: hook.tail.lines(),
+    }
+}
+
+fn not_started(error: &io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::ACCESS) => {
+            "can't be executed: `chmod +x` it, or name the program that reads it".to_owned()
+        }
+        Some(Errno::NOEXEC) => {
+            "can't be executed: it is no program, and its first line is no `#!/…`".to_owned()
+        }
+        Some(_) | None => format!("could not be started: {error}"),
     }
 }
 

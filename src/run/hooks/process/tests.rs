@@ -1,6 +1,7 @@
 //! Facts about a hook's process, with real ones.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
@@ -81,6 +82,18 @@ fn failures_say_how_it_ended() {
     ] {
         let ended = run_for(&mut sh(script), FOREVER);
         assert_eq!(ended.failure.as_deref(), Some(failure));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hook");
+    fs::write(&file, "exit 0\n").unwrap();
+    for (mode, says) in [(0o644, "`chmod +x` it"), (0o755, "no `#!/…`")] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let ended = run_for(&mut Command::new(&file), FOREVER);
+        let failure = ended.failure.unwrap();
+        assert!(
+            failure.starts_with("can't be executed: ") && failure.contains(says),
+            "{failure}"
+        );
     }
     let ended = run_for(&mut Command::new("/does/not/exist"), FOREVER);
     let failure = ended.failure.unwrap();
