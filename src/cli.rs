@@ -46,7 +46,6 @@ pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
     pub global: Global,
-    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -139,7 +138,6 @@ pub enum OutputFormat {
 
 pub use register::{RegisterArgs, UnregisterArgs};
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Give an instance a schedule, or change the one it has
@@ -195,42 +193,30 @@ pub enum Command {
 
 impl Command {
     /// Whether the command may write to the state and data directories.
-    pub fn may_write(&self) -> bool {
-        match self {
-            Self::Set(args) => !args.dry_run,
-            Self::RunDue(args) => !args.dry_run,
-            Self::Prune(args) => !args.dry_run,
-            Self::Delete(_) | Self::Register(_) | Self::Unregister(_) => true,
-            Self::Get(_)
-            | Self::List
-            | Self::Snapshots(_)
-            | Self::Check(_)
-            | Self::Doctor
-            | Self::Completions(_) => false,
-        }
+    pub const fn may_write(&self) -> bool {
+        matches!(
+            self,
+            Self::Set(SetArgs { dry_run: false, .. })
+                | Self::RunDue(RunDueArgs { dry_run: false, .. })
+                | Self::Prune(PruneArgs { dry_run: false, .. })
+                | Self::Delete(_)
+                | Self::Register(_)
+                | Self::Unregister(_)
+        )
     }
 
     /// What `--missing-grace` says, for the commands that have it.
     pub const fn missing_grace(&self) -> Option<Duration> {
-        let grace = match self {
-            Self::RunDue(args) => &args.grace,
-            Self::Prune(args) => &args.grace,
-            Self::Snapshots(args) => &args.grace,
-            Self::Set(_)
-            | Self::Get(_)
-            | Self::List
-            | Self::Delete(_)
-            | Self::Check(_)
-            | Self::Register(_)
-            | Self::Unregister(_)
-            | Self::Doctor
-            | Self::Completions(_) => return None,
-        };
-        grace.missing_grace
+        if let Self::RunDue(RunDueArgs { grace, .. })
+        | Self::Prune(PruneArgs { grace, .. })
+        | Self::Snapshots(SnapshotsArgs { grace, .. }) = self
+        {
+            return grace.missing_grace;
+        }
+        None
     }
 }
 
-/// What `set` takes.
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// The instance: an id, a name, or a unique prefix of an id
@@ -302,14 +288,12 @@ pub struct SetArgs {
     pub dry_run: bool,
 }
 
-/// What `get` takes.
 #[derive(Debug, Args)]
 pub struct GetArgs {
     /// The instance, which need not exist any more: an id, a name, or a unique prefix of an id
     pub instance: String,
 }
 
-/// What `delete` takes.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// The instance, which need not exist any more: an id, a name, or a unique prefix of an id
@@ -320,7 +304,6 @@ pub struct DeleteArgs {
     pub ignore_not_found: bool,
 }
 
-/// What `run-due` takes.
 #[derive(Debug, Args)]
 pub struct RunDueArgs {
     /// Look at this instance's schedule only; may be given several times
@@ -393,7 +376,6 @@ pub struct GraceArgs {
     pub missing_grace: Option<Duration>,
 }
 
-/// What `prune` takes.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     /// The instances whose schedules to apply [default: all]
@@ -407,7 +389,6 @@ pub struct PruneArgs {
     pub grace: GraceArgs,
 }
 
-/// What `snapshots` takes.
 #[derive(Debug, Args)]
 pub struct SnapshotsArgs {
     /// List only this instance's, which need not exist any more [default: all]
@@ -417,7 +398,6 @@ pub struct SnapshotsArgs {
     pub grace: GraceArgs,
 }
 
-/// What `check` takes.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The instances to look at, which need not exist any more [default: all that have a schedule]
@@ -428,7 +408,6 @@ pub struct CheckArgs {
     pub rpo: Option<Duration>,
 }
 
-/// What `completions` takes.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     /// The shell

@@ -1,7 +1,6 @@
 //! What flags, environment, the host's settings file and default directories amount to: one validated value that
 //! commands are given. A flag wins over its environment variable, and that over the file; what is empty counts as unset.
 
-mod disks;
 mod limits;
 mod place;
 mod source;
@@ -15,6 +14,7 @@ use directories::ProjectDirs;
 use crate::cli::{Command, EngineKind, Global};
 use crate::monitoring::heartbeat::Target;
 
+pub use limits::Limits;
 pub use source::{HOST_FILE, Origin, Surroundings, host_file};
 
 /// Where root keeps this tool's state.
@@ -22,12 +22,13 @@ const ROOT_STATE_DIR: &str = "/var/lib/hypeman-snap";
 /// Where root's hypeman keeps its data (contract, section 1).
 const ROOT_DATA_DIR: &str = "/var/lib/hypeman";
 const ENGINE_VARIABLE: &str = "HYPEMAN_SNAP_ENGINE";
+const DISK_ROOTS_VARIABLE: &str = "HYPEMAN_SNAP_DISK_ROOTS";
 const METRICS_VARIABLE: &str = "HYPEMAN_SNAP_METRICS_FILE";
 const HEARTBEAT_VARIABLE: &str = "HYPEMAN_SNAP_HEARTBEAT_URL";
 /// The variables whose values `doctor` leaves to those whom they concern; two are secret.
 const OTHERS: [&str; 7] = [
     "HYPEMAN_SNAP_CA_FILE",
-    disks::VARIABLE,
+    DISK_ROOTS_VARIABLE,
     limits::MISSING_GRACE_VARIABLE,
     METRICS_VARIABLE,
     HEARTBEAT_VARIABLE,
@@ -36,12 +37,6 @@ const OTHERS: [&str; 7] = [
 ];
 /// How long to wait for a lock where nothing else is said.
 const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
-const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// With one more worker than VMMs that hang, others are served beside them.
-const MIN_DEFAULT_JOBS: usize = 2;
-/// More instances than this at once would only pause their guests at the same time.
-const MAX_DEFAULT_JOBS: usize = 4;
 
 /// What every command works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,37 +89,6 @@ pub struct Origins {
     pub others: Vec<(&'static str, Origin)>,
 }
 
-/// The limits of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Instances that are worked on at once; at least 1.
-    pub jobs: usize,
-    /// How long a guest may be paused for a snapshot; above zero.
-    pub pause_timeout: Duration,
-    /// How long the local engine may work on one instance; above zero, `None` for what its size accounts for.
-    pub instance_timeout: Option<Duration>,
-    /// How long a server may take to create a snapshot; above zero.
-    pub create_timeout: Duration,
-    /// How long an instance must be gone before its schedule is retired.
-    pub missing_grace: Duration,
-    /// How long a server may take for anything but a snapshot; `None` where the engine's own limit will do.
-    pub request_timeout: Option<Duration>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            jobs: processors.clamp(MIN_DEFAULT_JOBS, MAX_DEFAULT_JOBS),
-            pause_timeout: Duration::from_secs(30),
-            instance_timeout: None,
-            create_timeout: Duration::from_secs(10 * 60),
-            missing_grace: Duration::from_secs(24 * 60 * 60),
-            request_timeout: None,
-        }
-    }
-}
-
 /// Why flags and environment don't amount to settings.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
@@ -133,7 +97,6 @@ pub enum InvalidSettings {
     Value {
         /// The flag or the environment variable.
         origin: Origin,
-        /// Its value.
         value: String,
         /// What it must be.
         rule: String,
@@ -149,7 +112,6 @@ pub enum InvalidSettings {
     /// The host's settings file can't be used.
     #[error("{}{}: {rule}", path.display(), line.map(|line| format!(" line {line}")).unwrap_or_default())]
     HostFile {
-        /// The file.
         path: PathBuf,
         /// The line that is not valid, from 1.
         line: Option<usize>,
@@ -161,9 +123,7 @@ pub enum InvalidSettings {
     OneDirectory {
         /// Where the state directory comes from.
         origin: Origin,
-        /// The state directory.
         state_dir: PathBuf,
-        /// The data directory.
         data_dir: PathBuf,
     },
     /// There is no default directory for a user without a home directory.
@@ -201,30 +161,30 @@ pub fn resolve(
     command: &Command,
     around: &Surroundings<'_>,
 ) -> Result<Settings, InvalidSettings> {
-    let (state_dir_origin, state_dir) = around
-        .path(
-            flags.state_dir.as_deref(),
-            "--state-dir",
-            "HYPEMAN_SNAP_STATE_DIR",
-        )?
-        .or_else(|| default_dir(around, ROOT_STATE_DIR, "hypeman-snap", state_home))
-        .ok_or(InvalidSettings::NoHome {
-            what: "schedules",
-            flag: "--state-dir",
-            variable: "HYPEMAN_SNAP_STATE_DIR",
-        })?;
-    let (data_dir_origin, data_dir) = around
-        .path(
-            flags.data_dir.as_deref(),
-            "--data-dir",
-            "HYPEMAN_SNAP_DATA_DIR",
-        )?
-        .or_else(|| default_dir(around, ROOT_DATA_DIR, "hypeman", data_home))
-        .ok_or(InvalidSettings::NoHome {
-            what: "snapshots",
-            flag: "--data-dir",
-            variable: "HYPEMAN_SNAP_DATA_DIR",
-        })?;
+    let directory = |what, given: &Option<PathBuf>, flag, variable, default| {
+        around
+            .path(given.as_deref(), flag, variable)?
+            .or(default)
+            .ok_or(InvalidSettings::NoHome {
+                what,
+                flag,
+                variable,
+            })
+    };
+    let (state_dir_origin, state_dir) = directory(
+        "schedules",
+        &flags.state_dir,
+        "--state-dir",
+        "HYPEMAN_SNAP_STATE_DIR",
+        default_dir(around, ROOT_STATE_DIR, "hypeman-snap", state_home),
+    )?;
+    let (data_dir_origin, data_dir) = directory(
+        "snapshots",
+        &flags.data_dir,
+        "--data-dir",
+        "HYPEMAN_SNAP_DATA_DIR",
+        default_dir(around, ROOT_DATA_DIR, "hypeman", data_home),
+    )?;
     if place::is_same(&state_dir, &data_dir) {
         return Err(InvalidSettings::OneDirectory {
             origin: state_dir_origin,
@@ -262,7 +222,7 @@ pub fn resolve(
         base_url,
         ca_file: ca_file.map(|(_, path)| path),
         allows_insecure_http: flags.insecure_http,
-        disk_roots: disks::roots(around)?,
+        disk_roots: disk_roots(around)?,
         lock_timeout: flags.lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
         limits: limits::of(command, around)?,
         origins: Origins {
@@ -317,18 +277,24 @@ fn monitoring(
     })
 }
 
-fn above_zero(
-    flag: &'static str,
-    value: Option<Duration>,
-) -> Result<Option<Duration>, InvalidSettings> {
-    if value == Some(Duration::ZERO) {
-        return Err(InvalidSettings::value(
-            Origin::Flag(flag),
-            "0s",
-            "must be above zero",
-        ));
+/// The directories in which the disks of this host's VMs live: what the environment names, separated by colons; none means anywhere.
+///
+/// # Errors
+/// When one is not an absolute path.
+fn disk_roots(around: &Surroundings<'_>) -> Result<Vec<PathBuf>, InvalidSettings> {
+    let Some((origin, value)) = around.text(DISK_ROOTS_VARIABLE)? else {
+        return Ok(Vec::new());
+    };
+    let named = value.split(':').filter(|root| !root.is_empty());
+    let roots: Vec<PathBuf> = named.map(PathBuf::from).collect();
+    match roots.iter().find(|root| !root.is_absolute()) {
+        Some(root) => Err(InvalidSettings::value(
+            origin,
+            root.display(),
+            "must be an absolute path; several are separated by colons",
+        )),
+        None => Ok(roots),
     }
-    Ok(value)
 }
 
 fn engine_from_environment(
@@ -498,6 +464,23 @@ mod tests {
         assert_eq!(
             settings.state_dir,
             std::env::current_dir().unwrap().join("here")
+        );
+    }
+
+    #[test]
+    fn disk_roots_are_absolute_and_separated_by_colons() {
+        let of = |value| {
+            resolved(&Global::default(), &[(DISK_ROOTS_VARIABLE, value)])
+                .map(|settings| settings.disk_roots)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(of(""), Ok(Vec::new()));
+        let both = vec![PathBuf::from("/srv/vms"), PathBuf::from("/dev/vg0")];
+        assert_eq!(of("/srv/vms:/dev/vg0:"), Ok(both));
+        let error = of("/srv:vms").unwrap_err();
+        assert!(
+            error.contains(DISK_ROOTS_VARIABLE) && error.contains("\"vms\""),
+            "{error}"
         );
     }
 }

@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::instance::{Hypervisor, InstanceId};
 
-/// What `register` takes.
 #[derive(Debug, Args)]
 pub struct RegisterArgs {
     /// The id to give it; a plain file name
@@ -43,7 +42,6 @@ pub struct RegisterArgs {
     pub force: bool,
 }
 
-/// What `unregister` takes.
 #[derive(Debug, Args)]
 pub struct UnregisterArgs {
     /// The id that it was registered with

@@ -91,7 +91,6 @@ fn health_exit(level: Level) -> Exit {
 /// What `set` did.
 #[derive(Debug)]
 pub struct Declared {
-    /// The instance.
     pub instance: InstanceRef,
     /// What was declared before; `None` when there was no schedule.
     pub before: Option<Declaration>,
@@ -134,7 +133,6 @@ pub struct Deleted {
 /// One snapshot and why it is there.
 #[derive(Debug)]
 pub struct SnapshotRow {
-    /// The snapshot.
     pub snapshot: Snapshot,
     /// What becomes of it.
     pub keeping: Keeping,
@@ -202,9 +200,7 @@ impl HealthRow {
 pub enum Judgement {
     /// The schedule and what is to be said of it.
     Judged {
-        /// The schedule.
         schedule: Box<Schedule>,
-        /// The verdict.
         verdict: Assessment,
     },
     /// There is no schedule that could be judged.
@@ -221,7 +217,6 @@ pub enum Judgement {
 /// What `register` or `unregister` did.
 #[derive(Debug)]
 pub struct Registration {
-    /// The instance.
     pub instance_id: InstanceId,
     /// What is different now.
     pub change: RegistrationChange,

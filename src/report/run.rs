@@ -42,7 +42,6 @@ impl Outcome {
 /// What happened to one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceResult {
-    /// The instance.
     pub instance_id: InstanceId,
     /// How it ended.
     pub outcome: Outcome,
@@ -50,7 +49,6 @@ pub struct InstanceResult {
     pub kind: Option<Kind>,
     /// The snapshot that was taken; in a dry run there is none yet.
     pub snapshot_id: Option<SnapshotId>,
-    /// Its name.
     pub snapshot_name: Option<String>,
     /// What retention removed, oldest first.
     pub pruned: Vec<SnapshotId>,

@@ -64,7 +64,6 @@ pub enum Newest {
 /// What a verdict is made from.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// The schedule.
     pub schedule: &'a Schedule,
     /// The newest usable snapshot that the schedule made.
     pub newest: Newest,

@@ -60,7 +60,6 @@ pub struct Stock {
 /// One schedule, and what the engine knows of its instance.
 #[derive(Debug)]
 pub struct Instance {
-    /// The schedule.
     pub schedule: Schedule,
     /// The instance's name; empty when it has none or it is not known.
     pub name: String,
