@@ -40,7 +40,7 @@ fn host() -> Host {
 fn systemctl(host: &Host, enabled: &str, active: &str) {
     let path = host.dir().join("systemctl");
     let script = format!(
-        "#!/bin/sh\ncase $1 in is-enabled) echo {enabled};; is-active) echo {active};; esac\n"
+        "#!/bin/sh\ncase $1 in is-enabled) echo {enabled};; is-active) echo {active};; show) cat \"$0\".show;; esac\n"
     );
     // Written by another process: a program that this one has open for writing, if only in a child that another test
     // is just starting, can't be started.
@@ -525,4 +525,49 @@ fn guest_directories_that_others_can_write_are_named() {
         fs::set_permissions(&path, before).unwrap();
     }
     assert_eq!(findings(&host), Vec::<Value>::new());
+}
+
+#[test]
+fn what_the_services_sandbox_takes_away_is_broken() {
+    let host = host();
+    let (state, data) = (host.state_dir(), host.data_dir());
+    let metrics = host.dir().join("metrics");
+    let show = |more: &str| {
+        let text = format!("LoadState=loaded\nProtectSystem=strict\nPrivateTmp=yes\n{more}\n");
+        fs::write(host.dir().join("systemctl.show"), text).unwrap();
+    };
+    let hook = "/tmp/hook-of-nobody";
+    host.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "3",
+        "--pre-hook",
+        hook,
+    ])
+    .exits(0);
+    let examined = |code| {
+        let file = metrics.join("x.prom");
+        let mut command = command(&host, &["doctor", "-o", "json"]);
+        said(command.env("HYPEMAN_SNAP_METRICS_FILE", file)).exits(code)
+    };
+    show(&format!("ReadWritePaths=-{}", data.display()));
+    let said = examined(1);
+    for path in [&state, &metrics] {
+        let remedy = format!("ReadWritePaths={}", path.display());
+        assert_says(
+            &finding(&said, "service", path.to_str().unwrap()),
+            "broken",
+            &["ProtectSystem=strict", &remedy, "systemctl edit"],
+        );
+    }
+    assert_says(
+        &finding(&said, "service", hook),
+        "broken",
+        &["PrivateTmp=yes", "does not see this hook"],
+    );
+    show(&format!("ReadWritePaths={} /tmp", host.dir().display()));
+    assert!(!examined(0).stdout.contains("\"service\""));
 }

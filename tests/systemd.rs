@@ -291,17 +291,29 @@ fn confined_service_snapshots_a_vm_that_runs() {
     );
     let script = r#"
         printf 'HYPEMAN_SNAP_STATE_DIR=%s\nHYPEMAN_SNAP_DATA_DIR="%s"\n' "$STATE" "$DATA" >/etc/default/hypeman-snap
+        systemctl enable hypeman-snap.timer >&2
+        hypeman-snap doctor >"$SHARED/confined" 2>&1 || true
         mkdir /etc/systemd/system/hypeman-snap.service.d
         printf '[Service]\nReadWritePaths=%s\n' "$SHARED" >/etc/systemd/system/hypeman-snap.service.d/paths.conf
         systemctl daemon-reload
-        HYPEMAN_SNAP_STATE_DIR=$STATE HYPEMAN_SNAP_DATA_DIR=$DATA \
-          hypeman-snap register "$ID" --hypervisor qemu --socket "$SOCKET" --disk "$DISK" >&2
+        hypeman-snap doctor >"$SHARED/free" 2>&1 || true
+        hypeman-snap register "$ID" --hypervisor qemu --socket "$SOCKET" --disk "$DISK" >&2
         service start || { journal >&2; exit 1; }
         journal
         "#;
     let Some(said) = boot(&machine, &format!("{directories}{script}")) else {
         return;
     };
+    let confined = machine.read("confined");
+    for directory in [host.state_dir(), host.data_dir()] {
+        let line = format!("ReadWritePaths={}", directory.display());
+        assert!(
+            confined.contains(&line) && confined.contains("ProtectSystem=strict"),
+            "{confined}"
+        );
+    }
+    let free = machine.read("free");
+    assert!(!free.contains("the service can't write"), "{free}");
     assert_eq!(host.read_schedule().get("last_error"), None, "{said}");
     let snapshots = host.snapshots();
     assert_eq!(snapshots.len(), 1, "{said}");

@@ -3,5 +3,6 @@
 
 pub mod crontab;
 pub mod directory;
+pub mod sandbox;
 pub mod systemd;
 pub mod time_sync;

@@ -6,12 +6,17 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::sandbox::{self, Sandbox};
+
 /// The timer that comes with this tool.
 pub const TIMER: &str = "hypeman-snap.timer";
 /// How long `systemctl` may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Time between two looks at whether it has ended.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The service that it starts.
+pub const SERVICE: &str = "hypeman-snap.service";
 
 /// What systemd says of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +44,28 @@ fn understood(enabled: &str, active: &str) -> Option<Timer> {
     })
 }
 
-/// The first word that a program prints, whatever its exit code says; `None` when it can't be started or does not end.
+/// The sandbox of a service; `None` where there is no systemd, or it does not know the service.
+pub fn sandbox(systemctl: impl AsRef<OsStr>, service: &str) -> Option<Sandbox> {
+    let properties = format!("--property={}", sandbox::PROPERTIES);
+    Sandbox::parse(&said(
+        systemctl.as_ref(),
+        &["show", &properties, service],
+        LIMIT,
+    )?)
+}
+
 fn first_word(program: &OsStr, args: &[&str], limit: Duration) -> Option<String> {
+    let said = said(program, args, limit)?;
+    Some(
+        said.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    )
+}
+
+/// What a program prints, whatever its exit code says; `None` when it can't be started or does not end.
+fn said(program: &OsStr, args: &[&str], limit: Duration) -> Option<String> {
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
@@ -49,7 +74,7 @@ fn first_word(program: &OsStr, args: &[&str], limit: Duration) -> Option<String>
         .spawn()
         .ok()?;
     let started = Instant::now();
-    // One word fits into the pipe, so the program never waits for a reader.
+    // Some lines fit into the pipe, so the program never waits for a reader.
     while child.try_wait().ok()?.is_none() {
         if started.elapsed() > limit {
             // If it has ended meanwhile there is nothing to kill.
@@ -61,12 +86,7 @@ fn first_word(program: &OsStr, args: &[&str], limit: Duration) -> Option<String>
     }
     let mut said = String::new();
     child.stdout.take()?.read_to_string(&mut said).ok()?;
-    Some(
-        said.split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-    )
+    Some(said)
 }
 
 #[cfg(test)]

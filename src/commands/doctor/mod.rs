@@ -36,7 +36,7 @@ pub fn run(context: &Context<'_>) -> Answer {
         )),
     }
     let schedules = schedules::examine(context.store, now);
-    findings.extend(runner::examine(&schedules));
+    findings.extend(runner::examine(context, &schedules));
     findings.push(time_sync::examine(
         now,
         schedules.newest_write,

@@ -1,22 +1,77 @@
 //! Who starts `run-due`: what is set up on this host, against what the schedules say has happened.
 
+use std::path::Path;
+
 use super::schedules::{Examined, shown};
+use crate::cli::EngineKind;
+use crate::commands::Context;
 use crate::finding::Finding;
 use crate::host::crontab;
+use crate::host::sandbox::Sandbox;
 use crate::host::systemd::{self, Timer};
 
 const CHECK: &str = "run-due";
 const REMEDY: &str = "systemctl enable --now hypeman-snap.timer, or add a line to /etc/cron.d";
 
-/// Who starts `run-due` on this host, and when it ran last.
-pub(super) fn examine(schedules: &Examined) -> Vec<Finding> {
+/// Who starts `run-due` on this host, whether it can work there, and when it ran last.
+pub(super) fn examine(context: &Context<'_>, schedules: &Examined) -> Vec<Finding> {
     let files = crontab::of_this_host();
     let crontabs: Vec<String> = crontab::that_run_due(&files)
         .iter()
         .map(|file| file.display().to_string())
         .collect();
     let timer = systemd::timer("systemctl", systemd::TIMER);
-    vec![started_by(timer, &crontabs, schedules), last_run(schedules)]
+    let mut findings = Vec::new();
+    if timer.is_some_and(|it| it.is_enabled || it.is_active) {
+        if let Some(sandbox) = systemd::sandbox("systemctl", systemd::SERVICE) {
+            findings = confined(&sandbox, context, schedules);
+        }
+    }
+    findings.insert(0, started_by(timer, &crontabs, schedules));
+    findings.push(last_run(schedules));
+    findings
+}
+
+/// What the service's sandbox takes from it that it needs.
+fn confined(sandbox: &Sandbox, context: &Context<'_>, schedules: &Examined) -> Vec<Finding> {
+    const CHECK: &str = "service";
+    let settings = context.settings;
+    let metrics = settings.monitoring.metrics_file.as_deref();
+    let written = [
+        Some(settings.state_dir.as_path()),
+        matches!(settings.engine, EngineKind::Local).then_some(settings.data_dir.as_path()),
+        metrics.and_then(Path::parent),
+    ];
+    let mut findings: Vec<Finding> = written
+        .into_iter()
+        .flatten()
+        .filter_map(|path| {
+            // Symlinks in what it may write are followed, so that either name will do.
+            let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            sandbox.forbids_writing(&real)?;
+            let setting = sandbox.forbids_writing(path)?;
+            Some(Finding::broken(
+                CHECK,
+                path.display(),
+                format!("the service can't write there, by its {setting}"),
+                format!(
+                    "systemctl edit {}, with [Service] and ReadWritePaths={}",
+                    systemd::SERVICE,
+                    path.display()
+                ),
+            ))
+        })
+        .collect();
+    findings.extend(schedules.hooks.iter().filter_map(|program| {
+        let setting = sandbox.hides(Path::new(program))?;
+        Some(Finding::broken(
+            CHECK,
+            program,
+            format!("the service does not see this hook, by its {setting}"),
+            "keep it elsewhere, such as in /usr/local/libexec",
+        ))
+    }));
+    findings
 }
 
 fn started_by(timer: Option<Timer>, crontabs: &[String], schedules: &Examined) -> Finding {

@@ -1,5 +1,7 @@
 //! The schedule files: which can't be read, which are overdue or fail, and when anything ran last.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::cadence::Due;
@@ -7,6 +9,7 @@ use crate::error::in_words;
 use crate::finding::Finding;
 use crate::run;
 use crate::schedule::Schedule;
+use crate::schedule::hooks::Stage;
 use crate::store::Store;
 
 const CHECK: &str = "schedule";
@@ -22,6 +25,8 @@ pub(super) struct Examined {
     pub(super) count: usize,
     /// How many are overdue.
     pub(super) overdue: usize,
+    /// The programs of all hooks that are named by their paths.
+    pub(super) hooks: BTreeSet<String>,
     /// When a run began last.
     pub(super) last_run_at: Option<DateTime<Utc>>,
     /// When a schedule was written last.
@@ -57,6 +62,11 @@ pub(super) fn examine(store: &Store, now: DateTime<Utc>) -> Examined {
         match store.load(&id) {
             Ok(None) => continue,
             Ok(Some(schedule)) => {
+                for stage in Stage::ALL {
+                    let program = schedule.declaration.hooks.command(stage).first();
+                    let path = program.filter(|it| it.starts_with('/'));
+                    examined.hooks.extend(path.cloned());
+                }
                 examined.last_run_at = examined.last_run_at.max(schedule.record.last_run_at);
                 examined.newest_write = examined.newest_write.max(Some(schedule.record.updated_at));
                 let waits_since = waits_since(&schedule, now);
