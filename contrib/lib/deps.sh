@@ -214,6 +214,7 @@ missing() {
 ensure() {
   local lacking what packages all=() some
   find_cargo
+  find_qemu
   lacking=$(missing "$@")
   [[ -n $lacking ]] || return 0
   what=$(cut -d'|' -f1 <<<"$lacking" | paste -sd, | sed 's/,/, /g')
