@@ -126,14 +126,17 @@ UNIT
     # shellcheck disable=SC2016 # meant for the other shell
     echo '"$@"; systemctl exit $?'
   } >/run/throwaway-command
+  # systemd's own path is a fixed one; a QEMU that was unpacked for the tests is elsewhere.
+  qemu=$(command -v qemu-system-x86_64) && qemu=:$(dirname "$qemu") || qemu=
   cat >/etc/systemd/system/throwaway.service <<UNIT
 [Service]
 Type=exec
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin$qemu
 ExecStart=/bin/sh /run/throwaway-command
 StandardOutput=file:$shared/stdout
 StandardError=file:$shared/stderr
 UNIT
-  exec env -i container=throwaway PATH="$PATH" /lib/systemd/systemd --unit=throwaway.target \
+  exec env -i container=throwaway /lib/systemd/systemd --unit=throwaway.target \
     --log-target=journal --show-status=no </dev/null
 }
 
