@@ -37,7 +37,8 @@ const DOMAIN: &str = r#"<domain type='qemu'>
 
 /// libvirtd as its packages set it up, from where `contrib/test.sh` unpacked them; nothing is installed on this machine.
 const LIBVIRTD: &str = r#"
-onto_root() { tar --directory="$1" --create . | tar --directory=/ --extract --keep-directory-symlink; }
+# Without the wrapper of the unpacked QEMU: where /bin is /usr/bin, it would replace the program that it starts.
+onto_root() { tar --directory="$1" --exclude=./bin --create . | tar --directory=/ --extract --keep-directory-symlink; }
 [ -x /usr/sbin/libvirtd ] || onto_root "$PROJECT/target/unpacked/libvirt"
 [ -x /usr/bin/qemu-system-x86_64 ] || onto_root "$PROJECT/target/qemu"
 ldconfig
