@@ -68,7 +68,7 @@ run_due() { hypeman-snap --engine local --state-dir "$1" --data-dir "$work/data"
 
 mkdir -p "$work/data"
 hypeman-snap --engine local --state-dir "$work/state" --data-dir "$work/data" \
-  register bench --hypervisor qemu --socket "$work/none.sock" >/dev/null
+  register bench --hypervisor qemu --socket "$work/none.sock" --force >/dev/null
 
 printf 'Milliseconds, median (max) of %s, whole processes, warm caches.\n\n' "$RUNS"
 printf '| schedules, none due | cat of the files | hypeman-snap run-due |\n| ---: | ---: | ---: |\n'
