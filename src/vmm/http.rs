@@ -2,17 +2,23 @@
 //! for, however slowly its bytes come. What the requests mean is the drivers' business; this file owns the connection and
 //! turns every way it can fail into a [`VmmError`].
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use log::debug;
-use reqwest::redirect::Policy;
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::net::UnixStream;
 use tokio::runtime::{self, Runtime};
 
 use crate::interrupt::{Deadline, Over, Watch};
@@ -40,9 +46,7 @@ const BUSY: &str = "it hangs, or is busy with a save that somebody else asked fo
 #[derive(Debug)]
 pub struct HttpSocket {
     socket: PathBuf,
-    // The client connects to its path.
-    _address: Address,
-    client: Client,
+    address: Address,
     // Does nothing but wait, in the thread that asks.
     runtime: Runtime,
     limit: Duration,
@@ -63,16 +67,13 @@ impl HttpSocket {
         };
         let address = Address::of(socket).map_err(unreachable)?;
         let peer = Peer::at(&address).map_err(unreachable)?;
-        let client =
-            client(address.path()).map_err(|error| unreachable(io::Error::other(error)))?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(unreachable)?;
         Ok(Self {
             socket: socket.to_owned(),
-            _address: address,
-            client,
+            address,
             runtime,
             limit: timeouts.request,
             watch: timeouts.watch,
@@ -150,13 +151,8 @@ impl HttpSocket {
             self.watch.patience(limit)
         };
         let start = Instant::now();
-        let mut builder = self
-            .client
-            .request(method, format!("http://localhost{path}"));
-        if let Some(body) = body {
-            builder = builder.json(body);
-        }
-        let (status, answer) = self.wait_for(&request, builder, Deadline::after(limit))?;
+        let (status, answer) =
+            self.wait_for(&request, &method, path, body, Deadline::after(limit))?;
         debug!(
             "{}: {request} -> {} in {:.1} ms",
             self.socket.display(),
@@ -177,11 +173,13 @@ impl HttpSocket {
     fn wait_for(
         &self,
         request: &str,
-        builder: RequestBuilder,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
         deadline: Deadline,
     ) -> Result<(StatusCode, Vec<u8>), VmmError> {
         self.runtime.block_on(async {
-            let mut exchange = pin!(self.exchange(request, builder));
+            let mut exchange = pin!(self.exchange(request, method, path, body));
             loop {
                 self.check()?;
                 let slice = deadline.remaining().min(SLICE);
@@ -199,46 +197,81 @@ impl HttpSocket {
     async fn exchange(
         &self,
         request: &str,
-        builder: RequestBuilder,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
     ) -> Result<(StatusCode, Vec<u8>), VmmError> {
-        let failed = |error: reqwest::Error| self.failed(request, &error);
-        let mut response = builder.send().await.map_err(failed)?;
-        let mut answer = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(failed)? {
-            if answer.len() + piece.len() > ANSWER_MAX_BYTES {
-                return Err(VmmError::Protocol {
-                    request: request.to_owned(),
-                    detail: format!("it is longer than {ANSWER_MAX_BYTES} bytes"),
-                });
-            }
-            answer.extend_from_slice(&piece);
+        let unreachable = |source| VmmError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        };
+        let failed = |error: hyper::Error| self.failed(request, &error);
+        let stream = UnixStream::connect(self.address.path())
+            .await
+            .map_err(unreachable)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(ACCEPT, "*/*");
+        let mut bytes = Bytes::new();
+        if let Some(body) = body {
+            builder = builder.header(CONTENT_TYPE, "application/json");
+            bytes = body.to_string().into();
         }
-        Ok((response.status(), answer))
+        let message = builder
+            .body(Full::new(bytes))
+            .map_err(|error| unreachable(io::Error::other(error)))?;
+        let answer = async move {
+            let response = sender.send_request(message).await.map_err(failed)?;
+            let status = response.status();
+            let mut body = response.into_body();
+            let mut answer = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(failed)?;
+                let piece = frame.data_ref().map(Bytes::as_ref).unwrap_or_default();
+                if answer.len() + piece.len() > ANSWER_MAX_BYTES {
+                    return Err(VmmError::Protocol {
+                        request: request.to_owned(),
+                        detail: format!("it is longer than {ANSWER_MAX_BYTES} bytes"),
+                    });
+                }
+                answer.extend_from_slice(piece);
+            }
+            Ok((status, answer))
+        };
+        // The connection moves the bytes, and lives no longer than the wait for the answer: a request that is given up
+        // closes it.
+        let (mut answer, mut connection) = (pin!(answer), pin!(connection));
+        let mut is_open = true;
+        poll_fn(|context| {
+            // What goes wrong there is told by the answer as well.
+            is_open = is_open && connection.as_mut().poll(context).is_pending();
+            answer.as_mut().poll(context)
+        })
+        .await
     }
 
     /// What it means that `error` came instead of an answer.
-    fn failed(&self, request: &str, error: &reqwest::Error) -> VmmError {
+    fn failed(&self, request: &str, error: &hyper::Error) -> VmmError {
         // The innermost cause is the one that says something: an error of the socket, or of the HTTP parser.
         let mut cause: &(dyn std::error::Error + 'static) = error;
         while let Some(next) = cause.source() {
             cause = next;
         }
-        let io_kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        if error.is_connect() {
-            return VmmError::Unreachable {
-                socket: self.socket.clone(),
-                source: io_kind
-                    .map_or_else(|| io::Error::other(cause.to_string()), io::Error::from),
-            };
-        }
-        let detail = cause.to_string();
-        // hyper tells an end in the middle of an answer from nonsense by its text alone.
-        if io_kind.is_some() || detail.contains("closed") || detail.contains("end of file") {
+        let is_closed = cause.is::<io::Error>()
+            || error.is_incomplete_message()
+            || error.is_closed()
+            || error.is_canceled();
+        if is_closed {
             return self.closed(request);
         }
         VmmError::Protocol {
             request: request.to_owned(),
-            detail,
+            detail: cause.to_string(),
         }
     }
 
@@ -257,23 +290,6 @@ impl HttpSocket {
             request: request.to_owned(),
         }
     }
-}
-
-/// A client for one socket. It never speaks TLS, so it loads no certificates, which costs more than all the rest.
-fn client(address: &Path) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    Ok(Client::builder()
-        .unix_socket(address)
-        .tls_backend_preconfigured(tls)
-        .http1_only()
-        .no_proxy()
-        .redirect(Policy::none())
-        .pool_max_idle_per_host(0)
-        .build()?)
 }
 
 /// The error of a Firecracker.
