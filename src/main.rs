@@ -18,6 +18,7 @@ mod monitoring;
 mod output;
 mod plan;
 mod progress;
+mod queue;
 mod report;
 mod retention;
 mod run;

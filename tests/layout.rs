@@ -28,7 +28,9 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "instance" | "snapshot" | "schedule" | "cadence" | "retention" | "plan" | "cli" => {
             PURE.to_vec()
         }
-        "clock" | "error" | "exit" | "http" | "interrupt" | "progress" | "finding" => vec![],
+        "clock" | "error" | "exit" | "http" | "interrupt" | "progress" | "finding" | "queue" => {
+            vec![]
+        }
         "fs" => vec!["interrupt"],
         "store" => vec!["instance", "schedule", "cadence", "fs", "interrupt"],
         "vmm" => vec!["instance", "snapshot::manifest", "fs", "interrupt", "error"],
@@ -41,6 +43,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "http",
             "interrupt",
             "progress",
+            "queue",
             "host",
             "finding",
             "error",
@@ -54,6 +57,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "report",
             "clock",
             "interrupt",
+            "queue",
             "error",
             "exit",
             // Whether a hook is what root was told to run.

@@ -22,18 +22,6 @@ const BLOCK_BYTES: usize = 4096;
 /// How much is read at once where the kernel can't copy by itself.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// How a file was copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copied {
-    /// The copy shares its blocks with the source.
-    Reflinked,
-    /// So many bytes of data were read and written; holes are not among them.
-    Sparsely {
-        /// Bytes of data.
-        data_bytes: u64,
-    },
-}
-
 /// Makes `target` share all blocks of `source`, by `FICLONE`; its former content is replaced.
 ///
 /// # Errors
@@ -102,7 +90,8 @@ fn nameless(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// Copies `source` over `target`: a reflink if the file system can, else [`sparse`].
+/// Copies `source` over `target`: a reflink if the file system can, else [`sparse`]. Returns the bytes it wrote: none for
+/// a reflink.
 ///
 /// # Errors
 /// As [`sparse`]; `target` then holds something unusable.
@@ -111,13 +100,10 @@ pub fn file(
     target: &File,
     is_cancelled: &dyn Fn() -> bool,
     progress: &dyn Fn(u64),
-) -> io::Result<Copied> {
+) -> io::Result<u64> {
     match reflink(source, target) {
-        Ok(()) => Ok(Copied::Reflinked),
-        Err(error) if is_unsupported(&error) => {
-            let data_bytes = sparse(source, target, is_cancelled, progress)?;
-            Ok(Copied::Sparsely { data_bytes })
-        }
+        Ok(()) => Ok(0),
+        Err(error) if is_unsupported(&error) => sparse(source, target, is_cancelled, progress),
         Err(error) => Err(error),
     }
 }

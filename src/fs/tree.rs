@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::beneath::Beneath;
-use super::copy::{self, Copied};
+use super::copy;
 
 /// How deep directories may be nested. Each level holds two open files.
 const DEPTH_MAX: usize = 64;
@@ -36,17 +36,6 @@ pub struct TreeError {
     pub(super) source: io::Error,
 }
 
-/// What a copy of a directory did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Regular files that share their blocks with the source.
-    pub reflinked_files: u64,
-    /// Regular files whose data was read and written.
-    pub copied_files: u64,
-    /// Bytes of data that were read and written.
-    pub data_bytes: u64,
-}
-
 /// Copies what is in `source` into `target`.
 ///
 /// Regular files become files of mode 0600, executable for the owner if they were; directories 0700; symlinks are
@@ -62,16 +51,14 @@ pub fn copy(
     skip: &dyn Fn(&Path) -> bool,
     is_cancelled: &dyn Fn() -> bool,
     progress: &dyn Fn(u64),
-) -> Result<Totals, TreeError> {
-    let mut tree = Tree {
+) -> Result<(), TreeError> {
+    let tree = Tree {
         root: source.path(),
         skip,
         is_cancelled,
         progress,
-        totals: Totals::default(),
     };
-    tree.directory(source.as_fd(), target.as_fd(), Path::new(""), 0)?;
-    Ok(tree.totals)
+    tree.directory(source.as_fd(), target.as_fd(), Path::new(""), 0)
 }
 
 /// A copy of a directory under way.
@@ -80,7 +67,6 @@ struct Tree<'a> {
     skip: &'a dyn Fn(&Path) -> bool,
     is_cancelled: &'a dyn Fn() -> bool,
     progress: &'a dyn Fn(u64),
-    totals: Totals,
 }
 
 impl Tree<'_> {
@@ -97,7 +83,7 @@ impl Tree<'_> {
     }
 
     fn directory(
-        &mut self,
+        &self,
         from: BorrowedFd<'_>,
         into: BorrowedFd<'_>,
         relative: &Path,
@@ -124,7 +110,7 @@ impl Tree<'_> {
     }
 
     fn entry(
-        &mut self,
+        &self,
         from: BorrowedFd<'_>,
         into: BorrowedFd<'_>,
         name: &OsStr,
@@ -160,7 +146,7 @@ impl Tree<'_> {
         done.map_err(|error| self.error(path, error))
     }
 
-    fn file(&mut self, from: BorrowedFd<'_>, into: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    fn file(&self, from: BorrowedFd<'_>, into: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         let opened = rustix::fs::openat(from, name, OPEN | OFlags::RDONLY, Mode::empty());
         let Some(source) = if_there(opened)?.map(File::from) else {
             return Ok(());
@@ -177,13 +163,7 @@ impl Tree<'_> {
             OPEN | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
             Mode::RUSR | Mode::WUSR,
         )?);
-        match copy::file(&source, &target, self.is_cancelled, self.progress)? {
-            Copied::Reflinked => self.totals.reflinked_files += 1,
-            Copied::Sparsely { data_bytes } => {
-                self.totals.copied_files += 1;
-                self.totals.data_bytes += data_bytes;
-            }
-        }
+        copy::file(&source, &target, self.is_cancelled, self.progress)?;
         target.set_permissions(Permissions::from_mode(private_file_mode(metadata.mode())))
     }
 }

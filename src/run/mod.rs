@@ -7,10 +7,8 @@ mod carry_out;
 mod dry_run;
 mod failure;
 mod hooks;
-mod parallel;
 mod pick;
 mod prune;
-mod queue;
 mod record;
 mod result;
 mod serve;
@@ -27,13 +25,13 @@ use crate::clock;
 use crate::engine::{EngineError, Listing, Ports};
 use crate::instance::{Instance, InstanceId, Presence};
 use crate::interrupt;
+use crate::queue::{self, Queue};
 use crate::report::run::{InstanceResult, Report};
 use crate::schedule::Schedule;
 use crate::store::Store;
 use at_work::AtWork;
 use failure::Failure;
 use pick::Job;
-use queue::Queue;
 
 pub use hooks::refused as refused_hooks;
 pub use prune::prune;
@@ -237,9 +235,9 @@ pub fn recover(
     if !jobs.is_empty() {
         context.at_work.watch();
     }
-    let results = parallel::each(
+    let results = queue::each(
         options.jobs,
-        &jobs,
+        jobs,
         |id| serve::recover(&context, id),
         result::panicked,
     );

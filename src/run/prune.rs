@@ -7,10 +7,11 @@ use crate::engine::{EngineError, Inventory, Ports};
 use crate::error;
 use crate::instance::{InstanceId, Presence};
 use crate::interrupt;
+use crate::queue;
 use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::run::failure::Failure;
 use crate::run::record::{afterwards, interrupted_retention, retain};
-use crate::run::{Options, Run, parallel, result, serve};
+use crate::run::{Options, Run, result, serve};
 use crate::store::Store;
 
 /// Applies retention to the selected schedules and, where all are selected, sweeps abandoned staging.
@@ -30,9 +31,9 @@ pub fn prune(
     context.at_work.watch();
     let inventory = Inventory::take(&ports.engine)?;
 
-    let results = parallel::each(
+    let results = queue::each(
         options.jobs,
-        &ids,
+        ids,
         |id| prune_one(&context, &inventory, id),
         result::panicked,
     );

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Disk, Process, VmmError, start_ticks};
+use super::{Disk, Process, VmmError};
 use crate::fs::given::{self, Given};
 use crate::fs::open_files::{self, FileId};
 
@@ -197,8 +197,7 @@ pub fn format_of(file: &File) -> io::Result<&'static str> {
 /// The files that `process` has open, and no other process that has its number by now.
 fn files_of(process: &Process) -> io::Result<HashSet<FileId>> {
     let files = open_files::of_process(process.pid)?;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid))?;
-    if start_ticks(&stat) != Some(process.start_ticks) {
+    if !process.is_alive() {
         return Err(io::Error::other("it has ended"));
     }
     Ok(files.into_iter().map(|file| file.id).collect())
@@ -217,11 +216,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn own() -> Process {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        Process {
-            pid: i32::try_from(std::process::id()).unwrap(),
-            start_ticks: start_ticks(&stat).unwrap(),
-        }
+        Process::of(i32::try_from(std::process::id()).unwrap()).unwrap()
     }
 
     fn disk(path: &Path) -> Disk {

@@ -21,6 +21,7 @@ mod handover;
 mod http;
 mod pause;
 mod peer;
+mod process;
 pub mod qemu;
 mod stages;
 
@@ -36,7 +37,7 @@ use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
 use crate::snapshot::manifest::Devices;
-pub use peer::{start_ticks, user_of};
+pub use process::Process;
 pub use stages::{Prepared, Saved};
 
 /// More disks than any guest has.
@@ -103,15 +104,6 @@ pub struct SavePlan {
     pub state_dir: Beneath,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
-}
-
-/// A VMM process, so that a restarted one is not taken for the one that was paused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// The process id.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot (`/proc/PID/stat`, field 22).
-    pub start_ticks: u64,
 }
 
 /// How a VMM is set where a capture sets it otherwise and puts it back, also after this process has died.

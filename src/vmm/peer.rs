@@ -77,17 +77,11 @@ impl Peer {
             .pid
             .as_raw_nonzero()
             .get();
-        let process = Process {
-            pid,
-            start_ticks: start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?,
-        };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let process = Process::of(pid)?;
+        let status = process.status()?;
         Some(Self {
             process,
-            owner: (
-                file_system_id(&status, "Uid:")?,
-                file_system_id(&status, "Gid:")?,
-            ),
+            owner: (status.fuid, status.fgid),
         })
     }
 
@@ -119,8 +113,7 @@ impl Peer {
             RootKind::Foreign
         };
         // Else its number may be another's by now.
-        let stat = fs::read_to_string(self.proc("stat"))?;
-        if start_ticks(&stat) != Some(self.process.start_ticks) {
+        if !self.process.is_alive() {
             return Err(io::Error::other("it has ended"));
         }
         Ok(Root { dir, kind })
@@ -129,33 +122,6 @@ impl Peer {
     fn proc(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.process.pid))
     }
-}
-
-/// The user by which a process reaches files; `None` when it has ended.
-pub fn user_of(process: &Process) -> Option<u32> {
-    let directory = PathBuf::from(format!("/proc/{}", process.pid));
-    let status = fs::read_to_string(directory.join("status")).ok()?;
-    // The number may be another process's by now.
-    let stat = fs::read_to_string(directory.join("stat")).ok()?;
-    (start_ticks(&stat)? == process.start_ticks).then(|| file_system_id(&status, "Uid:"))?
-}
-
-/// When a process started, in clock ticks since boot: field 22 of its `stat` (proc_pid_stat(5)). The second field is a
-/// name in parentheses that may itself contain any of them.
-pub fn start_ticks(stat: &str) -> Option<u64> {
-    const FIRST_AFTER_NAME: usize = 3;
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name
-        .split_ascii_whitespace()
-        .nth(22 - FIRST_AFTER_NAME)?
-        .parse()
-        .ok()
-}
-
-/// The fourth id of a line of `/proc/PID/status`: the one that counts for files.
-fn file_system_id(status: &str, key: &str) -> Option<u32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix(key))?;
-    ids.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -207,12 +173,11 @@ mod tests {
                 continue;
             }
             let pid = i32::try_from(child.id()).unwrap();
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
             let peer = |start_ticks| Peer {
                 process: Process { pid, start_ticks },
                 owner: (0, 0),
             };
-            let seen = peer(start_ticks(&stat).unwrap()).root().unwrap();
+            let seen = peer(Process::of(pid).unwrap().start_ticks).root().unwrap();
             let another = peer(1).root();
             child.kill().unwrap();
             child.wait().unwrap();
@@ -229,12 +194,5 @@ mod tests {
         drop(UnixListener::bind(&socket).unwrap());
         let error = Peer::at(&Address::of(&socket).unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    }
-
-    #[test]
-    fn a_process_name_with_parentheses_does_not_shift_the_start_time() {
-        let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
-        let stat = format!("7 (a) b (c) {}", fields.join(" "));
-        assert_eq!(start_ticks(&stat), Some(22));
     }
 }

@@ -106,7 +106,8 @@ pub(super) fn running(
         all.disks = learnt;
     })?;
     let disk_bytes = plan.needed_bytes()?;
-    let memory = process.and_then(|process| resident_bytes(process.pid));
+    // Pages that the guest never touched are not saved.
+    let memory = process.as_ref().and_then(vmm::Process::memory_bytes);
     let needed_bytes = disk_bytes.saturating_add(memory.unwrap_or(0));
     require_space(staging.path(), needed_bytes)?;
     let watch = around.timeouts.watch.sized(needed_bytes);
@@ -228,20 +229,4 @@ pub(super) fn require_space(directory: &Path, needed: u64) -> Result<(), EngineE
         )));
     }
     Ok(())
-}
-
-/// What a guest's memory needs at most, in bytes: what its VMM's process has resident or swapped out
-/// (`/proc/PID/status`). Pages that the guest never touched are not saved.
-fn resident_bytes(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |field: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|number| number.trim().parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    let touched: u64 = kib("VmRSS:").saturating_add(kib("VmSwap:"));
-    Some(touched.saturating_mul(1024))
 }

@@ -4,8 +4,6 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::data_dir::DataDir;
 use super::instances::Instances;
@@ -24,6 +22,7 @@ use crate::finding::{Finding, Status};
 use crate::fs::copy;
 use crate::host::directory::{self, Missing};
 use crate::instance::{InstanceId, InstanceRef, State};
+use crate::queue;
 use crate::vmm::Timeouts;
 
 /// So many VMMs are asked at once. One that hangs holds up nobody until as many hang.
@@ -109,23 +108,17 @@ impl Examination<'_> {
 
     /// Every instance, all at once: one that hangs costs its own time-out and nobody else's.
     fn all(&self, instances: &[InstanceRef]) -> Vec<Finding> {
-        let next = AtomicUsize::new(0);
-        let found = Mutex::new(Vec::with_capacity(instances.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..instances.len().min(MAX_AT_ONCE) {
-                scope.spawn(|| {
-                    while let Some(it) = instances.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Some(finding) = self.instance(&it.id) {
-                            found
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .push(finding);
-                        }
-                    }
-                });
-            }
-        });
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ids = instances.iter().map(|it| &it.id).collect();
+        let panicked = |id: &&InstanceId| {
+            Some(Finding::broken(
+                INSTANCE,
+                id,
+                "internal error: looking at it panicked; its message is on stderr",
+                "please report it",
+            ))
+        };
+        let found = queue::each(MAX_AT_ONCE, ids, |id| self.instance(id), panicked);
+        let mut found: Vec<Finding> = found.into_iter().flatten().collect();
         found.sort_by(|a, b| a.subject.cmp(&b.subject));
         found
     }

@@ -52,7 +52,7 @@ pub(super) fn is_nobody(error: &io::Error) -> bool {
 pub(super) fn seen(vmm: &dyn Vmm) -> Option<Seen> {
     let process = vmm.process()?;
     Some(Seen {
-        uid: vmm::user_of(&process)?,
+        uid: process.user()?,
         pid: process.pid,
         start_ticks: process.start_ticks,
         boot_id: processes::boot_id()?,

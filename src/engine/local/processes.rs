@@ -14,8 +14,7 @@ const ARGV_MAX_BYTES: usize = 128 << 10;
 impl Seen {
     /// Whether this process still runs.
     pub(super) fn is_alive(&self) -> bool {
-        boot_id().as_deref() == Some(self.boot_id.as_str())
-            && start_ticks_of(&directory(self.pid)) == Some(self.start_ticks)
+        is_alive(self.pid, self.start_ticks, &self.boot_id)
     }
 }
 
@@ -24,21 +23,15 @@ pub(super) fn directory(pid: i32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
+/// Whether the process that had this number, start and boot of the kernel still runs.
+pub(super) fn is_alive(pid: i32, start_ticks: u64, boot: &str) -> bool {
+    boot_id().as_deref() == Some(boot) && vmm::Process { pid, start_ticks }.is_alive()
+}
+
 /// What tells this boot of the kernel from others.
 pub(super) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
-}
-
-/// When a process started, in ticks since boot; `None` once it has ended, even if nobody has taken note yet.
-pub(super) fn start_ticks_of(directory: &Path) -> Option<u64> {
-    let stat = fs::read_to_string(directory.join("stat")).ok()?;
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    let state = behind_name.split_whitespace().next()?;
-    if state == "Z" {
-        return None;
-    }
-    vmm::start_ticks(&stat)
 }
 
 /// What the kernel knows of a VMM's process, which is looked at before the guest is paused; `None` when it is not there
@@ -59,7 +52,7 @@ pub(super) fn vmm(process: &vmm::Process) -> Option<manifest::Vmm> {
         root: proc.root().ok().filter(|root| root != Path::new("/")),
     };
     // Another process may have got its number meanwhile.
-    (start_ticks_of(&directory(process.pid)) == Some(process.start_ticks)).then_some(found)
+    process.is_alive().then_some(found)
 }
 
 /// A path without what the kernel adds to it when the file was replaced, as by an upgrade.

@@ -267,14 +267,12 @@ fn without_vmm(
 /// Whether the process that the metadata names still is that VMM. A process id alone proves nothing: it may be another
 /// process by now.
 fn is_alive(recorded: &RecordedProcess, metadata: &Metadata) -> bool {
-    let directory = processes::directory(recorded.pid);
     if let (Some(start_ticks), Some(boot_id)) = (recorded.start_ticks, &recorded.boot_id) {
-        return processes::boot_id().as_ref() == Some(boot_id)
-            && processes::start_ticks_of(&directory) == Some(start_ticks);
+        return processes::is_alive(recorded.pid, start_ticks, boot_id);
     }
     let socket = metadata.socket.as_os_str().as_encoded_bytes();
     !socket.is_empty()
-        && std::fs::read(directory.join("cmdline"))
+        && std::fs::read(processes::directory(recorded.pid).join("cmdline"))
             .is_ok_and(|line| line.windows(socket.len()).any(|part| part == socket))
 }
 

@@ -171,7 +171,7 @@ fn a_file_is_copied_whether_the_file_system_knows_reflinks_or_not() {
         .unwrap()
         .is_some();
     let copied = file(&source, &target, &never, &|_| {}).unwrap();
-    assert_eq!(copied == Copied::Reflinked, can);
+    assert_eq!(copied == 0, can);
     assert_same(&source, &target);
     let names = fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(names, 2, "the trial left something behind");
@@ -195,7 +195,7 @@ fn between_two_file_systems_there_are_no_reflinks_but_copies() {
     );
     let target = new_file(memory.path(), "copy");
     let copied = file(&source, &target, &never, &|_| {}).unwrap();
-    assert!(matches!(copied, Copied::Sparsely { data_bytes } if data_bytes <= 1 << 20));
+    assert!((1..=1 << 20).contains(&copied), "{copied}");
     assert_same(&source, &target);
     assert!(blocks_bytes(&target) <= 1 << 20);
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, mknodat};
 
-fn copy_all(source: &Path, target: &Path) -> Result<Totals, TreeError> {
+fn copy_all(source: &Path, target: &Path) -> Result<(), TreeError> {
     copy_but(source, target, &|_| false, &|| false)
 }
 
@@ -18,7 +18,7 @@ fn copy_but(
     target: &Path,
     skip: &dyn Fn(&Path) -> bool,
     is_cancelled: &dyn Fn() -> bool,
-) -> Result<Totals, TreeError> {
+) -> Result<(), TreeError> {
     let failed = |error| TreeError {
         action: "open",
         path: source.to_owned(),
@@ -48,8 +48,7 @@ fn files_directories_and_links_arrive_private() {
     fs::set_permissions(source.join("script"), Permissions::from_mode(0o4755)).unwrap();
     fs::set_permissions(source.join("sub"), Permissions::from_mode(0o777)).unwrap();
     symlink("../elsewhere/../x", source.join("link")).unwrap();
-    let totals = copy_all(&source, &target).unwrap();
-    assert_eq!(totals.copied_files + totals.reflinked_files, 2);
+    copy_all(&source, &target).unwrap();
     assert_eq!(fs::read(target.join("sub/deep/disk")).unwrap(), b"data");
     assert_eq!(
         fs::read_link(target.join("link")).unwrap(),
@@ -178,10 +177,7 @@ fn what_vanishes_while_it_is_copied_is_left_out() {
         }
         false
     };
-    assert_eq!(
-        copy_but(&source, &target, &vanish, &|| false).unwrap(),
-        Totals::default()
-    );
+    copy_but(&source, &target, &vanish, &|| false).unwrap();
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
 }
 
@@ -222,12 +218,11 @@ fn what_was_swapped_since_it_was_looked_at_is_neither_followed_nor_waited_for() 
         open_dir(CWD, &source).unwrap(),
         open_dir(CWD, &target).unwrap(),
     );
-    let mut tree = Tree {
+    let tree = Tree {
         root: &source,
         skip: &|_| false,
         is_cancelled: &|| false,
         progress: &|_| {},
-        totals: Totals::default(),
     };
     for name in ["link", "fifo"] {
         let copied = tree.file(from.as_fd(), into.as_fd(), OsStr::new(name));

@@ -1,6 +1,6 @@
 //! The file that takes memory and device state, and how much room it needs.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -151,10 +151,7 @@ impl Memory {
         let Some(Claim { size, process }) = &self.claim else {
             return 0;
         };
-        let touched = process
-            .as_ref()
-            .and_then(|process| fs::read_to_string(format!("/proc/{}/status", process.pid)).ok())
-            .and_then(|status| parse_touched(&status));
+        let touched = process.as_ref().and_then(Process::memory_bytes);
         let content = touched.map_or(*size, |touched| touched.min(*size));
         content.saturating_add(size / HEADERS + DEVICES)
     }
@@ -184,27 +181,4 @@ fn is_mapped_from_file(qmp: &mut Qmp) -> Result<bool, VmmError> {
     Ok(objects
         .iter()
         .any(|object| object.kind == "child<memory-backend-file>"))
-}
-
-/// What a process holds in memory and swap, in bytes, from its `/proc/PID/status` (proc(5)).
-fn parse_touched(status: &str) -> Option<u64> {
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
-        Some(kibibytes << 10)
-    };
-    Some(field("VmRSS:")? + field("VmSwap:")? + field("HugetlbPages:").unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_process_has_touched_is_in_memory_in_swap_or_in_huge_pages() {
-        let status =
-            "Name:\tqemu\nVmRSS:\t   78304 kB\nVmSwap:\t    1024 kB\nHugetlbPages:\t   2048 kB\n";
-        assert_eq!(parse_touched(status), Some((78304 + 1024 + 2048) << 10));
-        assert_eq!(parse_touched("Name:\tkthreadd\n"), None);
-    }
 }

@@ -130,18 +130,10 @@ fn after_ten_minutes_the_markers_are_not_waited_for() {
 
 #[test]
 fn the_age_of_a_process_is_known() {
-    let this = Path::new("/proc/self");
-    let process = Process {
-        pid: 0,
-        start_ticks: processes::start_ticks_of(this).unwrap(),
-    };
+    let process = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     assert!(age(&process).unwrap() < Duration::from_secs(24 * 3600));
-    let init = Process {
-        pid: 1,
-        start_ticks: processes::start_ticks_of(Path::new("/proc/1")).unwrap(),
-    };
+    let init = Process::of(1).unwrap();
     assert!(age(&init).unwrap() >= age(&process).unwrap());
-    assert_eq!(processes::start_ticks_of(Path::new("/proc/none")), None);
 }
 
 #[test]
@@ -205,7 +197,9 @@ fn a_guest_directory_that_was_moved_is_not_taken_for_stopped() {
 #[test]
 fn a_vmm_that_lost_its_socket_is_not_taken_for_stopped() {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let ticks = processes::start_ticks_of(Path::new("/proc/self")).unwrap();
+    let ticks = Process::of(i32::try_from(std::process::id()).unwrap())
+        .unwrap()
+        .start_ticks;
     let recorded = |ticks: u64, boot_id: &str| {
         Guest::new()
             .with("HypervisorPID", json!(std::process::id()))

@@ -1,5 +1,5 @@
-//! The instances of one run, worked off by threads: what lasts long holds nobody else up, and what is wanted meanwhile is
-//! added. A panic costs its own item only.
+//! Items worked off by threads: what lasts long holds nobody else up, and what is wanted meanwhile is added. A panic costs
+//! its own item only.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,17 +10,35 @@ use std::time::{Duration, Instant};
 const MOST: usize = 4;
 
 /// How a run's items are worked off.
-pub(super) struct Queue<'a, T> {
+pub struct Queue<'a, T> {
     /// How many are worked on at once, those apart that last long; at least 1.
-    pub(super) jobs: usize,
+    pub jobs: usize,
     /// After how long an item lasts long. As long as one does, `more` is asked as often.
-    pub(super) long: Duration,
+    pub long: Duration,
     /// Whether an item may hang. Such ones leave room for `jobs` others.
-    pub(super) is_suspect: fn(&T) -> bool,
+    pub is_suspect: fn(&T) -> bool,
     /// Whether two items are about the same thing, which is worked on once at a time.
-    pub(super) is_same: fn(&T, &T) -> bool,
+    pub is_same: fn(&T, &T) -> bool,
     /// What is wanted by now; `None` when nothing is ever added.
-    pub(super) more: Option<&'a (dyn Fn() -> Vec<T> + Sync)>,
+    pub more: Option<&'a (dyn Fn() -> Vec<T> + Sync)>,
+}
+
+/// Calls `work` for each item, on `jobs` of them at once, and returns what it gave, in the order in which that came. Where
+/// it panics, `panicked` makes the result.
+pub fn each<T: Clone + PartialEq + Send + Sync, R: Send>(
+    jobs: usize,
+    items: Vec<T>,
+    work: impl Fn(&T) -> R + Sync,
+    panicked: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let queue = Queue {
+        jobs,
+        long: Duration::MAX,
+        is_suspect: |_| false,
+        is_same: T::eq,
+        more: None,
+    };
+    queue.work_off(items, work, panicked)
 }
 
 struct State<T, R> {
@@ -32,7 +50,7 @@ struct State<T, R> {
 impl<T: Clone + Send + Sync> Queue<'_, T> {
     /// Calls `work` for each item and returns what it gave, in the order in which that came. Where it panics, `panicked`
     /// makes the result; the panic's message has gone to stderr by then.
-    pub(super) fn work_off<R: Send>(
+    pub fn work_off<R: Send>(
         &self,
         first: Vec<T>,
         work: impl Fn(&T) -> R + Sync,
