@@ -65,7 +65,12 @@ fn allowed(module: &str) -> Vec<&'static str> {
         ],
         "monitoring" => vec!["fs", "http", "interrupt"],
         // Who could have written the host's settings file.
-        "settings" => vec!["cli", "monitoring::heartbeat::Target", "fs::trust"],
+        "settings" => vec![
+            "cli",
+            "monitoring::heartbeat::Target",
+            "fs::trust",
+            "fs::bounded",
+        ],
         // The flags of a command are what it is asked to do; what it answers is data for `output`.
         "commands" => vec![
             "cli",

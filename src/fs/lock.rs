@@ -61,7 +61,7 @@ pub enum Waited {
 pub fn take(path: &Path, timeout: Duration) -> io::Result<Waited> {
     let begin = Instant::now();
     let file = open(path)?;
-    while !is_locked(&file)? {
+    while !try_lock(&file)? {
         let left = timeout.saturating_sub(begin.elapsed());
         if left.is_zero() {
             return Ok(Waited::Held);
@@ -90,8 +90,12 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Tries to lock the file, and says whether it is locked now.
-fn is_locked(file: &File) -> io::Result<bool> {
+/// Locks `file`, or a directory, as long as it is open; `false` when somebody else holds it.
+///
+/// # Errors
+/// When it can't be locked at all.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // The trait's function by its name: std has a method that is spelled the same.
     match FileExt::try_lock_exclusive(file) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(false),

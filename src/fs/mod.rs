@@ -2,6 +2,7 @@
 
 pub mod absence;
 pub mod beneath;
+pub mod bounded;
 pub mod copy;
 pub mod durable;
 pub mod extents;

@@ -114,19 +114,31 @@ struct Fault {
     is_passing: bool,
 }
 
+/// A heartbeat that did not arrive.
+#[derive(Debug, thiserror::Error)]
+#[error("the heartbeat to {target} was not taken: {why}")]
+pub struct Lost {
+    /// Names the host alone: the rest of the URL is secret.
+    target: String,
+    why: String,
+}
+
 /// Sends a heartbeat, in three attempts at most. `ca_file` holds certificates to trust besides the system's.
 ///
 /// # Errors
-/// A sentence that names the host and the last attempt's fault.
-pub fn send(target: &Target, beat: &Beat, ca_file: Option<&Path>) -> Result<(), String> {
-    let failed = |why: &str| format!("the heartbeat to {target} was not taken: {why}");
+/// The last attempt's fault.
+pub fn send(target: &Target, beat: &Beat, ca_file: Option<&Path>) -> Result<(), Lost> {
+    let failed = |why: String| Lost {
+        target: target.to_string(),
+        why,
+    };
     let roots = ca_file
         .map_or(Ok(Vec::new()), http::read_roots)
-        .map_err(|why| failed(&why))?;
+        .map_err(failed)?;
     let client = http::client(&target.0, roots)
         .timeout(TIMEOUT)
         .build()
-        .map_err(|error| failed(&http::root_cause(&error.without_url())))?;
+        .map_err(|error| failed(http::root_cause(&error.without_url())))?;
     let mut waits = WAITS.iter();
     loop {
         let fault = match attempt(target.request(&client, beat)) {
@@ -135,7 +147,7 @@ pub fn send(target: &Target, beat: &Beat, ca_file: Option<&Path>) -> Result<(), 
         };
         match waits.next() {
             Some(wait) if fault.is_passing && !interrupt::requested() => thread::sleep(*wait),
-            Some(_) | None => return Err(failed(&fault.text)),
+            Some(_) | None => return Err(failed(fault.text)),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::error;
 use crate::instance::Instance;
 use crate::interrupt;
 use crate::plan;
+use crate::run::hooks::HookFailed;
 use crate::schedule::duration::format_human;
 use crate::snapshot::SnapshotId;
 use crate::store::{LockError, StoreError};
@@ -31,8 +32,8 @@ pub(super) enum Failure {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A hook failed, or is not run.
-    #[error("{0}")]
-    Hook(String),
+    #[error(transparent)]
+    Hook(#[from] HookFailed),
     /// The instance's state allows no snapshot.
     #[error("{}", plan::state_in_words(.0))]
     State(Instance),

@@ -94,7 +94,7 @@ impl Hooks {
             .find(|(stage, _)| matches!(stage, Stage::Pre | Stage::Post));
         if let Some((_, error)) = refused {
             self.know_failure(&error);
-            return Err(Failure::Hook(error));
+            return Err(HookFailed(error).into());
         }
         let created = match self.run(Stage::Pre) {
             Ok(()) if interrupt::requested() => Ok(Err(EngineError::Interrupted.into())),
@@ -104,7 +104,7 @@ impl Hooks {
                 at_work.disarm(&self.id);
                 created.map(|created| created.map_err(Failure::Engine))
             }
-            Err(error) => Ok(Err(Failure::Hook(error))),
+            Err(error) => Ok(Err(error.into())),
         };
         match created {
             Ok(Err(failure)) if failure.is_interruption() => {
@@ -143,7 +143,7 @@ impl Hooks {
     fn post(&mut self) {
         if let Err(error) = self.run(Stage::Post) {
             // The failure-hook hears of it, unless something worse is to be said.
-            self.facts.error.get_or_insert(error);
+            self.facts.error.get_or_insert(error.0);
         }
     }
 
@@ -184,7 +184,7 @@ impl Hooks {
     }
 
     /// Runs the hook of `stage`, if there is one, and says what it said.
-    fn run(&mut self, stage: Stage) -> Result<(), String> {
+    fn run(&mut self, stage: Stage) -> Result<(), HookFailed> {
         let Some(call) = self.call(stage, &self.facts) else {
             return Ok(());
         };
@@ -202,7 +202,7 @@ impl Hooks {
         };
         let error = ran.error.clone();
         self.ran.push(ran);
-        error.map_or(Ok(()), Err)
+        error.map_or(Ok(()), |error| Err(HookFailed(error)))
     }
 
     /// The hook of `stage`, if there is one, told these facts.
@@ -288,6 +288,11 @@ struct Call {
     command: Command,
     timeout: Duration,
 }
+
+/// A hook failed, or is not run: which one, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct HookFailed(pub(super) String);
 
 impl Call {
     /// Runs it, and passes on what it said.

@@ -8,7 +8,7 @@ use crate::plan::{self, Afterwards};
 use crate::report::run::{InstanceResult, Outcome};
 use crate::run::carry_out::End;
 use crate::run::failure::Failure;
-use crate::run::hooks::Hooks;
+use crate::run::hooks::{HookFailed, Hooks};
 use crate::run::{Run, dry_run, result};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule};
@@ -128,7 +128,7 @@ fn finished(
     for hook in &result.hooks {
         match (hook.stage, &hook.error) {
             // It may leave its pre-hook's work undone, so that somebody has to look; the snapshot stays good.
-            (Stage::Post, Some(error)) => failures.push(Failure::Hook(error.clone())),
+            (Stage::Post, Some(error)) => failures.push(Failure::Hook(HookFailed(error.clone()))),
             // Something worse has been said.
             (Stage::Failure, Some(error)) => result.notes.push(error.clone()),
             // The pre-hook's error is the run's own.

@@ -15,14 +15,36 @@ const FRACTION_DIGITS: usize = 18;
 #[error("duration {text:?} {rule}")]
 pub struct InvalidDuration {
     text: String,
-    rule: String,
+    /// What is wrong with it, without the duration itself.
+    pub rule: Rule,
 }
 
-impl InvalidDuration {
-    /// What is wrong with it, without the duration itself.
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
+/// What a duration must be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rule {
+    /// There is nothing.
+    #[error("is empty; write it as 90m, 1h30m or 7d")]
+    Empty,
+    /// It is below zero.
+    #[error("must not be negative")]
+    Negative,
+    /// A unit without a number before it.
+    #[error("has no number where {0:?} begins; write it as 90m, 1h30m or 7d")]
+    NoNumber(String),
+    /// A number without a unit behind it.
+    #[error("lacks a unit; write it as 90s, 15m, 1h30m or 7d")]
+    NoUnit,
+    /// Months have no one length, and who writes `1M` may mean minutes.
+    #[error(
+        "has the unit {0:?}, which could be minutes or months; write minutes as 1m and months as 30d"
+    )]
+    AmbiguousUnit(String),
+    /// No unit has this name.
+    #[error("has the unknown unit {0:?}; write it as 90s, 15m, 1h30m or 7d")]
+    UnknownUnit(String),
+    /// Longer than [`GO_MAX_NANOS`].
+    #[error("is longer than the 292 years that a schedule file can hold")]
+    TooLong,
 }
 
 /// Reads a duration in humantime's or Go's style: `90m`, `1h30m`, `1h 30m`, `7d`, `1h0m0s`, `1.5h`, `0`.
@@ -40,13 +62,13 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         })
 }
 
-fn parse_nanos(text: &str) -> Result<u128, String> {
+fn parse_nanos(text: &str) -> Result<u128, Rule> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("is empty; write it as 90m, 1h30m or 7d".to_owned());
+        return Err(Rule::Empty);
     }
     if text.starts_with('-') {
-        return Err("must not be negative".to_owned());
+        return Err(Rule::Negative);
     }
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
@@ -58,7 +80,7 @@ fn parse_nanos(text: &str) -> Result<u128, String> {
         total = total
             .checked_add(nanos)
             .filter(|total| *total <= GO_MAX_NANOS)
-            .ok_or_else(too_long)?;
+            .ok_or(Rule::TooLong)?;
         rest = behind.trim_start();
         if rest.is_empty() {
             return Ok(total);
@@ -67,25 +89,23 @@ fn parse_nanos(text: &str) -> Result<u128, String> {
 }
 
 /// Reads one number with its unit, and returns its nanoseconds and what stands behind it.
-fn parse_term(text: &str) -> Result<(u128, &str), String> {
+fn parse_term(text: &str) -> Result<(u128, &str), Rule> {
     let (whole, behind) = split_digits(text);
     let (fraction, behind) = behind.strip_prefix('.').map_or(("", behind), split_digits);
     if whole.is_empty() && fraction.is_empty() {
-        return Err(format!(
-            "has no number where {text:?} begins; write it as 90m, 1h30m or 7d"
-        ));
+        return Err(Rule::NoNumber(text.to_owned()));
     }
     let behind = behind.trim_start();
     let (unit, behind) = split_while(behind, char::is_alphabetic);
     let unit_nanos = unit_nanos(unit)?;
     let whole: u128 = match whole {
         "" => 0,
-        digits => digits.parse().map_err(|_| too_long())?,
+        digits => digits.parse().map_err(|_| Rule::TooLong)?,
     };
     let nanos = whole
         .checked_mul(unit_nanos)
         .and_then(|nanos| nanos.checked_add(fraction_nanos(fraction, unit_nanos)))
-        .ok_or_else(too_long)?;
+        .ok_or(Rule::TooLong)?;
     Ok((nanos, behind))
 }
 
@@ -106,9 +126,9 @@ fn fraction_nanos(digits: &str, unit_nanos: u128) -> u128 {
 }
 
 /// A unit's length in nanoseconds. Go's units are matched first, because files hold nothing else.
-fn unit_nanos(unit: &str) -> Result<u128, String> {
+fn unit_nanos(unit: &str) -> Result<u128, Rule> {
     Ok(match unit {
-        "" => return Err("lacks a unit; write it as 90s, 15m, 1h30m or 7d".to_owned()),
+        "" => return Err(Rule::NoUnit),
         "ns" => 1,
         // Go takes both the micro sign and the Greek letter.
         "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
@@ -116,23 +136,12 @@ fn unit_nanos(unit: &str) -> Result<u128, String> {
         "s" => 1_000_000_000,
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000,
-        // Months have no one length, and who writes `1M` may mean minutes.
-        "M" | "mo" => {
-            return Err(format!(
-                "has the unit {unit:?}, which could be minutes or months; write minutes as 1m and months as 30d"
-            ));
-        }
+        "M" | "mo" => return Err(Rule::AmbiguousUnit(unit.to_owned())),
         // One unit at a time: sums of extreme terms overflow inside humantime.
         word => humantime::parse_duration(&format!("1{word}"))
-            .map_err(|_| {
-                format!("has the unknown unit {word:?}; write it as 90s, 15m, 1h30m or 7d")
-            })?
+            .map_err(|_| Rule::UnknownUnit(word.to_owned()))?
             .as_nanos(),
     })
-}
-
-fn too_long() -> String {
-    "is longer than the 292 years that a schedule file can hold".to_owned()
 }
 
 fn split_digits(text: &str) -> (&str, &str) {

@@ -91,33 +91,75 @@ impl Hooks {
     ///
     /// # Errors
     /// The first rule that is broken, with the field.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), InvalidHooks> {
         for stage in Stage::ALL {
             let command = self.command(stage);
             if !command.is_empty() {
-                check(command)
-                    .map_err(|rule| format!("hooks.{} {command:?} {rule}", stage.as_str()))?;
+                check(command).map_err(|rule| InvalidHooks::Command {
+                    stage: stage.as_str(),
+                    command: command.to_owned(),
+                    rule,
+                })?;
             }
         }
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err("hooks.timeout must be above 0".to_owned());
+            return Err(InvalidHooks::Timeout);
         }
         Ok(())
     }
 }
 
+/// Why a command can't be a hook.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCommand {
+    /// A shell would act on this character.
+    #[error(
+        "has an unquoted {0:?}, which only a shell understands, and none runs a hook; quote it, or write sh -c '…'"
+    )]
+    Operator(char),
+    /// A quote is open at its end.
+    #[error("has a quote that is not closed")]
+    OpenQuote,
+    /// It is empty.
+    #[error("must name a program; leave the flag out for no hook")]
+    NoProgram,
+    /// Where it leads to depends on the working directory.
+    #[error(
+        "must name its program by an absolute path, or by a plain name that PATH leads to, and {0:?} is neither"
+    )]
+    RelativeProgram(String),
+    /// No process can be given one.
+    #[error("must not hold a NUL character")]
+    Nul,
+}
+
+/// Why a file's hooks are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHooks {
+    /// A command.
+    #[error("hooks.{stage} {command:?} {rule}")]
+    Command {
+        /// Its field.
+        stage: &'static str,
+        /// Its words.
+        command: Vec<String>,
+        /// What is wrong with it.
+        rule: InvalidCommand,
+    },
+    /// None could ever run.
+    #[error("hooks.timeout must be above 0")]
+    Timeout,
+}
+
 /// A command from what was typed: split into words as a POSIX shell does, but nothing is expanded and no shell runs it.
 ///
 /// # Errors
-/// The rule that it breaks, in words.
-pub fn parse(text: &str) -> Result<Vec<String>, String> {
+/// The rule that it breaks.
+pub fn parse(text: &str) -> Result<Vec<String>, InvalidCommand> {
     if let Some(c) = unquoted_operator(text.trim()) {
-        return Err(format!(
-            "has an unquoted {c:?}, which only a shell understands, and none runs a hook; quote it, or write sh -c '…'"
-        ));
+        return Err(InvalidCommand::Operator(c));
     }
-    let words =
-        shell_words::split(text).map_err(|_| "has a quote that is not closed".to_owned())?;
+    let words = shell_words::split(text).map_err(|_| InvalidCommand::OpenQuote)?;
     check(&words)?;
     Ok(words)
 }
@@ -127,18 +169,16 @@ pub fn command_line(command: &[String]) -> String {
     shell_words::join(command)
 }
 
-fn check(command: &[String]) -> Result<(), String> {
+fn check(command: &[String]) -> Result<(), InvalidCommand> {
     let program = command.first().map_or("", String::as_str);
     if program.is_empty() {
-        return Err("must name a program; leave the flag out for no hook".to_owned());
+        return Err(InvalidCommand::NoProgram);
     }
     if program.contains('/') && !program.starts_with('/') {
-        return Err(format!(
-            "must name its program by an absolute path, or by a plain name that PATH leads to, and {program:?} is neither"
-        ));
+        return Err(InvalidCommand::RelativeProgram(program.to_owned()));
     }
     if command.iter().any(|word| word.contains('\0')) {
-        return Err("must not hold a NUL character".to_owned());
+        return Err(InvalidCommand::Nul);
     }
     Ok(())
 }
@@ -188,7 +228,7 @@ mod tests {
         for text in [
             "a | b", "a && b", "a; b", "a >f", "a $HOME", "a `id`", "(a)", "a\nb", "a 'b'; c",
         ] {
-            let rule = parse(text).unwrap_err();
+            let rule = parse(text).unwrap_err().to_string();
             assert!(rule.contains("sh -c"), "{text}: {rule}");
         }
     }
@@ -204,7 +244,7 @@ mod tests {
             ("a 'b", "not closed"),
             ("a\0b", "NUL"),
         ] {
-            let rule = parse(text).unwrap_err();
+            let rule = parse(text).unwrap_err().to_string();
             assert!(rule.contains(part), "{text:?}: {rule}");
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::hooks::{self, Hooks, Stage};
+use super::hooks::{self, Hooks, InvalidHooks, Stage};
 use super::{Declaration, Retention, Schedule, duration};
 use crate::cadence::Cadence;
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
@@ -79,6 +79,26 @@ impl fmt::Display for InvalidSetting {
 
 impl std::error::Error for InvalidSetting {}
 
+/// A value in a schedule file that breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSchedule {
+    /// It is another instance's, as by a copied file.
+    #[error("instance_id {0:?} is not the instance that the file is named after")]
+    Name(String),
+    /// The interval is too short.
+    #[error("interval {:?} must be at least 1m", duration::format_go(*.0))]
+    Interval(Duration),
+    /// Snapshots would pile up.
+    #[error("retention limits nothing: max_count or max_age must be above 0")]
+    NoLimit,
+    /// The name prefix can't begin a name.
+    #[error("name_prefix {0:?} {PREFIX_RULE}")]
+    Prefix(String),
+    /// A hook.
+    #[error(transparent)]
+    Hooks(#[from] InvalidHooks),
+}
+
 /// The declaration that was typed, every rule checked.
 ///
 /// # Errors
@@ -146,7 +166,7 @@ fn retention(max_count: Option<i64>, max_age: Option<&str>) -> Result<Retention,
 }
 
 fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, InvalidSetting> {
-    duration::parse(text).map_err(|error| InvalidSetting::new(flag, text, error.rule()))
+    duration::parse(text).map_err(|error| InvalidSetting::new(flag, text, error.rule.to_string()))
 }
 
 fn name_prefix(prefix: String) -> Result<String, InvalidSetting> {
@@ -209,9 +229,8 @@ fn hooks<'a>(
 ) -> Result<Hooks, InvalidSetting> {
     const FLAG: &str = "--hook-timeout";
     let command = |stage| match typed(stage) {
-        Some(text) => {
-            hooks::parse(text).map_err(|rule| InvalidSetting::new(stage.flag(), text, rule))
-        }
+        Some(text) => hooks::parse(text)
+            .map_err(|rule| InvalidSetting::new(stage.flag(), text, rule.to_string())),
         None => Ok(Vec::new()),
     };
     let mut hooks = Hooks {
@@ -245,8 +264,8 @@ fn is_tag_char(c: char) -> bool {
 /// Metadata is not checked: whoever takes the snapshot says what it can't take.
 ///
 /// # Errors
-/// The first rule that is broken, in words, with the value.
-pub fn loaded(schedule: &Schedule) -> Result<(), String> {
+/// The first rule that is broken.
+pub fn loaded(schedule: &Schedule) -> Result<(), InvalidSchedule> {
     let Declaration {
         cadence,
         retention,
@@ -255,21 +274,18 @@ pub fn loaded(schedule: &Schedule) -> Result<(), String> {
         ..
     } = &schedule.declaration;
     if cadence.gap() < MIN_INTERVAL {
-        return Err(format!(
-            "interval {:?} must be at least 1m",
-            duration::format_go(cadence.gap())
-        ));
+        return Err(InvalidSchedule::Interval(cadence.gap()));
     }
     if retention.max_count == 0 && retention.max_age.is_none_or(|age| age.is_zero()) {
-        return Err("retention limits nothing: max_count or max_age must be above 0".to_owned());
+        return Err(InvalidSchedule::NoLimit);
     }
     match name_prefix {
         Some(prefix) if !is_prefix(prefix) => {
-            return Err(format!("name_prefix {prefix:?} {PREFIX_RULE}"));
+            return Err(InvalidSchedule::Prefix(prefix.clone()));
         }
         _ => {}
     }
-    hooks.check()
+    Ok(hooks.check()?)
 }
 
 #[cfg(test)]

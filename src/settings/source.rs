@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::InvalidSettings;
-use crate::fs::trust;
+use crate::fs::{bounded, trust};
 
 /// The settings of this host, for root: `NAME=value` lines as systemd reads them (systemd.exec(5), `EnvironmentFile=`).
 pub const HOST_FILE: &str = "/etc/default/hypeman-snap";
@@ -115,14 +115,13 @@ pub fn host_file(path: &Path) -> Result<BTreeMap<String, String>, InvalidSetting
         line: None,
         rule,
     };
-    let mut text = String::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(HOST_FILE_MAX_BYTES).read_to_string(&mut text));
-    match read {
-        Ok(_) => {}
+    let read =
+        std::fs::File::open(path).and_then(|file| bounded::read_text(file, HOST_FILE_MAX_BYTES));
+    let text = match read {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(refused(format!("can't be read: {error}"))),
-    }
+    };
     let distrust =
         trust::distrust(path).map_err(|error| refused(format!("can't be looked at: {error}")))?;
     if let Some(distrust) = distrust {

@@ -1,7 +1,7 @@
 //! One schedule file: read without trust.
 
 use std::fs::File;
-use std::io::{self, Read, Take};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::thread;
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::StoreError;
 use super::format::Refusal;
+use crate::fs::bounded;
 
 /// The largest file that is read. A schedule with all the metadata it may have stays below a twentieth of it.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
@@ -142,14 +143,11 @@ fn read_bytes(path: &Path) -> Result<Option<(Vec<u8>, File)>, StoreError> {
     if metadata.len() > MAX_BYTES {
         return Err(too_large(metadata.len()));
     }
-    let capacity = usize::try_from(metadata.len()).unwrap_or_default() + 1;
-    let mut bytes = Vec::with_capacity(capacity);
-    // It may grow while it is read.
-    let mut limited: Take<&File> = (&file).take(MAX_BYTES + 1);
-    limited.read_to_end(&mut bytes).map_err(failed)?;
-    match u64::try_from(bytes.len()) {
-        Ok(size) if size <= MAX_BYTES => Ok(Some((bytes, file))),
-        _ => Err(too_large(MAX_BYTES + 1)),
+    match bounded::read(&file, MAX_BYTES) {
+        Ok(bytes) => Ok(Some((bytes, file))),
+        // It grew while it was read.
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(too_large(MAX_BYTES + 1)),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::cadence::{Cadence, Times};
 use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
+use crate::schedule::validate::InvalidSchedule;
 use crate::schedule::{
     Attempt, Declaration, Record, Retention, Schedule, duration, is_go_zero, validate,
 };
@@ -24,7 +25,7 @@ pub(super) enum Refusal {
     /// They are no JSON, or not of the right form. Reading again may help.
     Malformed(serde_json::Error),
     /// They break a rule.
-    Invalid(String),
+    Invalid(InvalidSchedule),
 }
 
 impl From<serde_json::Error> for Refusal {
@@ -189,10 +190,7 @@ impl Form {
     /// The schedule, every rule checked.
     fn check(self, id: &InstanceId) -> Result<Schedule, Refusal> {
         if self.instance_id != id.as_str() {
-            return Err(Refusal::Invalid(format!(
-                "instance_id {:?} is not the instance that the file is named after",
-                self.instance_id
-            )));
+            return Err(Refusal::Invalid(InvalidSchedule::Name(self.instance_id)));
         }
         let schedule = Schedule {
             instance_id: id.clone(),

@@ -18,6 +18,7 @@ use crate::cadence::Times;
 use crate::fs::durable;
 use crate::instance::InstanceId;
 use crate::schedule::Schedule;
+use crate::schedule::validate::InvalidSchedule;
 
 /// What a file's name ends with.
 const SUFFIX: &str = ".json";
@@ -69,7 +70,7 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
         /// Which rule it breaks.
-        rule: String,
+        rule: InvalidSchedule,
     },
     /// It has hooks, and others than root and the user could have written them.
     #[error("{} {rule}; its hooks are not run: check them, then `chown` it to root and `chmod go-w` it", path.display())]

@@ -132,7 +132,7 @@ impl CloudHypervisor {
     }
 
     fn put(&self, path: &str, limit: Duration) -> Result<(), VmmError> {
-        self.http.call(Method::PUT, path, None, limit).map(drop)
+        self.http.call(&Method::PUT, path, None, limit).map(drop)
     }
 
     fn resume_now(&mut self) -> Result<(), VmmError> {
@@ -323,7 +323,7 @@ impl Stages for Capture<'_> {
         let saved = self
             .vmm
             .http
-            .call(Method::PUT, SNAPSHOT, Some(&body), limit);
+            .call(&Method::PUT, SNAPSHOT, Some(&body), limit);
         self.vmm.pause_clock.saved(saved, deadline)
     }
 

@@ -101,7 +101,7 @@ impl Firecracker {
     fn set_state(&self, state: &str, limit: Duration) -> Result<(), VmmError> {
         let body = json!({ "state": state });
         self.http
-            .call(Method::PATCH, "/vm", Some(&body), limit)
+            .call(&Method::PATCH, "/vm", Some(&body), limit)
             .map(drop)
     }
 }
@@ -254,7 +254,7 @@ impl Stages for Capture<'_> {
         let saved = self
             .vmm
             .http
-            .call(Method::PUT, "/snapshot/create", Some(&body), limit);
+            .call(&Method::PUT, "/snapshot/create", Some(&body), limit);
         self.vmm.pause_clock.saved(saved, deadline)
     }
 

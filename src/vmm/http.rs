@@ -126,7 +126,7 @@ impl HttpSocket {
     /// # Errors
     /// When there is no answer, an error, or something else than a `T`.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, VmmError> {
-        let body = self.call(Method::GET, path, None, self.limit)?;
+        let body = self.call(&Method::GET, path, None, self.limit)?;
         serde_json::from_slice(&body).map_err(|error| VmmError::Protocol {
             request: format!("GET {path}"),
             detail: error.to_string(),
@@ -139,7 +139,7 @@ impl HttpSocket {
     /// When there is no answer in time, or one that is no success. The VMM may carry the request out all the same.
     pub fn call(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         body: Option<&Value>,
         limit: Duration,
@@ -152,7 +152,7 @@ impl HttpSocket {
         };
         let start = Instant::now();
         let (status, answer) =
-            self.wait_for(&request, &method, path, body, Deadline::after(limit))?;
+            self.wait_for(&request, method, path, body, Deadline::after(limit))?;
         debug!(
             "{}: {request} -> {} in {:.1} ms",
             self.socket.display(),

@@ -2,11 +2,13 @@
 //! missing or broken counts as empty, as hypeman has it. Talks to no server.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use log::debug;
 use saphyr::{LoadableYamlNode, Yaml};
+
+use crate::fs::bounded;
 
 /// The configuration of hypeman's command line, below the home directory (contract, section 1).
 const CLI_CONFIG: &str = ".config/hypeman/cli.yaml";
@@ -69,18 +71,7 @@ pub(super) fn text(path: &Path, key: &str) -> Option<String> {
 
 /// A text file, refused when it is larger than [`FILE_MAX_BYTES`].
 pub(super) fn read_small(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(path)?
-        .take(FILE_MAX_BYTES + 1)
-        .read_to_string(&mut text)?;
-    if u64::try_from(read).is_ok_and(|read| read <= FILE_MAX_BYTES) {
-        Ok(text)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is larger than 64 KiB",
-        ))
-    }
+    bounded::read_text(File::open(path)?, FILE_MAX_BYTES)
 }
 
 fn at_home(path: &str) -> Option<PathBuf> {

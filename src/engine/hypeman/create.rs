@@ -37,6 +37,11 @@ enum Outlook {
     Unclear(String),
 }
 
+/// The guest ran before and does not run now, in words with a remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Asleep(String);
+
 impl<'a> Creation<'a> {
     pub(super) fn new(
         engine: &'a Hypeman,
@@ -190,7 +195,8 @@ impl<'a> Creation<'a> {
         }
         let aftermath = match guest {
             Ok(None) => String::new(),
-            Ok(Some(note)) | Err(note) => format!("; {note}"),
+            Ok(Some(note)) => format!("; {note}"),
+            Err(asleep) => format!("; {asleep}"),
         };
         Err(match outlook {
             Outlook::Made(_) => EngineError::instance(format!(
@@ -281,7 +287,7 @@ impl<'a> Creation<'a> {
     /// tear the snapshot, so this waits: until the server has given its last word, until the finished snapshot has
     /// been listed for a while, or until the time that a creation may take has passed. A guest that somebody else
     /// suspends in just this time is woken as well; a guest that stays suspended unasked is worse.
-    fn wake_if_left_behind(&self, is_final: bool) -> Result<Option<String>, String> {
+    fn wake_if_left_behind(&self, is_final: bool) -> Result<Option<String>, Asleep> {
         if self.request.instance.state != State::Running || self.request.kind != Kind::Standby {
             return Ok(None);
         }
@@ -301,31 +307,31 @@ impl<'a> Creation<'a> {
                 Ok(None | Some(State::Running | State::Initializing)) => return Ok(None),
                 Ok(Some(State::Standby)) if left.is_zero() => return self.wake().map(Some),
                 Ok(Some(state)) if left.is_zero() => {
-                    return Err(format!(
+                    return Err(Asleep(format!(
                         "the instance was Running before and is {state} now: look after it"
-                    ));
+                    )));
                 }
                 Err(fault) if left.is_zero() => {
-                    return Err(format!(
+                    return Err(Asleep(format!(
                         "the instance was Running before and its state can't be read now: {}; if it is in Standby, {}",
                         self.detail(&fault),
                         self.how_to_wake()
-                    ));
+                    )));
                 }
                 Ok(Some(_)) | Err(_) => {}
             }
             if !pause(delay.min(left)) {
-                return Err(format!(
+                return Err(Asleep(format!(
                     "the instance was Running before and was not seen running again when the process was asked to \
                      stop; if it stays in Standby, {}",
                     self.how_to_wake()
-                ));
+                )));
             }
             delay = (delay * 2).min(pace.look_at_least_every);
         }
     }
 
-    fn wake(&self) -> Result<String, String> {
+    fn wake(&self) -> Result<String, Asleep> {
         let path = ["instances", self.id(), "restore"];
         let pace = &self.engine.pace;
         let sent = self
@@ -338,15 +344,15 @@ impl<'a> Creation<'a> {
                 "the server had left instance {} in Standby, and it was woken again",
                 self.id()
             )),
-            (Err(fault), _) => Err(format!(
+            (Err(fault), _) => Err(Asleep(format!(
                 "the server left the instance in Standby, and waking it failed: {}; {}",
                 self.detail(&fault),
                 self.how_to_wake()
-            )),
-            (Ok(_), _) => Err(format!(
+            ))),
+            (Ok(_), _) => Err(Asleep(format!(
                 "the server left the instance in Standby and said that it woke it, but it is not seen running; {}",
                 self.how_to_wake()
-            )),
+            ))),
         }
     }
 

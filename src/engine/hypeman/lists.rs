@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::answer::clean;
 use super::fault::Fault;
-use super::wire::{WireInstance, WireSnapshot};
+use super::wire::{Unfit, WireInstance, WireSnapshot};
 use crate::engine::Listing;
 use crate::instance::InstanceRef;
 use crate::snapshot::{Snapshot, SnapshotId};
@@ -60,7 +60,7 @@ impl Snapshots {
                 format!(
                     "the server's snapshot {:?} is left alone, its record can't be understood: {}",
                     id_of(record),
-                    clean(&why, None)
+                    clean(&why.to_string(), None)
                 )
             }),
         }
@@ -110,7 +110,7 @@ impl Instances {
                 format!(
                     "instance {:?} in the server's list is left out: {}",
                     id_of(record),
-                    clean(&why, None)
+                    clean(&why.to_string(), None)
                 )
             }),
         }
@@ -146,11 +146,11 @@ impl Problems {
 }
 
 /// A record in the contract's form.
-fn parse<'a, T: Deserialize<'a>>(record: &'a str) -> Result<T, String> {
+fn parse<'a, T: Deserialize<'a>>(record: &'a str) -> Result<T, Unfit> {
     if record.len() > RECORD_MAX_BYTES {
-        return Err(format!("it is longer than {} KiB", RECORD_MAX_BYTES / 1024));
+        return Err(Unfit::Long(RECORD_MAX_BYTES / 1024));
     }
-    serde_json::from_str(record).map_err(|invalid| invalid.to_string())
+    Ok(serde_json::from_str(record)?)
 }
 
 /// The id of a record of any form, for a message; empty where it has none.

@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 
 use super::answer::clean;
 use super::fault::Fault;
-use crate::instance::{Instance, InstanceRef, State};
-use crate::snapshot::{Kind, Snapshot};
+use crate::instance::{Instance, InstanceRef, InvalidInstanceId, State};
+use crate::snapshot::{InvalidSnapshotId, Kind, Snapshot};
 
 /// Longer than any name of hypeman's.
 const NAME_MAX_BYTES: usize = 255;
@@ -71,13 +71,36 @@ impl WireInstance {
     ///
     /// # Errors
     /// When its id is none.
-    pub(super) fn into_ref(self) -> Result<InstanceRef, String> {
+    pub(super) fn into_ref(self) -> Result<InstanceRef, Unfit> {
         let is_name = self.name.len() <= NAME_MAX_BYTES && !self.name.chars().any(char::is_control);
         Ok(InstanceRef {
-            id: self.id.parse().map_err(|invalid| format!("{invalid}"))?,
+            id: self.id.parse()?,
             name: if is_name { self.name } else { String::new() },
         })
     }
+}
+
+/// Why a record of the server's is not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// It is longer than any record.
+    #[error("it is longer than {0} KiB")]
+    Long(usize),
+    /// It is not in the contract's form.
+    #[error(transparent)]
+    Form(#[from] serde_json::Error),
+    /// It can't be an instance's id.
+    #[error(transparent)]
+    Instance(#[from] InvalidInstanceId),
+    /// It can't be a snapshot's id.
+    #[error(transparent)]
+    Snapshot(#[from] InvalidSnapshotId),
+    /// It holds a text of so many bytes.
+    #[error("it holds a text of {0} bytes where {TEXT_MAX_BYTES} are enough")]
+    LongText(usize),
+    /// It has more tags than a snapshot can have.
+    #[error("it has more than {TAGS_MAX} tags")]
+    ManyTags,
 }
 
 /// What this tool reads of a snapshot.
@@ -101,7 +124,7 @@ impl WireSnapshot {
     ///
     /// # Errors
     /// When its id is none, or when it holds more than the contract allows.
-    pub(super) fn into_snapshot(self) -> Result<Snapshot, String> {
+    pub(super) fn into_snapshot(self) -> Result<Snapshot, Unfit> {
         let texts = [
             self.name.as_deref().unwrap_or_default(),
             &self.source_instance_id,
@@ -114,16 +137,13 @@ impl WireSnapshot {
             .chain(tags.flat_map(|(key, value)| [key.as_str(), value]))
             .find(|text| text.len() > TEXT_MAX_BYTES)
         {
-            return Err(format!(
-                "it holds a text of {} bytes where {TEXT_MAX_BYTES} are enough",
-                long.len()
-            ));
+            return Err(Unfit::LongText(long.len()));
         }
         if self.tags.as_ref().is_some_and(|tags| tags.len() > TAGS_MAX) {
-            return Err(format!("it has more than {TAGS_MAX} tags"));
+            return Err(Unfit::ManyTags);
         }
         Ok(Snapshot {
-            id: self.id.parse().map_err(|invalid| format!("{invalid}"))?,
+            id: self.id.parse()?,
             name: self.name.unwrap_or_default(),
             kind: self.kind,
             tags: self.tags.unwrap_or_default(),

@@ -3,7 +3,7 @@
 mod shape;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
+
+use crate::fs::bounded;
 
 /// Larger files are no metadata; reading them would only cost memory.
 pub(super) const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -89,11 +91,12 @@ fn read_open<T: DeserializeOwned>(file: File) -> Result<T, ReadError> {
     if !metadata.is_file() {
         return Err(ReadError::Unfit("it is no regular file"));
     }
-    let length = usize::try_from(metadata.len().min(FILE_MAX_BYTES)).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(length + 1);
-    if file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX_BYTES {
-        return Err(ReadError::Unfit("it is longer than 1 MiB"));
-    }
+    let bytes = match bounded::read(file, FILE_MAX_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(ReadError::Unfit("it is longer than 1 MiB"));
+        }
+        read => read?,
+    };
     if shape::is_too_rich(&bytes) {
         return Err(ReadError::Unfit("it holds more values than any metadata"));
     }

@@ -8,13 +8,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use fs2::FileExt;
 use rustix::fs::OFlags;
 
 use super::record::{HIDDEN, RECORD};
 use super::store::{STAGING, SnapshotStore, TRASH};
 use crate::engine::EngineError;
-use crate::fs::{durable, remove};
+use crate::fs::{durable, lock, remove};
 use crate::snapshot::SnapshotId;
 
 /// How often a lock is tried again before it counts as held, and how long to wait before each.
@@ -196,11 +195,8 @@ pub(super) fn claim(path: &Path) -> io::Result<Option<File>> {
         .read(true)
         .custom_flags(i32::try_from(flags.bits()).map_err(io::Error::other)?)
         .open(path)?;
-    // The trait's function by its name: std has a method that is spelled the same.
-    match FileExt::try_lock_exclusive(&directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == fs2::lock_contended_error().kind() => return Ok(None),
-        Err(error) => return Err(error),
+    if !lock::try_lock(&directory)? {
+        return Ok(None);
     }
     let (locked, named) = (directory.metadata()?, std::fs::symlink_metadata(path)?);
     let is_same = (locked.dev(), locked.ino()) == (named.dev(), named.ino());

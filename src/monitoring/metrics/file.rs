@@ -1,14 +1,14 @@
 //! The metrics file: replaced as a whole, by one process at a time, readable by everyone.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::fs::durable;
 use crate::fs::lock::{self, Waited};
+use crate::fs::{bounded, durable};
 
 /// node-exporter runs as another user.
 const MODE: u32 = 0o644;
@@ -59,12 +59,10 @@ fn read(path: &Path) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+    if !metadata.is_file() {
         return None;
     }
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
+    bounded::read_text(file, MAX_BYTES).ok()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::run::failure::Failure;
+use crate::run::hooks::HookFailed;
 use crate::run::pick::{self, Job};
 use crate::run::result;
 
@@ -71,7 +72,7 @@ fn guests_that_a_dead_run_left_come_first_of_all() {
 #[test]
 fn what_one_instance_came_to_is_said_once() {
     let id: InstanceId = "vm".parse().unwrap();
-    let failed = |error: &str| result::failed(&id, &Failure::Hook(error.to_owned()));
+    let failed = |error: &str| result::failed(&id, &Failure::Hook(HookFailed(error.to_owned())));
     let skipped = |note: &str| InstanceResult::new(&id, Outcome::Skipped).noting(note);
     let done = InstanceResult::new(&id, Outcome::Snapshotted);
     let merged = |results| -> Vec<(Outcome, Vec<String>)> {

@@ -227,7 +227,7 @@ fn a_file_must_hold_a_schedule_that_can_be_carried_out() {
     let with = |change: fn(&mut Schedule)| {
         let mut schedule = good.clone();
         change(&mut schedule);
-        loaded(&schedule).unwrap_err()
+        loaded(&schedule).unwrap_err().to_string()
     };
     assert_eq!(
         with(|s| s.declaration.cadence = Cadence::Every(Duration::from_secs(59))),
@@ -379,6 +379,6 @@ fn a_file_may_hold_only_hooks_that_can_be_run() {
             "hooks.timeout",
         ),
     ] {
-        assert!(checked(bad).unwrap_err().starts_with(part));
+        assert!(checked(bad).unwrap_err().to_string().starts_with(part));
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::SystemTime;
 
 use super::*;
+use crate::schedule::validate::InvalidSchedule;
 
 const WHOLE: &str = "{\"a\": 1}";
 
@@ -12,7 +13,7 @@ const WHOLE: &str = "{\"a\": 1}";
 fn parse(bytes: &[u8]) -> Result<serde_json::Value, Refusal> {
     let value: serde_json::Value = serde_json::from_slice(bytes)?;
     if value == serde_json::json!(0) {
-        return Err(Refusal::Invalid("is 0".to_owned()));
+        return Err(Refusal::Invalid(InvalidSchedule::NoLimit));
     }
     Ok(value)
 }

@@ -165,18 +165,38 @@ impl Inserted {
     }
 }
 
+/// Why a snapshot can't hold what is in a drive.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("its format is {0}, and only {formats} can be saved", formats = FORMATS.join(" and "))]
+    Format(String),
+    #[error("it is encrypted by QEMU, and a copy by QEMU would not be")]
+    Encrypted,
+    #[error("its data is in an external data file")]
+    ExternalData,
+    #[error("its file name has {0} bytes")]
+    LongName(usize),
+    #[error("its file name {0:?} can't be read: {1}")]
+    Name(String, serde_json::Error),
+    #[error("its data is not in a file or block device of this host, but behind {0:?}")]
+    Elsewhere(String),
+    #[error("it is only a part of its file (raw with offset or size)")]
+    Part,
+    #[error("its file has no name")]
+    Nameless,
+    #[error("its file was given to QEMU as a descriptor, without a name")]
+    Descriptor,
+}
+
 /// Format, file and backing file of what is in a drive; else why a snapshot can't hold it.
-fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), String> {
+fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), Unfit> {
     let image = inserted.below_filters();
     let format = &image.format;
     if !FORMATS.contains(&format.as_str()) {
-        return Err(format!(
-            "its format is {format}, and only {} can be saved",
-            FORMATS.join(" and ")
-        ));
+        return Err(Unfit::Format(format.clone()));
     }
     if image.encrypted {
-        return Err("it is encrypted by QEMU, and a copy by QEMU would not be".to_owned());
+        return Err(Unfit::Encrypted);
     }
     if image
         .format_specific
@@ -184,7 +204,7 @@ fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), S
         .and_then(|specific| specific.data.as_ref()?.data_file.as_ref())
         .is_some()
     {
-        return Err("its data is in an external data file".to_owned());
+        return Err(Unfit::ExternalData);
     }
     let name = if FILTERS.contains(&inserted.drv.as_str()) {
         &image.filename
@@ -199,20 +219,20 @@ fn describe(inserted: &Inserted) -> Result<(String, PathBuf, Option<PathBuf>), S
 
 /// The local file that QEMU's file name means: a plain path, `file:PATH`, or `json:{…}` with protocol layers. Else why
 /// there is none.
-fn local_file(name: &str) -> Result<PathBuf, String> {
+fn local_file(name: &str) -> Result<PathBuf, Unfit> {
     if name.len() > MAX_NAME_BYTES {
-        return Err(format!("its file name has {} bytes", name.len()));
+        return Err(Unfit::LongName(name.len()));
     }
     if let Some(options) = name.strip_prefix("json:") {
-        let options: Map<String, Value> = serde_json::from_str(options)
-            .map_err(|error| format!("its file name {name:?} can't be read: {error}"))?;
+        let options: Map<String, Value> =
+            serde_json::from_str(options).map_err(|error| Unfit::Name(name.to_owned(), error))?;
         return file_of_options(&options);
     }
     // A protocol ends at the first colon, unless a slash comes first.
     let path = match name.split_once([':', '/']) {
         Some((protocol, rest)) if name.as_bytes().get(protocol.len()) == Some(&b':') => {
             if !LOCAL.contains(&protocol) {
-                return Err(elsewhere(protocol));
+                return Err(Unfit::Elsewhere(protocol.to_owned()));
             }
             rest
         }
@@ -222,7 +242,7 @@ fn local_file(name: &str) -> Result<PathBuf, String> {
 }
 
 /// Goes down from a format's options to the file's.
-fn file_of_options(options: &Map<String, Value>) -> Result<PathBuf, String> {
+fn file_of_options(options: &Map<String, Value>) -> Result<PathBuf, Unfit> {
     let driver = options
         .get("driver")
         .and_then(Value::as_str)
@@ -232,26 +252,22 @@ fn file_of_options(options: &Map<String, Value>) -> Result<PathBuf, String> {
         return plain_path(name.unwrap_or_default());
     }
     if driver == "raw" && (options.contains_key("offset") || options.contains_key("size")) {
-        return Err("it is only a part of its file (raw with offset or size)".to_owned());
+        return Err(Unfit::Part);
     }
     match options.get("file") {
         Some(Value::Object(below)) => file_of_options(below),
-        _ => Err(elsewhere(driver)),
+        _ => Err(Unfit::Elsewhere(driver.to_owned())),
     }
 }
 
-fn plain_path(path: &str) -> Result<PathBuf, String> {
+fn plain_path(path: &str) -> Result<PathBuf, Unfit> {
     if path.is_empty() {
-        return Err("its file has no name".to_owned());
+        return Err(Unfit::Nameless);
     }
     if path.starts_with("/dev/fdset/") {
-        return Err("its file was given to QEMU as a descriptor, without a name".to_owned());
+        return Err(Unfit::Descriptor);
     }
     Ok(PathBuf::from(path))
-}
-
-fn elsewhere(protocol: &str) -> String {
-    format!("its data is not in a file or block device of this host, but behind {protocol:?}")
 }
 
 #[cfg(test)]

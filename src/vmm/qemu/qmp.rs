@@ -345,7 +345,9 @@ impl Qmp {
             self.socket.display(),
             String::from_utf8_lossy(line)
         );
-        Message::parse(line).map(Some).map_err(nonsense)
+        Message::parse(line)
+            .map(Some)
+            .map_err(|error| nonsense(format!("it is no message of QMP: {error}")))
     }
 
     /// Waits until the socket is ready; `false` when `deadline` passed first.

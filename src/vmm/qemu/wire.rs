@@ -72,9 +72,9 @@ impl Message {
     /// Reads a line.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn parse(line: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(line).map_err(|error| format!("it is no message of QMP: {error}"))
+    /// When it is not a message of QMP.
+    pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line)
     }
 
     /// The version in a greeting.
