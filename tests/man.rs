@@ -177,7 +177,7 @@ fn every_field_of_every_file_is_in_the_manual() {
         ("SCHEDULE FILE", "src/store/format.rs", "AttemptForm"),
         ("SCHEDULE FILE", "src/store/format.rs", "HooksForm"),
         ("JOURNAL", "src/engine/local/journal.rs", "Entry"),
-        ("JOURNAL", "src/vmm/mod.rs", "Process"),
+        ("JOURNAL", "src/vmm/process.rs", "Process"),
         ("JOURNAL", "src/vmm/mod.rs", "Tuning"),
         ("SNAPSHOT STORE", "src/engine/local/record.rs", "Written"),
         (

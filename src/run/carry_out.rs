@@ -90,11 +90,8 @@ pub(super) fn carry_out(
                 notes.push(
                     "an earlier run did not finish its snapshot; this one takes it".to_owned(),
                 );
-                match context.ports.recovery.sweep() {
-                    Ok(lines) => notes.extend(lines),
-                    Err(error) => notes.push(error::in_words(&error)),
-                }
             }
+            context.sweep();
             let id = &instance.id;
             match context.ports.diagnosis.second_scheduler(id) {
                 Ok(second) => context.warn(second),

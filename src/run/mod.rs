@@ -16,13 +16,14 @@ mod serve;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use crate::clock;
 use crate::engine::{EngineError, Listing, Ports};
+use crate::error;
 use crate::instance::{Instance, InstanceId, Presence};
 use crate::interrupt;
 use crate::queue::{self, Queue};
@@ -76,6 +77,9 @@ struct Run<'a> {
     at_work: AtWork,
     /// What the user should know, each thing once, however many instances say it.
     warnings: Mutex<BTreeSet<String>>,
+    /// What went wrong that is no instance's own.
+    problems: Mutex<Vec<String>>,
+    swept: Once,
 }
 
 impl<'a> Run<'a> {
@@ -86,7 +90,9 @@ impl<'a> Run<'a> {
             options,
             listing: Mutex::default(),
             at_work: AtWork::default(),
-            warnings: Mutex::new(BTreeSet::new()),
+            warnings: Mutex::default(),
+            problems: Mutex::default(),
+            swept: Once::new(),
         }
     }
 
@@ -131,19 +137,29 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn fail(&self, problem: String) {
+        if let Ok(mut all) = self.problems.lock() {
+            all.push(problem);
+        }
+    }
+
+    /// Removes what unfinished snapshots and deletions left, once in a run: it takes space that the next snapshot may
+    /// need. What can't be removed keeps nobody from anything, and the run fails.
+    fn sweep(&self) {
+        self.swept.call_once(|| match self.ports.recovery.sweep() {
+            Ok(lines) => self.warn(lines),
+            Err(error) => self.fail(error::in_words(&error)),
+        });
+    }
+
     /// The report of a run that ends now.
-    fn report(
-        self,
-        started_at: DateTime<Utc>,
-        results: Vec<InstanceResult>,
-        problems: Vec<String>,
-    ) -> Report {
+    fn report(self, started_at: DateTime<Utc>, results: Vec<InstanceResult>) -> Report {
         let is_dry_run = self.options.dry_run;
         Report {
             started_at,
             finished_at: clock::now(),
             results: result::merged(results),
-            problems,
+            problems: self.problems.into_inner().unwrap_or_default(),
             warnings: self
                 .warnings
                 .into_inner()
@@ -172,10 +188,13 @@ pub fn run_due(
     let started_at = clock::now();
     let picked = pick::pick(store, options, started_at)?;
     let ports = ports()?;
-    let (jobs, mut problems) = pick::with_unfinished(picked.jobs, ports.recovery.as_ref(), options);
-    problems.extend(picked.strays);
+    let (jobs, problems) = pick::with_unfinished(picked.jobs, ports.recovery.as_ref(), options);
 
     let context = Run::new(store, &ports, options);
+    problems
+        .into_iter()
+        .chain(picked.strays)
+        .for_each(|problem| context.fail(problem));
     if !jobs.is_empty() {
         context.at_work.watch();
     }
@@ -211,7 +230,7 @@ pub fn run_due(
             result
         },
     ));
-    Ok(context.report(started_at, results, problems))
+    Ok(context.report(started_at, results))
 }
 
 /// Resumes guests that a run which died left paused, and removes what it left behind; takes no snapshot.
@@ -232,7 +251,8 @@ pub fn recover(
         .filter(|id| options.selects(id))
         .collect();
     let context = Run::new(store, &ports, options);
-    if !jobs.is_empty() {
+    let is_idle = jobs.is_empty();
+    if !is_idle {
         context.at_work.watch();
     }
     let results = queue::each(
@@ -241,5 +261,8 @@ pub fn recover(
         |id| serve::recover(&context, id),
         result::panicked,
     );
-    Ok(context.report(started_at, results, Vec::new()))
+    if !is_idle && !options.dry_run {
+        context.sweep();
+    }
+    Ok(context.report(started_at, results))
 }

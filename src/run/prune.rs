@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::engine::{EngineError, Inventory, Ports};
-use crate::error;
 use crate::instance::{InstanceId, Presence};
 use crate::interrupt;
 use crate::queue;
@@ -37,14 +36,13 @@ pub fn prune(
         |id| prune_one(&context, &inventory, id),
         result::panicked,
     );
-    let mut problems: Vec<String> = strays.iter().map(ToString::to_string).collect();
+    strays
+        .iter()
+        .for_each(|stray| context.fail(stray.to_string()));
     if options.only.is_none() && !options.dry_run && !interrupt::requested() {
-        match ports.recovery.sweep() {
-            Ok(lines) => context.warn(lines),
-            Err(error) => problems.push(error::in_words(&error)),
-        }
+        context.sweep();
     }
-    Ok(context.report(started_at, results, problems))
+    Ok(context.report(started_at, results))
 }
 
 fn prune_one(context: &Run<'_>, inventory: &Inventory, id: &InstanceId) -> InstanceResult {

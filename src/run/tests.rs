@@ -46,6 +46,7 @@ struct World {
     snapshots: Vec<Snapshot>,
     unfinished: Vec<InstanceId>,
     is_unlisted: bool,
+    is_unswept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +54,7 @@ struct Fake {
     world: Mutex<World>,
     listings: AtomicUsize,
     calls: AtomicUsize,
+    sweeps: AtomicUsize,
 }
 
 impl Fake {
@@ -153,6 +155,14 @@ impl Engine for &'static Fake {
 impl Recovery for &'static Fake {
     fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
         Ok(self.world.lock().unwrap().unfinished.clone())
+    }
+
+    fn sweep(&self) -> Result<Vec<String>, EngineError> {
+        self.sweeps.fetch_add(1, Ordering::SeqCst);
+        if self.world.lock().unwrap().is_unswept {
+            return Err(EngineError::instance("can't remove .trash-x"));
+        }
+        Ok(Vec::new())
     }
 }
 
@@ -309,6 +319,25 @@ fn a_due_instance_is_snapshotted_recorded_and_pruned() {
     );
     assert_eq!(host.fake.names().len(), 2);
     assert!(host.run().results.is_empty(), "it is not due any more");
+}
+
+#[test]
+fn what_others_left_is_swept_once_in_a_run_that_works_and_a_failure_shows() {
+    let host = Host::new();
+    host.due("vm", Behaviour::Works(State::Running), keep(2));
+    host.due("vm2", Behaviour::Works(State::Running), keep(2));
+    host.fake.world.lock().unwrap().is_unswept = true;
+
+    let report = host.run();
+
+    assert_eq!(host.fake.sweeps.load(Ordering::SeqCst), 1);
+    assert_eq!(report.problems, ["can't remove .trash-x"]);
+    assert!(report.has_failures());
+    // It keeps nobody from a snapshot.
+    let outcomes: Vec<Outcome> = report.results.iter().map(|it| it.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Snapshotted; 2]);
+    assert!(host.run().problems.is_empty(), "nothing is due");
+    assert_eq!(host.fake.sweeps.load(Ordering::SeqCst), 1);
 }
 
 #[test]
