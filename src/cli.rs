@@ -1,6 +1,7 @@
 //! The command line: flags, arguments and their help. Definitions only: what a value means is decided by the types'
 //! own parsers, and what flags and environment amount to by `settings`.
 
+mod declaration;
 mod register;
 
 use std::path::PathBuf;
@@ -136,6 +137,7 @@ pub enum OutputFormat {
     Json,
 }
 
+pub use declaration::DeclarationArgs;
 pub use register::{RegisterArgs, UnregisterArgs};
 
 #[derive(Debug, Subcommand)]
@@ -143,7 +145,7 @@ pub enum Command {
     /// Give an instance a schedule, or change the one it has
     ///
     /// Declares the whole schedule: what is not given is not set. Declaring the same values again changes nothing.
-    Set(SetArgs),
+    Set(Box<SetArgs>),
 
     /// Show one schedule
     Get(GetArgs),
@@ -193,11 +195,13 @@ pub enum Command {
 
 impl Command {
     /// Whether the command may write to the state and data directories.
-    pub const fn may_write(&self) -> bool {
+    pub fn may_write(&self) -> bool {
+        if let Self::Set(args) = self {
+            return !args.dry_run;
+        }
         matches!(
             self,
-            Self::Set(SetArgs { dry_run: false, .. })
-                | Self::RunDue(RunDueArgs { dry_run: false, .. })
+            Self::RunDue(RunDueArgs { dry_run: false, .. })
                 | Self::Prune(PruneArgs { dry_run: false, .. })
                 | Self::Delete(_)
                 | Self::Register(_)
@@ -222,66 +226,8 @@ pub struct SetArgs {
     /// The instance: an id, a name, or a unique prefix of an id
     pub instance: String,
 
-    /// Time between two snapshots, at least 1m
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub interval: String,
-
-    /// Keep only the newest N scheduled snapshots; 0 means no limit
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub max_count: Option<i64>,
-
-    /// Keep only scheduled snapshots younger than this; 0 means no limit
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
-    pub max_age: Option<String>,
-
-    /// Start snapshot names with this [default: scheduled]
-    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
-    pub name_prefix: Option<String>,
-
-    /// A tag for every snapshot; may be given several times
-    #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
-    pub metadata: Vec<String>,
-
-    /// A command to run before each snapshot; if it fails, none is taken
-    ///
-    /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs
-    /// it: write sh -c '…' for one. It runs as the user of run-due, in /, and finds in its environment HYPEMAN_SNAP_HOOK
-    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted,
-    /// failed or interrupted), ERROR and PAUSE_MS, as far as they are known.
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        allow_hyphen_values = true,
-        help_heading = "Hooks"
-    )]
-    pub pre_hook: Option<String>,
-
-    /// A command to run after each snapshot, also when the snapshot or the pre-hook failed
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        allow_hyphen_values = true,
-        help_heading = "Hooks"
-    )]
-    pub post_hook: Option<String>,
-
-    /// A command to run when anything of a run failed, last of all
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        allow_hyphen_values = true,
-        help_heading = "Hooks"
-    )]
-    pub failure_hook: Option<String>,
-
-    /// How long each hook may run before it is ended with its children [default: 60s]
-    #[arg(
-        long,
-        value_name = "DURATION",
-        allow_hyphen_values = true,
-        help_heading = "Hooks"
-    )]
-    pub hook_timeout: Option<String>,
+    #[command(flatten)]
+    pub declaration: DeclarationArgs,
 
     /// Show what would change and write nothing
     #[arg(short = 'n', long)]
@@ -384,6 +330,10 @@ pub struct PruneArgs {
     /// Show what would be removed and remove nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+
+    /// Remove all that goes, also more than half of an instance's scheduled snapshots at once
+    #[arg(long)]
+    pub force: bool,
 
     #[command(flatten)]
     pub grace: GraceArgs,

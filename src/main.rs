@@ -183,6 +183,7 @@ fn view(cli: &Cli) -> output::View {
         is_terminal,
         has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb(),
         is_quiet: cli.global.quiet,
+        is_verbose: cli.global.verbose > 0,
     }
 }
 

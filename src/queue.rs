@@ -231,6 +231,10 @@ mod tests {
             while *n >= 100 && !is_served.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
+            // The others may have been begun and not have come to work yet.
+            while *n == 1 && at_once.load(Ordering::SeqCst) < 8 {
+                std::thread::yield_now();
+            }
             is_served.fetch_or(*n == 1, Ordering::SeqCst);
             at_once.fetch_sub(1, Ordering::SeqCst);
             *n

@@ -115,6 +115,7 @@ fn run_has_the_documented_json() {
             "snapshot_id": only(&snapshot)["id"],
             "snapshot_name": only(&snapshot)["name"],
             "pruned": [],
+            "held_back": [],
             "pause_ms": null,
             "duration_ms": result["duration_ms"],
             "error": null,

@@ -107,6 +107,8 @@ fn json_has_the_contracts_fields_and_a_verdict() {
             "scheduled": true,
             "usable": true,
             "unusable_reason": null,
+            "keep": true,
+            "reasons": ["2 of 2", reason[8..]],
             "verdict": {
                 "keep": true,
                 "reason": reason,

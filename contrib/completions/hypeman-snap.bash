@@ -629,7 +629,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__prune)
-            opts="-n -o -v -q -h --dry-run --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --dry-run --force --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -823,7 +823,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__set)
-            opts="-n -o -v -q -h --interval --max-count --max-age --name-prefix --metadata --pre-hook --post-hook --failure-hook --hook-timeout --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --interval --max-count --max-age --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --min-keep --timezone --name-prefix --metadata --pre-hook --post-hook --failure-hook --hook-timeout --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -838,6 +838,42 @@ _hypeman__snap() {
                     return 0
                     ;;
                 --max-age)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-last)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-hourly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-daily)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-weekly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-monthly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-yearly)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep-within)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timezone)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,8 +55,17 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "doctor" -
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "completions" -d 'Print completions for a shell'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l interval -d 'Time between two snapshots, at least 1m' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-count -d 'Keep only the newest N scheduled snapshots; 0 means no limit' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-count -d 'Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-last -d 'Keep the newest N scheduled snapshots' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-hourly -d 'Keep the newest snapshot of each of the last N hours that have one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-daily -d 'Keep the newest snapshot of each of the last N days that have one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-weekly -d 'Keep the newest snapshot of each of the last N ISO weeks that have one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-monthly -d 'Keep the newest snapshot of each of the last N months that have one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-yearly -d 'Keep the newest snapshot of each of the last N years that have one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-within -d 'Keep all snapshots younger than this, counted back from the newest one' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l min-keep -d 'Keep the newest N usable snapshots of each kind, whatever the limits and keep rules say [default: 1]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l timezone -d 'The time zone of hours, days, weeks, months and years, such as Europe/Berlin [default: the host\'s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l metadata -d 'A tag for every snapshot; may be given several times' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
@@ -186,6 +195,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s o -l
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s n -l dry-run -d 'Show what would be removed and remove nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l force -d 'Remove all that goes, also more than half of an instance\'s scheduled snapshots at once'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l json -d 'The same as --output json'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'

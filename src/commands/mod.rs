@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod completions;
+mod declared;
 mod delete;
 mod doctor;
 pub mod failure;

@@ -15,7 +15,10 @@ use crate::{interrupt, run};
 pub fn run(context: &Context<'_>, args: &PruneArgs) -> anyhow::Result<Answer> {
     interrupt::catch().context("can't catch signals")?;
     let only = Targets::read(context)?.only(&args.instance)?;
-    let options = run_due::options(context, only, args.dry_run, false);
+    let options = run::Options {
+        is_uncapped: args.force,
+        ..run_due::options(context, only, args.dry_run, false)
+    };
     let report = run::prune(context.store, context.ports, &options)?;
     run_due::log(&report);
     Ok(Answer::Run(report))

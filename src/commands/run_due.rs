@@ -62,6 +62,7 @@ pub fn options(
         dry_run,
         force,
         only,
+        is_uncapped: false,
         missing_grace: limits.missing_grace,
         lock_timeout: context.settings.lock_timeout,
     }

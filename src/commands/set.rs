@@ -5,7 +5,7 @@ use std::path::Path;
 
 use log::warn;
 
-use super::{Context, target};
+use super::{Context, declared, target};
 use crate::cli::SetArgs;
 use crate::clock;
 use crate::error::in_words;
@@ -21,17 +21,7 @@ use crate::schedule::{Declaration, Schedule, validate};
 /// When a value breaks a rule, when there is no such instance or several, when another run holds the lock for too
 /// long, and when the schedule can't be read or written. Then nothing is changed.
 pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
-    let declaration = validate::declaration(validate::Input {
-        interval: args.interval.clone(),
-        max_count: args.max_count,
-        max_age: args.max_age.clone(),
-        name_prefix: args.name_prefix.clone(),
-        metadata: args.metadata.clone(),
-        pre_hook: args.pre_hook.clone(),
-        post_hook: args.post_hook.clone(),
-        failure_hook: args.failure_hook.clone(),
-        hook_timeout: args.hook_timeout.clone(),
-    })?;
+    let declaration = validate::declaration(declared::input(&args.declaration))?;
     warn_of_short_age(&declaration);
     warn_of_missing_programs(&declaration.hooks);
     for (_, refusal) in run::refused_hooks(&declaration.hooks) {

@@ -131,7 +131,7 @@ fn keepings(
         record,
         ..
     } = &schedule;
-    let policy = Policy::of(&declaration.retention, record, exists, grace, now);
+    let policy = Policy::of(declaration, record, exists, grace, now);
     retention::verdicts(&id, snapshots, &policy, now)
         .into_iter()
         .map(|verdict| match verdict.decision.reasons() {

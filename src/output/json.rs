@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 use super::text::visible_json;
@@ -14,7 +15,9 @@ use crate::report::{
     Answer, Declared, Deleted, Health, HealthRow, Judgement, Keeping, Registration,
     RegistrationChange, ScheduleRow, SnapshotRow,
 };
+use crate::retention::Decision;
 use crate::schedule::Schedule;
+use crate::snapshot::{Snapshot, SnapshotId};
 
 /// The answer, indented, with a line end behind it.
 pub fn answer(answer: &Answer, view: &View) -> String {
@@ -111,20 +114,21 @@ fn run(report: &Report) -> Value {
         "started_at": report.started_at,
         "finished_at": report.finished_at,
         "dry_run": report.is_dry_run,
-        "results": report.results.iter().map(result).collect::<Vec<_>>(),
+        "results": report.results.iter().map(|it| result(it, report.is_dry_run)).collect::<Vec<_>>(),
         "problems": report.problems,
         "warnings": report.warnings,
     })
 }
 
-fn result(result: &InstanceResult) -> Value {
-    json!({
+fn result(result: &InstanceResult, is_dry_run: bool) -> Value {
+    let mut value = json!({
         "instance_id": result.instance_id,
         "outcome": result.outcome.as_str(),
         "kind": result.kind,
         "snapshot_id": result.snapshot_id,
         "snapshot_name": result.snapshot_name,
         "pruned": result.pruned,
+        "held_back": result.held_back,
         "pause_ms": result.pause.map(|pause| {
             // Microseconds are what the VMMs' own clocks can tell.
             (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
@@ -133,7 +137,35 @@ fn result(result: &InstanceResult) -> Value {
         "error": result.error,
         "notes": result.notes,
         "hooks": result.hooks.iter().map(hook).collect::<Vec<_>>(),
+    });
+    if is_dry_run {
+        value["snapshots"] = result.judged.iter().map(judged).collect();
+    }
+    value
+}
+
+/// A snapshot that retention has judged. One that is not taken yet has no id.
+fn judged((snapshot, decision): &(Snapshot, Decision)) -> Value {
+    json!({
+        "id": (snapshot.id != SnapshotId::not_taken_yet()).then_some(&snapshot.id),
+        "name": snapshot.name,
+        "created_at": snapshot.created_at,
+        "keep": decision.keeps(),
+        "reasons": reasons(decision),
     })
+}
+
+/// All reasons, the strongest first.
+fn reasons(decision: &Decision) -> Vec<String> {
+    decision
+        .reasons()
+        .iter()
+        .map(|reason| reason.words(rfc3339))
+        .collect()
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn hook(hook: &HookRun) -> Value {
@@ -165,6 +197,13 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "scheduled": snapshot.is_scheduled(),
         "usable": snapshot.is_usable(),
         "unusable_reason": snapshot.unusable,
+        "keep": !matches!(&row.keeping, Keeping::Judged(decision) if !decision.keeps()),
+        "reasons": match &row.keeping {
+            Keeping::Judged(decision) => json!(reasons(decision)),
+            Keeping::Manual | Keeping::Unscheduled | Keeping::Unreadable => {
+                json!([verdict(&row.keeping)["reason"]])
+            }
+        },
         "verdict": verdict(&row.keeping),
     })
 }
@@ -221,9 +260,7 @@ fn verdict(keeping: &Keeping) -> Value {
         Keeping::Unreadable => kept("its schedule can't be read"),
         Keeping::Judged(decision) => json!({
             "keep": decision.keeps(),
-            "reason": decision.words(|at| {
-                at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-            }),
+            "reason": decision.words(rfc3339),
             "expires_at": decision.expires_at(),
         }),
     }

@@ -10,17 +10,45 @@ use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::report::{Declared, Deleted, Registration, RegistrationChange};
 use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Stage, command_line};
-use crate::schedule::{Declaration, Schedule};
+use crate::schedule::{Declaration, Retention, Schedule};
 use crate::snapshot::{DEFAULT_PREFIX, SnapshotId};
 
 /// Which snapshots stay, in words.
-pub fn retention(max_count: u64, max_age: Option<Duration>) -> String {
-    match (max_count, max_age) {
-        (0, None) => "everything".to_owned(),
-        (count, None) => format!("newest {count}"),
-        (0, Some(age)) => format!("up to {}", format_human(age)),
-        (count, Some(age)) => format!("newest {count}, up to {}", format_human(age)),
+pub fn retention(retention: &Retention) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let keep = keep(retention);
+    if !keep.is_empty() {
+        parts.push(keep);
     }
+    if retention.max_count > 0 {
+        parts.push(format!("newest {}", retention.max_count));
+    }
+    parts.extend(
+        retention
+            .max_age
+            .map(|age| format!("up to {}", format_human(age))),
+    );
+    parts.extend(
+        retention
+            .min_keep
+            .map(|count| format!("at least {count} of each kind")),
+    );
+    parts.join(", ")
+}
+
+/// The keep rules in words, such as `24 hourly + 7 daily`; empty where there are none.
+fn keep(retention: &Retention) -> String {
+    let keep = &retention.keep;
+    let mut rules: Vec<String> = keep
+        .periods()
+        .filter(|(_, count)| *count > 0)
+        .map(|(period, count)| format!("{count} {}", period.as_str()))
+        .collect();
+    rules.extend(
+        keep.within
+            .map(|within| format!("within {}", format_human(within))),
+    );
+    rules.join(" + ")
 }
 
 /// `set`: one line that says what is different now.
@@ -37,7 +65,7 @@ pub fn declared(declared: &Declared, view: &View) -> String {
         None => format!(
             "{would}created schedule of {instance}: every {}, keeps {}, first run {}\n",
             format_human(after.cadence.gap()),
-            retention(after.retention.max_count, after.retention.max_age),
+            retention(&after.retention),
             time(schedule.record.next_run_at, view),
         ),
         Some(before) if declared.is_changed => format!(
@@ -64,6 +92,16 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         0 => "none".to_owned(),
         count => count.to_string(),
     };
+    let rules = |declaration: &Declaration| match keep(&declaration.retention) {
+        rules if rules.is_empty() => "everything".to_owned(),
+        rules => rules,
+    };
+    let floor = |declaration: &Declaration| declaration.retention.min_keep().to_string();
+    let zone = |declaration: &Declaration| {
+        declaration
+            .timezone
+            .map_or_else(|| "none".to_owned(), |zone| zone.name().to_owned())
+    };
     [
         (
             "interval",
@@ -72,6 +110,9 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         ),
         ("max-count", count(before), count(after)),
         ("max-age", age(before), age(after)),
+        ("keep", rules(before), rules(after)),
+        ("min-keep", floor(before), floor(after)),
+        ("timezone", zone(before), zone(after)),
         ("name-prefix", prefix(before), prefix(after)),
         ("metadata", metadata(before), metadata(after)),
         (
@@ -134,13 +175,7 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     let mut fields = vec![
         ("instance", schedule.instance_id.to_string()),
         ("interval", format_human(declaration.cadence.gap())),
-        (
-            "keeps",
-            retention(
-                declaration.retention.max_count,
-                declaration.retention.max_age,
-            ),
-        ),
+        ("keeps", retention(&declaration.retention)),
         ("name prefix", prefix(declaration)),
     ];
     let mut optional = |name, value: Option<String>| {
@@ -148,6 +183,10 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
             fields.push((name, value));
         }
     };
+    optional(
+        "time zone",
+        declaration.timezone.map(|zone| zone.name().to_owned()),
+    );
     optional(
         "metadata",
         (!declaration.metadata.is_empty()).then(|| metadata(declaration)),
@@ -297,7 +336,19 @@ fn happened(result: &InstanceResult, view: &View) -> Option<String> {
         // What failed is said on stderr.
         Outcome::Pruned | Outcome::Skipped | Outcome::Failed | Outcome::Interrupted => None,
     };
-    joined(main.into_iter().chain(pruned))
+    joined(main.into_iter().chain(pruned).chain(held_back(result)))
+}
+
+/// That retention has not removed all that goes, and how it does.
+fn held_back(result: &InstanceResult) -> Option<String> {
+    let count = result.held_back.len();
+    (count > 0).then(|| {
+        format!(
+            "{count} more wait for the next run: one run removes at most half of them; `hypeman-snap prune --force {}` \
+             removes them now",
+            result.instance_id
+        )
+    })
 }
 
 fn foreseen(result: &InstanceResult, view: &View) -> Option<String> {
@@ -329,7 +380,8 @@ fn foreseen(result: &InstanceResult, view: &View) -> Option<String> {
         };
         format!("{when} {}", visible(&command_line(&hook.command)))
     });
-    joined(main.into_iter().chain(hooks).chain(pruned))
+    let rest = hooks.chain(pruned).chain(held_back(result));
+    joined(main.into_iter().chain(rest))
 }
 
 fn tinted(text: String, tint: Tint, view: &View) -> String {

@@ -39,6 +39,8 @@ pub struct View {
     pub has_colours: bool,
     /// Whether runs that went well print nothing.
     pub is_quiet: bool,
+    /// Whether every reason is shown, not only those that decide.
+    pub is_verbose: bool,
 }
 
 /// The answer as it goes to stdout: nothing, or whole lines.

@@ -30,10 +30,7 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                     visible(&row.instance_id),
                     visible(name),
                     format_human(schedule.declaration.cadence.gap()),
-                    lines::retention(
-                        schedule.declaration.retention.max_count,
-                        schedule.declaration.retention.max_age,
-                    ),
+                    lines::retention(&schedule.declaration.retention),
                     units::time(schedule.record.next_run_at, view),
                     newest(row.newest, view),
                     schedule.record.consecutive_failures.to_string(),
@@ -211,8 +208,16 @@ fn stays(keeping: &Keeping, view: &View) -> String {
         Keeping::Unreadable => "kept: its schedule can't be read".to_owned(),
         Keeping::Judged(decision) => {
             let word = if decision.keeps() { "kept" } else { "goes" };
-            let reasons = decision.words(|at| units::time(at, view));
-            format!("{word}: {reasons}")
+            let time = |at| units::time(at, view);
+            if view.is_verbose {
+                let all: Vec<String> = decision
+                    .reasons()
+                    .iter()
+                    .map(|reason| reason.words(time))
+                    .collect();
+                return format!("{word}: {}", all.join(", "));
+            }
+            format!("{word}: {}", decision.words(time))
         }
     }
 }

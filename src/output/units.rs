@@ -134,6 +134,7 @@ mod tests {
             is_terminal: true,
             has_colours: false,
             is_quiet: false,
+            is_verbose: false,
         };
         for (at, expected) in [
             ("2026-11-23T14:05:00Z", "in 5m"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::instance::{Instance, InstanceId, Presence, State};
-use crate::retention::{self, Policy};
+use crate::retention::{self, Decision, Policy};
 use crate::schedule::{Attempt, Record, Schedule};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
 
@@ -140,11 +140,30 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
     }
 }
 
+/// So many scheduled snapshots of an instance may be removed in one run even where that is more than half.
+const AT_ONCE: usize = 5;
+
+/// What retention goes by besides the schedule and the snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether the instance is known to be gone.
+    pub is_gone: bool,
+    /// Whether more than half of the snapshots may be removed at once.
+    pub is_uncapped: bool,
+    /// How long after it went the floors hold and the schedule stays.
+    pub missing_grace: Duration,
+}
+
 /// What retention does once the run is recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Afterwards {
     /// What is removed, oldest first.
     pub removals: Vec<SnapshotId>,
+    /// What goes as well, oldest first, and waits for the next run: one that would remove most of what there is may do
+    /// what nobody meant.
+    pub held_back: Vec<SnapshotId>,
+    /// Every scheduled snapshot of the instance, newest first, and what becomes of it.
+    pub judged: Vec<(Snapshot, Decision)>,
     /// Whether the schedule has served its purpose when all of that is removed, so that it is removed as well.
     pub retires: bool,
 }
@@ -157,10 +176,14 @@ pub fn afterwards(
     schedule: &Schedule,
     snapshots: &[Snapshot],
     taken: Option<&Snapshot>,
-    is_gone: bool,
-    missing_grace: Duration,
+    terms: &Terms,
     now: DateTime<Utc>,
 ) -> Afterwards {
+    let Terms {
+        is_gone,
+        is_uncapped,
+        missing_grace,
+    } = *terms;
     let id = &schedule.instance_id;
     let scheduled: Vec<Snapshot> = snapshots
         .iter()
@@ -170,21 +193,34 @@ pub fn afterwards(
         .cloned()
         .collect();
     let policy = Policy::of(
-        &schedule.declaration.retention,
+        &schedule.declaration,
         &schedule.record,
         !is_gone,
         missing_grace,
         now,
     );
     let verdicts = retention::verdicts(id, &scheduled, &policy, now);
-    let removals: Vec<SnapshotId> = retention::removals(&verdicts)
+    let mut removals: Vec<SnapshotId> = retention::removals(&verdicts)
         .into_iter()
         .map(|snapshot| snapshot.id.clone())
         .collect();
+    let mut judged: Vec<(Snapshot, Decision)> = verdicts
+        .into_iter()
+        .map(|verdict| (verdict.snapshot.clone(), verdict.decision))
+        .collect();
+    judged.sort_by(|(a, _), (b, _)| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    let most = if is_uncapped {
+        usize::MAX
+    } else {
+        AT_ONCE.max(scheduled.len() / 2)
+    };
+    let held_back = removals.split_off(removals.len().min(most));
     let left = scheduled.len() - removals.len();
     Afterwards {
         retires: is_gone && schedule.can_retire(left, missing_grace, now),
         removals,
+        held_back,
+        judged,
     }
 }
 

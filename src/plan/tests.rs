@@ -24,7 +24,12 @@ fn id() -> InstanceId {
 fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
     let declaration = Declaration {
         cadence: Cadence::Every(HOUR),
-        retention: Retention { max_count, max_age },
+        retention: Retention {
+            max_count,
+            max_age,
+            ..Retention::default()
+        },
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         hooks: Hooks::default(),
@@ -80,6 +85,14 @@ fn plan<'a>(
         snapshots,
     };
     decide(schedule, observed, now())
+}
+
+fn terms(is_gone: bool) -> Terms {
+    Terms {
+        is_gone,
+        is_uncapped: false,
+        missing_grace: HOUR,
+    }
 }
 
 #[test]
@@ -165,9 +178,9 @@ fn retention_counts_the_expected_snapshot() {
     let schedule = schedule(3, None);
     let plan = plan(&schedule, &here, Ok(&snapshots));
     let foreseen = plan.foreseen(&schedule, now());
-    let after = |taken| afterwards(&foreseen, &snapshots, taken, false, HOUR, now());
+    let after = |taken| afterwards(&foreseen, &snapshots, taken, &terms(false), now());
     assert_eq!(after(plan.snapshot()).removals, ["c".parse().unwrap()]);
-    assert_eq!(after(None), Afterwards::default());
+    assert_eq!(after(None).removals, []);
 }
 
 #[test]
@@ -183,13 +196,13 @@ fn a_schedule_retires_when_its_grace_is_over_and_nothing_is_left_to_go_by_age() 
         let mut schedule = schedule(9, max_age);
         let since = now() - TimeDelta::minutes(gone_for);
         schedule.record.note_missing(since);
-        let after = afterwards(&schedule, &snapshots, None, true, HOUR, now());
+        let after = afterwards(&schedule, &snapshots, None, &terms(true), now());
         assert_eq!(
             (after.removals.len(), after.retires),
             (removals, retires),
             "{max_age:?}, gone for {gone_for} minutes"
         );
-        let there = afterwards(&schedule, &snapshots, None, false, HOUR, now());
+        let there = afterwards(&schedule, &snapshots, None, &terms(false), now());
         assert!(!there.retires);
     }
 }
@@ -225,6 +238,44 @@ fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
     })
 }
 
+#[test]
+fn a_run_removes_at_most_half_unless_it_is_told_otherwise_and_the_next_ones_the_rest() {
+    let schedule = schedule(2, None);
+    let mut snapshots: Vec<Snapshot> = (0..30)
+        .map(|n| snapshot(&format!("s{n:02}"), n * 60))
+        .collect();
+    let mut removed = Vec::new();
+    loop {
+        let after = afterwards(&schedule, &snapshots, None, &terms(false), now());
+        assert_eq!(after.judged.len(), snapshots.len());
+        let goes = after.judged.iter().filter(|(_, it)| !it.keeps()).count();
+        assert_eq!(after.removals.len() + after.held_back.len(), goes);
+        // The oldest ones first.
+        assert!(
+            after
+                .removals
+                .iter()
+                .chain(&after.held_back)
+                .is_sorted_by(|a, b| a > b)
+        );
+        if goes == 0 {
+            break;
+        }
+        removed.push(after.removals.len());
+        snapshots.retain(|snapshot| !after.removals.contains(&snapshot.id));
+    }
+    assert_eq!(removed, [15, 7, 5, 1]);
+    let snapshots: Vec<Snapshot> = (0..30)
+        .map(|n| snapshot(&format!("s{n:02}"), n * 60))
+        .collect();
+    let uncapped = Terms {
+        is_uncapped: true,
+        ..terms(false)
+    };
+    let after = afterwards(&schedule, &snapshots, None, &uncapped, now());
+    assert_eq!((after.removals.len(), after.held_back.len()), (28, 0));
+}
+
 proptest! {
     #[test]
     fn a_run_time_is_never_served_twice_and_the_next_one_is_ahead(
@@ -256,7 +307,7 @@ proptest! {
         snapshots in any_snapshots(), max_count in 1u64..4, max_age in proptest::option::of(1u64..20_000),
     ) {
         let schedule = schedule(max_count, max_age.map(Duration::from_secs));
-        let after = afterwards(&schedule, &snapshots, None, false, HOUR, now());
+        let after = afterwards(&schedule, &snapshots, None, &terms(false), now());
         let goes = |it: &Snapshot| after.removals.contains(&it.id);
         prop_assert!(snapshots.iter().filter(|it| goes(it)).all(|it| it.is_scheduled_for(&id())));
         for kind in [Kind::Standby, Kind::Stopped] {
@@ -272,7 +323,8 @@ proptest! {
         snapshots in any_snapshots(), max_count in 1u64..4, is_gone: bool,
     ) {
         let schedule = schedule(max_count, Some(HOUR * 3));
-        let after = |snapshots: &[Snapshot]| afterwards(&schedule, snapshots, None, is_gone, HOUR, now());
+        let terms = Terms { is_uncapped: true, ..terms(is_gone) };
+        let after = |snapshots: &[Snapshot]| afterwards(&schedule, snapshots, None, &terms, now());
         let gone = after(&snapshots).removals;
         let left: Vec<Snapshot> = snapshots.into_iter().filter(|it| !gone.contains(&it.id)).collect();
         prop_assert_eq!(after(&left).removals, Vec::<SnapshotId>::new());

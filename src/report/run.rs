@@ -5,8 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::instance::InstanceId;
+use crate::plan::Afterwards;
+use crate::retention::Decision;
 use crate::schedule::hooks::Stage;
-use crate::snapshot::{Kind, SnapshotId};
+use crate::snapshot::{Kind, Snapshot, SnapshotId};
 
 /// How a run ended for one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub struct InstanceResult {
     pub snapshot_name: Option<String>,
     /// What retention removed, oldest first.
     pub pruned: Vec<SnapshotId>,
+    /// What goes as well, oldest first, and waits for the next run.
+    pub held_back: Vec<SnapshotId>,
+    /// In a dry run, every scheduled snapshot of the instance, newest first, and what becomes of it.
+    pub judged: Vec<(Snapshot, Decision)>,
     /// How long the guest was paused.
     pub pause: Option<Duration>,
     /// How long everything took.
@@ -79,6 +85,8 @@ impl InstanceResult {
             snapshot_id: None,
             snapshot_name: None,
             pruned: Vec::new(),
+            held_back: Vec::new(),
+            judged: Vec::new(),
             pause: None,
             duration: Duration::ZERO,
             error: None,
@@ -94,6 +102,13 @@ impl InstanceResult {
     pub fn noting(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
+    }
+
+    /// Tells what retention would do.
+    pub fn foresee(&mut self, afterwards: Afterwards) {
+        self.pruned = afterwards.removals;
+        self.held_back = afterwards.held_back;
+        self.judged = afterwards.judged;
     }
 
     /// A signal ended it before it was done, and what becomes of it.

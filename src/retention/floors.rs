@@ -1,32 +1,39 @@
-//! The rules above all limits: the newest usable snapshot of each kind stays while floors hold, so that disks alone are
+//! The rules above all limits: the newest usable snapshots of each kind stay while floors hold, so that disks alone are
 //! never the reason to remove the last one with memory; and one from which nothing can be restored is no reason to remove
-//! another, and goes as soon as there is something better.
+//! another, and goes as soon as there are enough better ones.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
 use super::{Policy, Reason, counts, is_from_the_future, limits};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Kind, Snapshot};
 
 pub(super) fn newest_of_each_kind(
     newest_first: &[&Snapshot],
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
-    let mut seen = HashSet::new();
+    let min_keep = policy.retention.min_keep();
+    let mut is_first = true;
+    let mut ranks = Ranks::default();
     newest_first
         .iter()
         .map(|snapshot| {
             if !policy.floors_hold || !counts(snapshot, now) {
                 return None;
             }
-            let is_newest = seen.is_empty();
-            let is_first_of_kind = seen.insert(snapshot.kind);
-            is_first_of_kind.then_some(if is_newest {
-                Reason::Newest
-            } else {
-                Reason::NewestOfKind(snapshot.kind)
+            let kind = snapshot.kind;
+            let rank = ranks.next(kind);
+            let is_newest = std::mem::take(&mut is_first);
+            (rank <= min_keep).then_some(match rank {
+                _ if min_keep > 1 => Reason::AmongNewest {
+                    kind,
+                    rank,
+                    min_keep,
+                },
+                _ if is_newest => Reason::Newest,
+                _ => Reason::NewestOfKind(kind),
             })
         })
         .collect()
@@ -37,16 +44,17 @@ pub(super) fn unusable(
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
-    let mut replaceable = HashSet::new();
+    let min_keep = policy.retention.min_keep();
+    let mut ranks = Ranks::default();
     newest_first
         .iter()
         .map(|snapshot| {
             if counts(snapshot, now) {
-                replaceable.insert(snapshot.kind);
+                ranks.next(snapshot.kind);
             }
             if snapshot.is_usable() || is_from_the_future(snapshot, now) {
                 None
-            } else if replaceable.contains(&snapshot.kind) {
+            } else if ranks.so_far(snapshot.kind) >= min_keep {
                 Some(Reason::Replaced)
             } else {
                 // Nothing better comes any more once the instance is gone for good: then it goes by age.
@@ -56,4 +64,20 @@ pub(super) fn unusable(
             }
         })
         .collect()
+}
+
+/// How many of each kind were met, newest first.
+#[derive(Default)]
+struct Ranks(HashMap<Kind, u64>);
+
+impl Ranks {
+    fn next(&mut self, kind: Kind) -> u64 {
+        let rank = self.0.entry(kind).or_default();
+        *rank += 1;
+        *rank
+    }
+
+    fn so_far(&self, kind: Kind) -> u64 {
+        self.0.get(&kind).copied().unwrap_or_default()
+    }
 }

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Policy, Reason, counts, is_from_the_future};
+use super::{Policy, Reason, counts, is_from_the_future, keep};
 use crate::snapshot::Snapshot;
 
-/// What the count says of those that count.
+/// What the count says of those that are wanted and count.
 pub(super) fn count(
     newest_first: &[&Snapshot],
     policy: &Policy,
@@ -15,8 +15,9 @@ pub(super) fn count(
     let mut rank = 0;
     newest_first
         .iter()
-        .map(|snapshot| {
-            if max_count == 0 || !counts(snapshot, now) {
+        .zip(keep::wanted(newest_first, policy, now))
+        .map(|(snapshot, is_wanted)| {
+            if max_count == 0 || !is_wanted || !counts(snapshot, now) {
                 return None;
             }
             rank += 1;

@@ -5,16 +5,18 @@
 //! A new rule is a function, a line in [`RULES`] and its reasons with their strength.
 
 mod floors;
+mod keep;
 mod limits;
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
 
 use crate::instance::InstanceId;
 use crate::schedule::duration::format_human;
-use crate::schedule::{Record, Retention};
+use crate::schedule::{Declaration, Period, Record, Retention};
 use crate::snapshot::{Kind, Snapshot};
 
 /// How far ahead a date may lie and still be taken for true: another host's clock, or a snapshot that was finished
@@ -26,23 +28,26 @@ const SLACK: TimeDelta = TimeDelta::minutes(10);
 pub struct Policy {
     /// The limits that the user declared.
     pub retention: Retention,
-    /// Whether the newest usable snapshot of each kind stays whatever the limits say.
+    /// Whether the newest usable snapshots of each kind stay whatever the rules say.
     pub floors_hold: bool,
+    /// The time zone of the keep rules.
+    pub zone: Tz,
 }
 
 impl Policy {
     /// What a schedule asks for. The floors hold while the instance exists, or may exist, and go on to hold until it has
     /// been known to be gone for `missing_grace`.
     pub fn of(
-        retention: &Retention,
+        declaration: &Declaration,
         record: &Record,
         instance_exists: bool,
         missing_grace: Duration,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
-            retention: retention.clone(),
+            retention: declaration.retention.clone(),
             floors_hold: instance_exists || !record.is_given_up(missing_grace, now),
+            zone: declaration.timezone.unwrap_or(Tz::UTC),
         }
     }
 }
@@ -58,10 +63,21 @@ pub enum Reason {
     Newest,
     /// Stays: the newest usable one of its kind.
     NewestOfKind(Kind),
+    /// Stays: among the newest usable ones of its kind that stay in any case.
+    AmongNewest {
+        /// Its kind.
+        kind: Kind,
+        /// Its place from the newest of its kind, which is 1.
+        rank: u64,
+        /// How many stay.
+        min_keep: u64,
+    },
     /// Stays: nothing can be restored from it, and no newer one of its kind can replace it yet.
     Unreplaced,
-    /// Goes: nothing can be restored from it, and there is a newer usable one of its kind.
+    /// Goes: nothing can be restored from it, and there are enough newer usable ones of its kind.
     Replaced,
+    /// Goes: there are keep rules, and none wants it.
+    Unwanted,
     /// Goes: there are `max_count` newer ones.
     BeyondCount {
         /// Its place from the newest, which is 1.
@@ -76,6 +92,15 @@ pub enum Reason {
         /// The limit.
         max_age: Duration,
     },
+    /// Stays: a keep rule wants it.
+    Kept {
+        /// Which rule.
+        period: Period,
+        /// Whether it is wanted only because it is the oldest one and the rule has counts left.
+        is_oldest: bool,
+    },
+    /// Stays: a keep rule wants all that are younger than this when the newest one is taken.
+    Within(Duration),
     /// Stays: among the newest `max_count`.
     WithinCount {
         /// Its place from the newest, which is 1.
@@ -94,7 +119,7 @@ impl Reason {
     pub const fn keeps(&self) -> bool {
         !matches!(
             self,
-            Self::Replaced | Self::BeyondCount { .. } | Self::TooOld { .. }
+            Self::Replaced | Self::Unwanted | Self::BeyondCount { .. } | Self::TooOld { .. }
         )
     }
 
@@ -103,23 +128,43 @@ impl Reason {
         match self {
             Self::NotOurs => 0,
             Self::FromTheFuture => 1,
-            Self::Newest | Self::NewestOfKind(_) | Self::Unreplaced => 2,
+            Self::Newest | Self::NewestOfKind(_) | Self::AmongNewest { .. } | Self::Unreplaced => 2,
             Self::Replaced => 3,
-            Self::BeyondCount { .. } => 4,
-            Self::TooOld { .. } => 5,
-            Self::WithinCount { .. } | Self::Until(_) | Self::NoLimit => 6,
+            Self::Unwanted => 4,
+            Self::BeyondCount { .. } => 5,
+            Self::TooOld { .. } => 6,
+            Self::Kept { .. }
+            | Self::Within(_)
+            | Self::WithinCount { .. }
+            | Self::Until(_)
+            | Self::NoLimit => 7,
         }
     }
 
     /// In words, such as `2 of 7`. `time` formats a time.
-    fn words(&self, time: impl Fn(DateTime<Utc>) -> String) -> String {
+    pub fn words(&self, time: impl Fn(DateTime<Utc>) -> String) -> String {
         match self {
             Self::NotOurs => "not made by this schedule".to_owned(),
             Self::FromTheFuture => "dated in the future".to_owned(),
             Self::Newest => "newest".to_owned(),
             Self::NewestOfKind(kind) => format!("newest {kind}"),
+            Self::AmongNewest {
+                kind,
+                rank,
+                min_keep,
+            } => format!("{rank} of the newest {min_keep} {kind}"),
             Self::Unreplaced => "until a usable one replaces it".to_owned(),
             Self::Replaced => "a usable one replaces it".to_owned(),
+            Self::Unwanted => "no keep rule wants it".to_owned(),
+            Self::Kept {
+                period,
+                is_oldest: false,
+            } => period.as_str().to_owned(),
+            Self::Kept {
+                period,
+                is_oldest: true,
+            } => format!("oldest {}", period.as_str()),
+            Self::Within(within) => format!("within {}", format_human(*within)),
             Self::BeyondCount { rank, max_count } => format!("number {rank}, {max_count} stay"),
             Self::TooOld { age, max_age } => {
                 let [age, max_age] = [age, max_age].map(|it| format_human(*it));
@@ -193,10 +238,11 @@ impl Decision {
 /// What a rule says of each of an instance's scheduled snapshots, which it is given newest first.
 type Rule = fn(&[&Snapshot], &Policy, DateTime<Utc>) -> Vec<Option<Reason>>;
 
-const RULES: [Rule; 5] = [
+const RULES: [Rule; 6] = [
     from_the_future,
     floors::newest_of_each_kind,
     floors::unusable,
+    keep::unwanted,
     limits::count,
     limits::age,
 ];
@@ -218,8 +264,9 @@ pub fn verdicts<'a>(
     for &at in &newest_first {
         reasons[at].clear();
     }
-    for rule in RULES {
-        for (&at, reason) in newest_first.iter().zip(rule(&ours, policy, now)) {
+    let judged = RULES.map(|rule| rule(&ours, policy, now));
+    for judged in keep::wishes(&ours, policy, now).into_iter().chain(judged) {
+        for (&at, reason) in newest_first.iter().zip(judged) {
             reasons[at].extend(reason);
         }
     }

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
-use crate::schedule::Schedule;
+use crate::schedule::{Keep, Retention, Schedule};
 use crate::snapshot::{Kind, scheduled_tags};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -38,8 +38,13 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
 
 fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
     Policy {
-        retention: Retention { max_count, max_age },
+        retention: Retention {
+            max_count,
+            max_age,
+            ..Retention::default()
+        },
         floors_hold: true,
+        zone: Tz::UTC,
     }
 }
 
@@ -258,10 +263,12 @@ fn one_from_the_future_replaces_no_unusable_one() {
 fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
     let declaration = crate::schedule::Declaration {
         cadence: crate::cadence::Cadence::Every(HOUR),
-        retention: crate::schedule::Retention {
+        retention: Retention {
             max_count: 0,
             max_age: Some(HOUR),
+            ..Retention::default()
         },
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: crate::schedule::hooks::Hooks::default(),
@@ -274,7 +281,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
             record,
             ..
         } = schedule;
-        Policy::of(&declaration.retention, record, exists, HOUR, at).floors_hold
+        Policy::of(declaration, record, exists, HOUR, at).floors_hold
     };
     assert!(holds(&schedule, true, 0));
     // Seen to be gone for the first time, and not written down yet.
@@ -373,6 +380,150 @@ fn the_first_and_the_last_moment_of_the_calendar_do_no_harm() {
     assert_eq!(removed(&snapshots, &policy(0, Some(HOUR))), ["first"]);
 }
 
+/// Hourly snapshots of the last so many hours, as their reasons.
+fn of_hours(count: i64, keep: Keep, zone: Tz) -> Vec<String> {
+    let snapshots: Vec<Snapshot> = (0..count)
+        .map(|hour| scheduled(&format!("h{hour:03}"), hour * 60))
+        .collect();
+    let policy = Policy {
+        retention: Retention {
+            keep,
+            ..Retention::default()
+        },
+        zone,
+        ..policy(0, None)
+    };
+    reasons(&snapshots, &policy)
+        .into_iter()
+        .filter(|line| line.contains(" keep: "))
+        .collect()
+}
+
+#[test]
+fn keep_rules_want_the_newest_of_each_period_and_the_oldest_while_counts_are_left() {
+    let keep = Keep {
+        last: 1,
+        daily: 2,
+        ..Keep::default()
+    };
+    // It is noon: the days end at 23:00, which is 13 and 37 hours ago.
+    assert_eq!(
+        of_hours(100, keep.clone(), Tz::UTC),
+        ["h000 keep: newest", "h013 keep: daily"]
+    );
+    // In Tokyo it is 21:00.
+    assert_eq!(
+        of_hours(100, keep, Tz::Asia__Tokyo),
+        ["h000 keep: newest", "h022 keep: daily"]
+    );
+    let young = Keep {
+        daily: 7,
+        weekly: 4,
+        ..Keep::default()
+    };
+    assert_eq!(
+        of_hours(30, young, Tz::UTC),
+        [
+            "h000 keep: newest",
+            "h013 keep: daily",
+            "h029 keep: oldest daily, oldest weekly",
+        ]
+    );
+}
+
+#[test]
+fn an_age_is_counted_back_from_the_newest_one() {
+    let keep = Keep {
+        within: Some(2 * HOUR),
+        ..Keep::default()
+    };
+    let policy = Policy {
+        retention: Retention {
+            keep,
+            ..Retention::default()
+        },
+        ..policy(0, None)
+    };
+    // Nothing was taken for a day.
+    let snapshots: Vec<Snapshot> = (0..4)
+        .map(|hour| scheduled(&format!("h{hour}"), 24 * 60 + hour * 60))
+        .collect();
+    assert_eq!(
+        reasons(&snapshots, &policy),
+        [
+            "h0 keep: newest",
+            "h1 keep: within 2h",
+            "h2 remove: no keep rule wants it",
+            "h3 remove: no keep rule wants it",
+        ]
+    );
+}
+
+#[test]
+fn limits_count_what_the_keep_rules_want_and_floors_stand_above_both() {
+    let mut stopped = scheduled("stopped", 10_000);
+    stopped.kind = Kind::Stopped;
+    let mut snapshots: Vec<Snapshot> = (0..6)
+        .map(|day| scheduled(&format!("d{day}"), day * 24 * 60))
+        .collect();
+    snapshots.insert(1, scheduled("same-day", 60));
+    snapshots.push(stopped);
+    let policy = Policy {
+        retention: Retention {
+            max_count: 3,
+            max_age: None,
+            keep: Keep {
+                daily: 5,
+                ..Keep::default()
+            },
+            min_keep: Some(2),
+        },
+        ..policy(0, None)
+    };
+    assert_eq!(
+        reasons(&snapshots, &policy),
+        [
+            "d0 keep: 1 of the newest 2 Standby",
+            "same-day keep: 2 of the newest 2 Standby",
+            "d1 keep: daily, 2 of 3",
+            "d2 keep: daily, 3 of 3",
+            "d3 remove: number 4, 3 stay",
+            "d4 remove: number 5, 3 stay",
+            "d5 remove: no keep rule wants it",
+            "stopped keep: 1 of the newest 2 Stopped",
+        ]
+    );
+}
+
+#[test]
+fn an_unusable_one_fills_no_period_and_goes_once_enough_good_ones_are_there() {
+    let mut cut = scheduled("cut", 0);
+    cut.unusable = Some("cut".to_owned());
+    let mut old_cut = scheduled("old-cut", 5 * 24 * 60);
+    old_cut.unusable = Some("cut".to_owned());
+    let snapshots = [cut, scheduled("a", 60), scheduled("b", 120), old_cut];
+    let policy = Policy {
+        retention: Retention {
+            keep: Keep {
+                daily: 1,
+                ..Keep::default()
+            },
+            min_keep: Some(2),
+            ..Retention::default()
+        },
+        ..policy(0, None)
+    };
+    assert_eq!(
+        reasons(&snapshots, &policy),
+        [
+            "cut keep: until a usable one replaces it",
+            "a keep: 1 of the newest 2 Standby",
+            "b keep: 2 of the newest 2 Standby",
+            "old-cut remove: a usable one replaces it",
+        ]
+    );
+}
+
 /// Snapshots of which most are ours, many have equal times, and some lie in the future.
 fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
     let one = (
@@ -383,11 +534,13 @@ fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
         prop_oneof![2 => Just(Kind::Standby), 1 => Just(Kind::Stopped)],
         prop_oneof![3 => Just(None), 1 => Just(Some("cut".to_owned()))],
     );
-    proptest::collection::vec(one, 0..40).prop_map(|all| {
+    // Over two days, or over half a year.
+    let spread = prop_oneof![Just(3), Just(300)];
+    (spread, proptest::collection::vec(one, 0..40)).prop_map(|(spread, all)| {
         all.into_iter()
             .enumerate()
             .map(|(n, (age, source, marker, flag, kind, unusable))| {
-                let mut snapshot = scheduled(&format!("s{n}"), age * 3);
+                let mut snapshot = scheduled(&format!("s{n}"), age * spread);
                 snapshot.kind = kind;
                 snapshot.unusable = unusable;
                 snapshot.source_instance_id = source.to_owned();
@@ -406,16 +559,44 @@ fn any_snapshots() -> impl Strategy<Value = Vec<Snapshot>> {
     })
 }
 
+fn any_keep() -> impl Strategy<Value = Keep> {
+    let count = || prop_oneof![2 => Just(0), 1 => 1u64..6];
+    let within = proptest::option::of((1u64..200_000).prop_map(Duration::from_secs));
+    let rules = (count(), count(), count(), count(), count(), count(), within);
+    let rules = rules.prop_map(
+        |(last, hourly, daily, weekly, monthly, yearly, within)| Keep {
+            last,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            within,
+        },
+    );
+    prop_oneof![1 => Just(Keep::default()), 2 => rules]
+}
+
 fn any_policy() -> impl Strategy<Value = Policy> {
-    (
-        0u64..20,
-        proptest::option::of((0u64..200_000).prop_map(Duration::from_secs)),
-        any::<bool>(),
-    )
-        .prop_map(|(max_count, max_age, floors_hold)| Policy {
-            retention: Retention { max_count, max_age },
+    let zone = prop_oneof![
+        Just(Tz::UTC),
+        Just(Tz::Europe__Berlin),
+        Just(Tz::Australia__Lord_Howe),
+    ];
+    let max_age = proptest::option::of((0u64..200_000).prop_map(Duration::from_secs));
+    let min_keep = proptest::option::of(2u64..5);
+    (0u64..20, max_age, any_keep(), min_keep, any::<bool>(), zone).prop_map(
+        |(max_count, max_age, keep, min_keep, floors_hold, zone)| Policy {
+            retention: Retention {
+                max_count,
+                max_age,
+                keep,
+                min_keep,
+            },
             floors_hold,
-        })
+            zone,
+        },
+    )
 }
 
 fn is_plausible(snapshot: &Snapshot) -> bool {
@@ -456,8 +637,10 @@ proptest! {
 
     #[test]
     fn every_removal_breaks_a_limit_and_every_kept_one_none(
-        snapshots in any_snapshots(), policy in any_policy(),
+        snapshots in any_snapshots(), mut policy in any_policy(),
     ) {
+        policy.retention.keep = Keep::default();
+        policy.retention.min_keep = None;
         for verdict in verdicts(&instance(), &snapshots, &policy, now()) {
             let created_at = verdict.snapshot.created_at;
             let newer = snapshots
@@ -484,6 +667,10 @@ proptest! {
                     Reason::NewestOfKind(kind) => {
                         prop_assert!(newer > 0 && verdict.snapshot.kind == *kind);
                     }
+                    Reason::AmongNewest { .. }
+                    | Reason::Kept { .. }
+                    | Reason::Within(_)
+                    | Reason::Unwanted => prop_assert!(false, "there is no such rule"),
                     Reason::Unreplaced => prop_assert!(!verdict.snapshot.is_usable()),
                     Reason::FromTheFuture => {
                         prop_assert!(created_at > now() + TimeDelta::minutes(10));
@@ -497,18 +684,20 @@ proptest! {
     }
 
     #[test]
-    fn while_floors_hold_the_last_usable_one_of_a_kind_never_goes(
+    fn while_floors_hold_the_last_usable_ones_of_a_kind_never_go(
         snapshots in any_snapshots(), mut policy in any_policy(),
     ) {
         policy.floors_hold = true;
         let gone = removed(&snapshots, &policy);
         for kind in [Kind::Standby, Kind::Stopped] {
-            let newest = snapshots
+            let mut usable: Vec<&Snapshot> = snapshots
                 .iter()
                 .filter(|s| s.is_scheduled_for(&instance()) && s.kind == kind)
                 .filter(|s| s.is_usable() && is_plausible(s))
-                .max_by_key(|s| (s.created_at, s.id.clone()));
-            if let Some(newest) = newest {
+                .collect();
+            usable.sort_by_key(|s| std::cmp::Reverse((s.created_at, s.id.clone())));
+            let min_keep = usize::try_from(policy.retention.min_keep()).unwrap();
+            for newest in usable.into_iter().take(min_keep) {
                 prop_assert!(!gone.contains(&newest.id.to_string()));
             }
         }
@@ -549,6 +738,28 @@ proptest! {
             .map(|verdict| verdict.decision)
             .collect();
         prop_assert_eq!(with, without);
+    }
+
+    #[test]
+    fn a_keep_rule_more_never_removes_more(
+        snapshots in any_snapshots(), mut policy in any_policy(), more in any_keep(),
+    ) {
+        // What a rule more wants takes a place by count; and without any rule, everything is wanted.
+        policy.retention.max_count = 0;
+        if policy.retention.keep.is_empty() {
+            policy.retention.keep.last = 1;
+        }
+        let before: BTreeSet<String> = removed(&snapshots, &policy).into_iter().collect();
+        let keep = &mut policy.retention.keep;
+        keep.last = keep.last.max(more.last);
+        keep.hourly = keep.hourly.max(more.hourly);
+        keep.daily = keep.daily.max(more.daily);
+        keep.weekly = keep.weekly.max(more.weekly);
+        keep.monthly = keep.monthly.max(more.monthly);
+        keep.yearly = keep.yearly.max(more.yearly);
+        keep.within = keep.within.max(more.within);
+        let after: BTreeSet<String> = removed(&snapshots, &policy).into_iter().collect();
+        prop_assert!(after.is_subset(&before), "{after:?} {before:?}");
     }
 
     #[test]

@@ -50,8 +50,9 @@ pub(super) fn result(
     let foreseen = plan.foreseen(schedule, now);
     match afterwards(context, &foreseen, plan.snapshot(), is_gone) {
         Ok(afterwards) => {
-            result.pruned = afterwards.removals;
-            if afterwards.retires {
+            let retires = afterwards.retires;
+            result.foresee(afterwards);
+            if retires {
                 result.outcome = Outcome::Retired;
                 result = result.noting(RETIRED);
             }

@@ -52,6 +52,8 @@ pub struct Options {
     pub force: bool,
     /// The instances to look at; `None` means all that have a schedule.
     pub only: Option<BTreeSet<InstanceId>>,
+    /// Whether retention may remove more of an instance's scheduled snapshots at once than [`plan::afterwards`] lets a run.
+    pub is_uncapped: bool,
     /// How long an instance must have been gone before its schedule can be retired.
     pub missing_grace: Duration,
     /// How long `prune` waits for an instance's lock.

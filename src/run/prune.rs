@@ -88,12 +88,13 @@ fn prune_under_lock(
     let mut failures = Vec::new();
     if is_dry_run {
         match afterwards(context, &schedule, None, is_gone) {
-            Ok(afterwards) => result.pruned = afterwards.removals,
+            Ok(afterwards) => result.foresee(afterwards),
             Err(failure) => failures.push(failure),
         }
     } else {
         let retained = retain(context, &mut schedule, None, is_gone);
         result.pruned = retained.removed;
+        result.held_back = retained.held_back;
         failures = retained.failures;
         if retained.is_interrupted {
             result = interrupted_retention(result);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::interrupt;
-use crate::plan::{self, Afterwards};
+use crate::plan::{self, Afterwards, Terms};
 use crate::report::run::{InstanceResult, Outcome};
 use crate::run::carry_out::End;
 use crate::run::failure::Failure;
@@ -94,6 +94,7 @@ pub(super) fn record(
     let unrecorded = context.save(&schedule).err();
     let retained = retain(context, &mut schedule, taken.as_ref(), is_gone);
     result.pruned = retained.removed;
+    result.held_back = retained.held_back;
     if retained.is_interrupted {
         result = interrupted_retention(result);
     }
@@ -167,12 +168,14 @@ pub(super) fn afterwards(
     is_gone: bool,
 ) -> Result<Afterwards, Failure> {
     let listing = context.listing().map_err(Failure::Unjudged)?;
-    let grace = context.options.missing_grace;
+    let terms = Terms {
+        is_gone,
+        is_uncapped: context.options.is_uncapped,
+        missing_grace: context.options.missing_grace,
+    };
     let now = clock::now();
     let snapshots = &listing.snapshots;
-    Ok(plan::afterwards(
-        schedule, snapshots, taken, is_gone, grace, now,
-    ))
+    Ok(plan::afterwards(schedule, snapshots, taken, &terms, now))
 }
 
 /// What retention did.
@@ -180,6 +183,8 @@ pub(super) fn afterwards(
 pub(super) struct Retained {
     /// What was removed, oldest first.
     pub(super) removed: Vec<SnapshotId>,
+    /// What goes as well and waits for the next run, oldest first.
+    pub(super) held_back: Vec<SnapshotId>,
     /// What could not be judged, removed or recorded.
     pub(super) failures: Vec<Failure>,
     /// Whether a signal ended it before all was removed that goes.
@@ -199,6 +204,7 @@ pub(super) fn retain(
     let mut retained = Retained::default();
     match afterwards(context, schedule, taken, is_gone) {
         Ok(afterwards) => {
+            retained.held_back = afterwards.held_back;
             let mut undeleted = Vec::new();
             for id in afterwards.removals {
                 // Removing large files takes its time.

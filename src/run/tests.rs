@@ -215,6 +215,7 @@ impl Host {
                 dry_run: false,
                 force: false,
                 only: None,
+                is_uncapped: false,
                 missing_grace: 24 * HOUR,
                 lock_timeout: Duration::ZERO,
             },
@@ -227,6 +228,7 @@ impl Host {
         let declaration = Declaration {
             cadence: Cadence::Every(HOUR),
             retention,
+            timezone: None,
             name_prefix: None,
             metadata: BTreeMap::new(),
             hooks: Hooks::default(),

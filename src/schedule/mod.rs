@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cadence::{Cadence, Times};
@@ -23,6 +24,8 @@ pub struct Declaration {
     pub cadence: Cadence,
     /// What becomes of old scheduled snapshots.
     pub retention: Retention,
+    /// The time zone whose hours, days … the keep rules go by; `None` where nothing goes by any, and means UTC.
+    pub timezone: Option<Tz>,
     /// The prefix of snapshot names; `None` means `scheduled`.
     pub name_prefix: Option<String>,
     /// Tags for every snapshot, besides the two markers.
@@ -31,13 +34,107 @@ pub struct Declaration {
     pub hooks: Hooks,
 }
 
-/// Which scheduled snapshots stay. At least one of the two limits is above zero.
+/// Which scheduled snapshots stay: what the keep rules want, within the limits, and the newest ones whatever these say.
+/// There is at least one limit or keep rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Only the newest so many stay; 0 means no limit by count.
+    /// Of the wanted ones, only the newest so many stay; 0 means no limit by count.
     pub max_count: u64,
     /// Only those younger than this stay; `None` means no limit by age.
     pub max_age: Option<Duration>,
+    /// What is wanted; without a rule, everything is.
+    pub keep: Keep,
+    /// How many usable ones of each kind stay whatever the rules say; at least 1, and `None` means 1.
+    pub min_keep: Option<u64>,
+}
+
+impl Retention {
+    /// How many usable ones of each kind stay whatever the rules say.
+    pub fn min_keep(&self) -> u64 {
+        self.min_keep.unwrap_or(1)
+    }
+
+    /// Whether any snapshot ever goes.
+    pub fn limits_anything(&self) -> bool {
+        let has_age = self.max_age.is_some_and(|age| !age.is_zero());
+        self.max_count > 0 || has_age || !self.keep.is_empty()
+    }
+}
+
+/// The keep rules: how many hours, days … each wants a snapshot of; 0 means that there is no such rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many.
+    pub last: u64,
+    /// So many hours.
+    pub hourly: u64,
+    /// So many days.
+    pub daily: u64,
+    /// So many ISO weeks.
+    pub weekly: u64,
+    /// So many months.
+    pub monthly: u64,
+    /// So many years.
+    pub yearly: u64,
+    /// All that are younger than this, counted back from the newest one.
+    pub within: Option<Duration>,
+}
+
+impl Keep {
+    /// The rules that count.
+    pub fn periods(&self) -> impl Iterator<Item = (Period, u64)> {
+        [
+            (Period::Last, self.last),
+            (Period::Hourly, self.hourly),
+            (Period::Daily, self.daily),
+            (Period::Weekly, self.weekly),
+            (Period::Monthly, self.monthly),
+            (Period::Yearly, self.yearly),
+        ]
+        .into_iter()
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.within.is_none() && self.periods().all(|(_, count)| count == 0)
+    }
+
+    /// Whether a rule goes by the calendar, so that it matters in which time zone.
+    pub fn goes_by_calendar(&self) -> bool {
+        self.periods()
+            .any(|(period, count)| count > 0 && period != Period::Last)
+    }
+}
+
+/// What a keep rule wants one snapshot of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// Each snapshot.
+    Last,
+    /// Each hour.
+    Hourly,
+    /// Each day.
+    Daily,
+    /// Each ISO week.
+    Weekly,
+    /// Each month.
+    Monthly,
+    /// Each year.
+    Yearly,
+}
+
+impl Period {
+    /// The word for it, in flags and reasons.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Yearly => "yearly",
+        }
+    }
 }
 
 /// One instance's schedule.

@@ -244,7 +244,9 @@ mod tests {
             retention: Retention {
                 max_count: 3,
                 max_age,
+                ..Retention::default()
             },
+            timezone: None,
             name_prefix: None,
             metadata: BTreeMap::new(),
             hooks: Hooks::default(),

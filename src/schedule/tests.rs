@@ -16,7 +16,9 @@ fn declaration() -> Declaration {
         retention: Retention {
             max_count: 7,
             max_age: None,
+            ..Retention::default()
         },
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
@@ -71,7 +73,9 @@ fn declaring_other_limits_keeps_cadence_and_record() {
         retention: Retention {
             max_count: 3,
             max_age: Some(HOUR * 48),
+            ..Retention::default()
         },
+        timezone: None,
         name_prefix: Some("nightly".to_owned()),
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         hooks: Hooks {
@@ -122,6 +126,7 @@ fn a_run_time_that_was_never_set_is_set_with_the_first_change() {
     let mut schedule = lived_in();
     schedule.record.next_run_at = at("0001-01-01T00:00:00Z");
     let declared = Declaration {
+        timezone: None,
         name_prefix: Some("nightly".to_owned()),
         ..declaration()
     };

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use chrono_tz::Tz;
+
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
-use super::{Declaration, Retention, Schedule, duration};
+use super::{Declaration, Keep, Retention, Schedule, duration};
 use crate::cadence::Cadence;
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
 
@@ -29,11 +31,31 @@ const CHARSET_RULE: &str = "may hold ASCII letters, digits, spaces and _ . : / =
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Input {
     /// `--interval`.
-    pub interval: String,
+    pub interval: Option<String>,
     /// `--max-count`.
     pub max_count: Option<i64>,
     /// `--max-age`.
     pub max_age: Option<String>,
+    /// `--keep-last`.
+    pub keep_last: Option<i64>,
+    /// `--keep-hourly`.
+    pub keep_hourly: Option<i64>,
+    /// `--keep-daily`.
+    pub keep_daily: Option<i64>,
+    /// `--keep-weekly`.
+    pub keep_weekly: Option<i64>,
+    /// `--keep-monthly`.
+    pub keep_monthly: Option<i64>,
+    /// `--keep-yearly`.
+    pub keep_yearly: Option<i64>,
+    /// `--keep-within`.
+    pub keep_within: Option<String>,
+    /// `--min-keep`.
+    pub min_keep: Option<i64>,
+    /// `--timezone`.
+    pub timezone: Option<String>,
+    /// The time zone of the host.
+    pub host_timezone: Option<String>,
     /// `--name-prefix`.
     pub name_prefix: Option<String>,
     /// `--metadata`, each `KEY=VALUE`.
@@ -89,8 +111,11 @@ pub enum InvalidSchedule {
     #[error("interval {:?} must be at least 1m", duration::format_go(*.0))]
     Interval(Duration),
     /// Snapshots would pile up.
-    #[error("retention limits nothing: max_count or max_age must be above 0")]
+    #[error("retention limits nothing: max_count, max_age or one of keep_… must be above 0")]
     NoLimit,
+    /// The last snapshot would not be safe.
+    #[error("retention.min_keep must be at least 1")]
+    MinKeep,
     /// The name prefix can't begin a name.
     #[error("name_prefix {0:?} {PREFIX_RULE}")]
     Prefix(String),
@@ -104,9 +129,11 @@ pub enum InvalidSchedule {
 /// # Errors
 /// The first value that breaks a rule.
 pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
+    let retention = retention(&input)?;
     Ok(Declaration {
-        cadence: Cadence::Every(interval(&input.interval)?),
-        retention: retention(input.max_count, input.max_age.as_deref())?,
+        cadence: Cadence::Every(interval(input.interval.as_deref())?),
+        timezone: timezone(&input, &retention)?,
+        retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
         hooks: hooks(
@@ -120,7 +147,14 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
     })
 }
 
-fn interval(text: &str) -> Result<Duration, InvalidSetting> {
+fn interval(typed: Option<&str>) -> Result<Duration, InvalidSetting> {
+    let Some(text) = typed else {
+        return Err(InvalidSetting {
+            flag: "--interval is missing",
+            value: None,
+            rule: "say how much time there is between two snapshots, such as 1h".to_owned(),
+        });
+    };
     let interval = parse_duration("--interval", text)?;
     if interval < MIN_INTERVAL {
         return Err(InvalidSetting::new(
@@ -132,37 +166,99 @@ fn interval(text: &str) -> Result<Duration, InvalidSetting> {
     Ok(interval)
 }
 
-fn retention(max_count: Option<i64>, max_age: Option<&str>) -> Result<Retention, InvalidSetting> {
-    const ONE_OF_TWO: &str =
-        "retention needs a limit: give --max-count above 0, --max-age above 0, or both";
-    let count = u64::try_from(max_count.unwrap_or_default()).map_err(|_| {
-        InvalidSetting::new(
-            "--max-count",
-            max_count.unwrap_or_default().to_string(),
-            "must not be negative",
-        )
-    })?;
-    let age = max_age
-        .map(|text| parse_duration("--max-age", text))
-        .transpose()?
-        .filter(|age| !age.is_zero());
-    if count == 0 && age.is_none() {
-        let (flag, value) = match (max_count, max_age) {
-            (Some(_), Some(_)) => ("--max-count and --max-age", Some("0".to_owned())),
-            (Some(_), None) => ("--max-count", Some("0".to_owned())),
-            (None, Some(age)) => ("--max-age", Some(age.to_owned())),
-            (None, None) => ("--max-count or --max-age is missing", None),
-        };
+fn retention(input: &Input) -> Result<Retention, InvalidSetting> {
+    let age = |flag, typed: &Option<String>| {
+        let age = typed.as_deref().map(|text| parse_duration(flag, text));
+        Ok(age.transpose()?.filter(|age| !age.is_zero()))
+    };
+    let retention = Retention {
+        max_count: count("--max-count", input.max_count)?,
+        max_age: age("--max-age", &input.max_age)?,
+        keep: Keep {
+            last: count("--keep-last", input.keep_last)?,
+            hourly: count("--keep-hourly", input.keep_hourly)?,
+            daily: count("--keep-daily", input.keep_daily)?,
+            weekly: count("--keep-weekly", input.keep_weekly)?,
+            monthly: count("--keep-monthly", input.keep_monthly)?,
+            yearly: count("--keep-yearly", input.keep_yearly)?,
+            within: age("--keep-within", &input.keep_within)?,
+        },
+        min_keep: min_keep(input.min_keep)?,
+    };
+    if !retention.limits_anything() {
+        let given = [
+            ("--max-count", input.max_count.is_some()),
+            ("--max-age", input.max_age.is_some()),
+        ];
+        let given: Vec<&str> = given
+            .into_iter()
+            .filter_map(|(flag, is_given)| is_given.then_some(flag))
+            .collect();
         return Err(InvalidSetting {
-            flag,
-            value,
-            rule: ONE_OF_TWO.to_owned(),
+            flag: match given.as_slice() {
+                [] => "--max-count, --max-age or --keep-… is missing",
+                [flag] => flag,
+                _ => "--max-count and --max-age",
+            },
+            value: match given.as_slice() {
+                [] => None,
+                ["--max-age"] => input.max_age.clone(),
+                _ => Some("0".to_owned()),
+            },
+            rule: "retention needs a limit or a keep rule: give --max-count, --max-age or one of --keep-… above 0"
+                .to_owned(),
         });
     }
-    Ok(Retention {
-        max_count: count,
-        max_age: age,
-    })
+    Ok(retention)
+}
+
+fn count(flag: &'static str, typed: Option<i64>) -> Result<u64, InvalidSetting> {
+    let typed = typed.unwrap_or_default();
+    u64::try_from(typed)
+        .map_err(|_| InvalidSetting::new(flag, typed.to_string(), "must not be negative"))
+}
+
+/// The default is not kept, so that it reads as not given.
+fn min_keep(typed: Option<i64>) -> Result<Option<u64>, InvalidSetting> {
+    const FLAG: &str = "--min-keep";
+    let Some(typed) = typed else {
+        return Ok(None);
+    };
+    match count(FLAG, Some(typed))? {
+        0 => Err(InvalidSetting::new(
+            FLAG,
+            "0",
+            "must be at least 1: the newest snapshot of each kind always stays",
+        )),
+        min_keep => Ok(Some(min_keep).filter(|it| *it != 1)),
+    }
+}
+
+/// The time zone: where something goes by one, that of the host if none is given, and UTC if the host names none.
+fn timezone(input: &Input, retention: &Retention) -> Result<Option<Tz>, InvalidSetting> {
+    const FLAG: &str = "--timezone";
+    let given = input.timezone.as_deref().map(|name| {
+        name.parse::<Tz>().map_err(|_| {
+            InvalidSetting::new(
+                FLAG,
+                name,
+                "must be a time zone of the IANA database, such as UTC or Europe/Berlin",
+            )
+        })
+    });
+    let given = given.transpose()?;
+    if !retention.keep.goes_by_calendar() {
+        return match given {
+            None => Ok(None),
+            Some(zone) => Err(InvalidSetting::new(
+                FLAG,
+                zone.name(),
+                "changes nothing: no setting goes by the calendar; give one of --keep-hourly to --keep-yearly as well",
+            )),
+        };
+    }
+    let host = || input.host_timezone.as_deref()?.parse().ok();
+    Ok(Some(given.or_else(host).unwrap_or(Tz::UTC)))
 }
 
 fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, InvalidSetting> {
@@ -276,8 +372,11 @@ pub fn loaded(schedule: &Schedule) -> Result<(), InvalidSchedule> {
     if cadence.gap() < MIN_INTERVAL {
         return Err(InvalidSchedule::Interval(cadence.gap()));
     }
-    if retention.max_count == 0 && retention.max_age.is_none_or(|age| age.is_zero()) {
+    if !retention.limits_anything() {
         return Err(InvalidSchedule::NoLimit);
+    }
+    if retention.min_keep == Some(0) {
+        return Err(InvalidSchedule::MinKeep);
     }
     match name_prefix {
         Some(prefix) if !is_prefix(prefix) => {

@@ -1,13 +1,14 @@
 //! A schedule as a file holds it: the only place that knows its keys. Those that hypeman knows have its names
 //! (hypeman-snap(5)); those behind `updated_at` are this tool's own, and what neither knows survives.
 
+mod values;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_ignored::Path;
 use serde_json::{Map, Value};
 
@@ -15,9 +16,8 @@ use crate::cadence::{Cadence, Times};
 use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
 use crate::schedule::validate::InvalidSchedule;
-use crate::schedule::{
-    Attempt, Declaration, Record, Retention, Schedule, duration, is_go_zero, validate,
-};
+use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, validate};
+use values::{empty_as_none, go, go_optional, null_as_default, zero_time_as_none};
 
 /// Why bytes are no schedule.
 #[derive(Debug)]
@@ -52,8 +52,9 @@ struct Form {
         deserialize_with = "null_as_default"
     )]
     metadata: BTreeMap<String, String>,
-    #[serde(with = "RetentionForm")]
-    retention: Retention,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timezone: Option<Tz>,
+    retention: RetentionForm,
     next_run_at: DateTime<Utc>,
     #[serde(
         default,
@@ -104,13 +105,71 @@ struct Form {
     hooks: Hooks,
 }
 
+/// The keep rules stand beside the limits, and no rule ever writes a `max_count` that a reader without rules would go by.
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Retention")]
 struct RetentionForm {
     #[serde(default)]
     max_count: u64,
     #[serde(default, with = "go_optional", skip_serializing_if = "Option::is_none")]
     max_age: Option<Duration>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_last: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_hourly: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_daily: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_weekly: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_monthly: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    keep_yearly: u64,
+    #[serde(default, with = "go_optional", skip_serializing_if = "Option::is_none")]
+    keep_within: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_keep: Option<u64>,
+}
+
+impl From<Retention> for RetentionForm {
+    fn from(retention: Retention) -> Self {
+        let Retention {
+            max_count,
+            max_age,
+            keep,
+            min_keep,
+        } = retention;
+        Self {
+            max_count,
+            max_age,
+            keep_last: keep.last,
+            keep_hourly: keep.hourly,
+            keep_daily: keep.daily,
+            keep_weekly: keep.weekly,
+            keep_monthly: keep.monthly,
+            keep_yearly: keep.yearly,
+            keep_within: keep.within,
+            min_keep,
+        }
+    }
+}
+
+impl From<RetentionForm> for Retention {
+    fn from(form: RetentionForm) -> Self {
+        Self {
+            max_count: form.max_count,
+            max_age: form.max_age,
+            keep: Keep {
+                last: form.keep_last,
+                hourly: form.keep_hourly,
+                daily: form.keep_daily,
+                weekly: form.keep_weekly,
+                monthly: form.keep_monthly,
+                yearly: form.keep_yearly,
+                within: form.keep_within,
+            },
+            min_keep: form.min_keep,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,7 +223,8 @@ impl From<&Schedule> for Form {
             interval,
             name_prefix: declaration.name_prefix,
             metadata: declaration.metadata,
-            retention: declaration.retention,
+            timezone: declaration.timezone,
+            retention: declaration.retention.into(),
             next_run_at: record.next_run_at,
             last_run_at: record.last_run_at,
             last_snapshot_id: record.last_snapshot_id,
@@ -196,7 +256,8 @@ impl Form {
             instance_id: id.clone(),
             declaration: Declaration {
                 cadence: Cadence::Every(self.interval),
-                retention: self.retention,
+                retention: self.retention.into(),
+                timezone: self.timezone,
                 name_prefix: self.name_prefix,
                 metadata: self.metadata,
                 hooks: self.hooks,
@@ -321,74 +382,6 @@ pub(super) fn encode(schedule: &Schedule) -> serde_json::Result<Vec<u8>> {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// An optional text, of which Go writes the empty one for "not set".
-fn empty_as_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
-}
-
-/// An optional time, of which Go writes the zero one for "not set".
-fn zero_time_as_none<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<DateTime<Utc>>, D::Error> {
-    Ok(Option::<DateTime<Utc>>::deserialize(deserializer)?.filter(|time| !is_go_zero(*time)))
-}
-
-/// A value for which Go writes `null` when it is a nil map.
-fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// A duration: a string in Go's form, or in any other that [`duration::parse`] reads.
-struct Text;
-
-impl Visitor<'_> for Text {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as \"1h30m0s\"")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-        duration::parse(text).map_err(E::custom)
-    }
-}
-
-mod go {
-    use super::{Deserializer, Duration, Serializer, Text, duration};
-
-    pub(super) fn serialize<S: Serializer>(d: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&duration::format_go(*d))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        from.deserialize_str(Text)
-    }
-}
-
-/// A duration that may be missing: absent, `null`, empty and zero all mean that there is none.
-mod go_optional {
-    use super::{Deserialize, Deserializer, Duration, Error, Serializer, duration};
-
-    pub(super) fn serialize<S: Serializer>(d: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-        match d {
-            Some(d) => super::go::serialize(d, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
-        let parsed = text.map(|text| duration::parse(&text).map_err(D::Error::custom));
-        Ok(parsed.transpose()?.filter(|d| !d.is_zero()))
-    }
 }
 
 #[cfg(test)]

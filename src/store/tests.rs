@@ -14,7 +14,7 @@ fn id(id: &str) -> InstanceId {
 
 fn schedule(instance: &str) -> Schedule {
     let input = Input {
-        interval: "1h".to_owned(),
+        interval: Some("1h".to_owned()),
         max_count: Some(7),
         ..Input::default()
     };

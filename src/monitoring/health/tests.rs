@@ -29,7 +29,9 @@ fn new(interval: i64) -> Schedule {
         retention: Retention {
             max_count: 3,
             max_age: None,
+            ..Retention::default()
         },
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),

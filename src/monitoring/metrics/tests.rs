@@ -25,7 +25,9 @@ fn instance(id: &str, name: &str) -> Instance {
         retention: Retention {
             max_count: 3,
             max_age: None,
+            ..Retention::default()
         },
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),

@@ -9,7 +9,7 @@ use crate::snapshot;
 
 fn input() -> Input {
     Input {
-        interval: "1h".to_owned(),
+        interval: Some("1h".to_owned()),
         max_count: Some(7),
         ..Input::default()
     }
@@ -22,7 +22,7 @@ fn refusal(input: Input) -> String {
 #[test]
 fn a_whole_declaration_is_taken() {
     let declared = declaration(Input {
-        interval: "60m".to_owned(),
+        interval: Some("60m".to_owned()),
         max_count: Some(7),
         max_age: Some("7d".to_owned()),
         name_prefix: Some("nightly".to_owned()),
@@ -71,7 +71,7 @@ fn a_minute_is_the_shortest_interval() {
         ("300y", Some("292 years")),
     ] {
         let input = Input {
-            interval: interval.to_owned(),
+            interval: Some(interval.to_owned()),
             ..input()
         };
         match refused {
@@ -109,7 +109,11 @@ fn retention_needs_one_limit_above_zero() {
         Ok((i64::MAX.unsigned_abs(), None))
     );
     for (count, age, begin) in [
-        (None, None, "--max-count or --max-age is missing: retention"),
+        (
+            None,
+            None,
+            "--max-count, --max-age or --keep-… is missing: retention",
+        ),
         (Some(0), None, "--max-count \"0\": retention needs a limit"),
         (
             None,
@@ -123,6 +127,96 @@ fn retention_needs_one_limit_above_zero() {
         (Some(7), Some("week"), "--max-age \"week\": has no number"),
     ] {
         let error = limits(count, age).unwrap_err();
+        assert!(error.starts_with(begin), "{error}");
+    }
+}
+
+#[test]
+fn keep_rules_are_counts_and_ages_and_go_by_a_time_zone() {
+    let none = Input {
+        interval: Some("1h".to_owned()),
+        host_timezone: Some("Asia/Kolkata".to_owned()),
+        ..Input::default()
+    };
+    let declared = declaration(Input {
+        keep_daily: Some(7),
+        keep_within: Some("2h".to_owned()),
+        min_keep: Some(1),
+        ..none.clone()
+    })
+    .unwrap();
+    assert_eq!(declared.retention.keep.daily, 7);
+    assert_eq!(
+        declared.retention.keep.within,
+        Some(Duration::from_secs(7200))
+    );
+    assert_eq!(declared.retention.min_keep, None, "it is the default");
+    assert_eq!(declared.timezone, Some(Tz::Asia__Kolkata));
+    let zone = |given: Option<&str>, host: Option<&str>| {
+        let input = Input {
+            keep_hourly: Some(1),
+            timezone: given.map(str::to_owned),
+            host_timezone: host.map(str::to_owned),
+            ..none.clone()
+        };
+        declaration(input).unwrap().timezone
+    };
+    assert_eq!(zone(Some("Europe/Berlin"), None), Some(Tz::Europe__Berlin));
+    for host in [None, Some("Etc/Unknown")] {
+        assert_eq!(zone(None, host), Some(Tz::UTC));
+    }
+    // What goes by no calendar is in no time zone.
+    let last = declaration(Input {
+        keep_last: Some(7),
+        ..none.clone()
+    });
+    assert_eq!(last.unwrap().timezone, None);
+    for (input, begin) in [
+        (
+            Input {
+                keep_yearly: Some(-1),
+                ..none.clone()
+            },
+            "--keep-yearly \"-1\": must not be negative",
+        ),
+        (
+            Input {
+                keep_within: Some("x".to_owned()),
+                ..none.clone()
+            },
+            "--keep-within \"x\": has no number",
+        ),
+        (
+            Input {
+                keep_last: Some(0),
+                ..none.clone()
+            },
+            "--max-count, --max-age or --keep-… is missing: retention",
+        ),
+        (
+            Input {
+                min_keep: Some(0),
+                ..input()
+            },
+            "--min-keep \"0\": must be at least 1",
+        ),
+        (
+            Input {
+                keep_daily: Some(1),
+                timezone: Some("Mars/Olympus".to_owned()),
+                ..none.clone()
+            },
+            "--timezone \"Mars/Olympus\": must be a time zone",
+        ),
+        (
+            Input {
+                timezone: Some("UTC".to_owned()),
+                ..input()
+            },
+            "--timezone \"UTC\": changes nothing",
+        ),
+    ] {
+        let error = refusal(input);
         assert!(error.starts_with(begin), "{error}");
     }
 }
@@ -259,7 +353,7 @@ proptest! {
         if let Some(text) = hooks.ok().map(|hooks| hooks::command_line(&hooks.pre)).filter(|text| !text.is_empty()) {
             prop_assert!(hooks::parse(&text).is_ok());
         }
-        let _ = declaration(Input { interval, max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
+        let _ = declaration(Input { interval: Some(interval), max_count, max_age, name_prefix, metadata, pre_hook, ..Input::default() });
     }
 
     #[test]

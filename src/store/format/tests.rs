@@ -28,9 +28,14 @@ const HYPEMANS: &str = r#"{
 const FULL: &str = r#"{
   "instance_id": "mk3v9t0xq2r7w5d8h1c6b4za",
   "interval": "1h30m0s",
+  "timezone": "Europe/Berlin",
   "retention": {
     "max_count": 7,
-    "keep_weekly": {
+    "keep_hourly": 24,
+    "keep_weekly": 4,
+    "keep_within": "2h0m0s",
+    "min_keep": 3,
+    "keep_quarterly": {
       "count": 4,
       "on": [
         "sun"
@@ -101,6 +106,7 @@ fn weekly(retention: Retention) -> Schedule {
     let declaration = Declaration {
         cadence: Cadence::Every(Duration::from_secs(7 * 24 * 3600)),
         retention,
+        timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
@@ -305,6 +311,7 @@ fn what_is_not_set_is_not_written() {
     let schedule = weekly(Retention {
         max_count: 7,
         max_age: None,
+        ..Retention::default()
     });
     let json = serde_json::to_value(&schedule).unwrap();
     let keys: Vec<&str> = json
@@ -347,6 +354,7 @@ fn a_limit_by_age_alone_still_writes_the_count() {
     let schedule = weekly(Retention {
         max_count: 0,
         max_age: Some(Duration::from_secs(3600)),
+        ..Retention::default()
     });
     assert_eq!(
         serde_json::to_value(schedule).unwrap()["retention"],
@@ -373,6 +381,7 @@ fn what_go_writes_for_nothing_is_read_as_nothing() {
     let seven = Retention {
         max_count: 7,
         max_age: None,
+        ..Retention::default()
     };
     assert_eq!(schedule.declaration, weekly(seven).declaration);
     assert_eq!(schedule.record.last_run_at, None);

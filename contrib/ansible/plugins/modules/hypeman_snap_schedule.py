@@ -47,12 +47,48 @@ options:
     type: str
   max_count:
     description:
-      - How many scheduled snapshots stay.
-      - With O(state=present), at least one of O(max_count) and O(max_age) is required.
+      - How many scheduled snapshots stay, of those that the keep rules want.
+      - With O(state=present), at least one of O(max_count), O(max_age) and the keep rules is required.
     type: int
   max_age:
     description: How old a scheduled snapshot may become, such as V(7d) or V(168h).
     type: str
+  keep_last:
+    description: How many of the newest snapshots the keep rules want.
+    type: int
+    version_added: "0.2.0"
+  keep_hourly:
+    description: Of how many hours the newest snapshot is wanted.
+    type: int
+    version_added: "0.2.0"
+  keep_daily:
+    description: Of how many days the newest snapshot is wanted.
+    type: int
+    version_added: "0.2.0"
+  keep_weekly:
+    description: Of how many ISO weeks the newest snapshot is wanted.
+    type: int
+    version_added: "0.2.0"
+  keep_monthly:
+    description: Of how many months the newest snapshot is wanted.
+    type: int
+    version_added: "0.2.0"
+  keep_yearly:
+    description: Of how many years the newest snapshot is wanted.
+    type: int
+    version_added: "0.2.0"
+  keep_within:
+    description: All snapshots younger than this are wanted, counted back from the newest one.
+    type: str
+    version_added: "0.2.0"
+  min_keep:
+    description: How many usable snapshots of each kind stay whatever the other rules say.
+    type: int
+    version_added: "0.2.0"
+  timezone:
+    description: Time zone by which the keep rules count, such as V(Europe/Berlin). Without it, the host's.
+    type: str
+    version_added: "0.2.0"
   name_prefix:
     description: Beginning of the snapshots' names, 1 to 47 lower-case letters, digits and dashes.
     type: str
@@ -112,6 +148,15 @@ EXAMPLES = r"""
     instance: web
     interval: 1h
     max_count: 24
+
+- name: A snapshot each hour; a day of hours, a week of days and a year of months are kept
+  hypeman.snap.hypeman_snap_schedule:
+    instance: web
+    interval: 1h
+    keep_hourly: 24
+    keep_daily: 7
+    keep_monthly: 12
+    timezone: Europe/Berlin
 
 - name: A snapshot each night, kept for two weeks, under a name of its own
   hypeman.snap.hypeman_snap_schedule:
@@ -189,7 +234,21 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "name_prefix", "metadata", "retention", "hooks")
+SETTINGS = ("interval", "timezone", "name_prefix", "metadata", "retention", "hooks")
+
+# What limits a schedule; one of them is required.
+LIMITS = (
+    "max_count",
+    "max_age",
+    "keep_last",
+    "keep_hourly",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_yearly",
+    "keep_within",
+)
+OTHERS = ("min_keep", "timezone", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -201,7 +260,7 @@ def flags(module):
     """The flags of `set` for the module's parameters."""
     params = module.params
     found = ["--interval=%s" % params["interval"]]
-    for name in ("max_count", "max_age", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout"):
+    for name in LIMITS + OTHERS:
         if params[name] is not None:
             found.append("--%s=%s" % (name.replace("_", "-"), params[name]))
     for key, value in sorted((params["metadata"] or {}).items()):
@@ -242,6 +301,15 @@ def main():
             "interval": {"type": "str"},
             "max_count": {"type": "int"},
             "max_age": {"type": "str"},
+            "keep_last": {"type": "int"},
+            "keep_hourly": {"type": "int"},
+            "keep_daily": {"type": "int"},
+            "keep_weekly": {"type": "int"},
+            "keep_monthly": {"type": "int"},
+            "keep_yearly": {"type": "int"},
+            "keep_within": {"type": "str"},
+            "min_keep": {"type": "int"},
+            "timezone": {"type": "str"},
             "name_prefix": {"type": "str"},
             "metadata": {"type": "dict"},
             "pre_hook": {"type": "str"},
@@ -260,7 +328,7 @@ def main():
         },
         required_if=[
             ("state", "present", ["interval"]),
-            ("state", "present", ["max_count", "max_age"], True),
+            ("state", "present", list(LIMITS), True),
         ],
         mutually_exclusive=[("api_key", "api_key_file")],
         supports_check_mode=True,

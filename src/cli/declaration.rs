@@ -1,0 +1,144 @@
+//! The flags that declare a schedule.
+
+use clap::Args;
+
+/// A schedule as it is typed. The rules for the values are in `schedule::validate`.
+#[derive(Debug, Args)]
+pub struct DeclarationArgs {
+    /// Time between two snapshots, at least 1m
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub interval: Option<String>,
+
+    /// Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_count: Option<i64>,
+
+    /// Keep only scheduled snapshots younger than this; 0 means no limit
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub max_age: Option<String>,
+
+    /// Keep the newest N scheduled snapshots
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_last: Option<i64>,
+
+    /// Keep the newest snapshot of each of the last N hours that have one
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_hourly: Option<i64>,
+
+    /// Keep the newest snapshot of each of the last N days that have one
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_daily: Option<i64>,
+
+    /// Keep the newest snapshot of each of the last N ISO weeks that have one
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_weekly: Option<i64>,
+
+    /// Keep the newest snapshot of each of the last N months that have one
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_monthly: Option<i64>,
+
+    /// Keep the newest snapshot of each of the last N years that have one
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_yearly: Option<i64>,
+
+    /// Keep all snapshots younger than this, counted back from the newest one
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        help_heading = "Keep rules"
+    )]
+    pub keep_within: Option<String>,
+
+    /// Keep the newest N usable snapshots of each kind, whatever the limits and keep rules say [default: 1]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = "Keep rules"
+    )]
+    pub min_keep: Option<i64>,
+
+    /// The time zone of hours, days, weeks, months and years, such as Europe/Berlin [default: the host's]
+    #[arg(long, value_name = "ZONE", help_heading = "Keep rules")]
+    pub timezone: Option<String>,
+
+    /// Start snapshot names with this [default: scheduled]
+    #[arg(long, value_name = "PREFIX", allow_hyphen_values = true)]
+    pub name_prefix: Option<String>,
+
+    /// A tag for every snapshot; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
+    pub metadata: Vec<String>,
+
+    /// A command to run before each snapshot; if it fails, none is taken
+    ///
+    /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs
+    /// it: write sh -c '…' for one. It runs as the user of run-due, in /, and finds in its environment HYPEMAN_SNAP_HOOK
+    /// and HYPEMAN_SNAP_ followed by INSTANCE_ID, INSTANCE_NAME, SNAPSHOT_NAME, SNAPSHOT_ID, KIND, OUTCOME (snapshotted,
+    /// failed or interrupted), ERROR and PAUSE_MS, as far as they are known.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub pre_hook: Option<String>,
+
+    /// A command to run after each snapshot, also when the snapshot or the pre-hook failed
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub post_hook: Option<String>,
+
+    /// A command to run when anything of a run failed, last of all
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub failure_hook: Option<String>,
+
+    /// How long each hook may run before it is ended with its children [default: 60s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        allow_hyphen_values = true,
+        help_heading = "Hooks"
+    )]
+    pub hook_timeout: Option<String>,
+}
