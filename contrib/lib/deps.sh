@@ -264,7 +264,30 @@ ensure_unpacked() {
     rm -f "$to/prometheus/usr/bin/prometheus"
   fi
   there libvirtd || [[ -x $to/libvirt/usr/sbin/libvirtd ]] || unpack_missing libvirt libvirt-daemon-system libvirt-clients || return 1
-  [[ -x $to/dma/usr/sbin/dma ]] || unpack_missing dma dma
+  [[ -x $to/dma/usr/sbin/dma ]] || unpack_missing dma dma || return 1
+  [[ -x $to/restic/usr/bin/restic ]] || unpack_restic "$to/restic"
+}
+
+# A restic whose keep rules ours are compared with: 0.17 or newer, which Debian has from 13 on.
+unpack_restic() {
+  local work uri options=() result=0
+  say "unpacking restic into target/unpacked"
+  if at_least "$(candidate_upstream restic)" 0.17; then
+    unpack "$1" restic
+    return
+  fi
+  # shellcheck disable=SC2016 # apt's own variables
+  uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1) && [[ -n $uri ]] || return 1
+  work=$(mktemp -d) && mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$1" && chmod -R 755 "$work"
+  printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie main\n' "$uri" >"$work/sources.list"
+  options=(-o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$work/lists"
+    -o Dir::Cache="$work/cache" --quiet=2)
+  (
+    cd "$work" && apt-get "${options[@]}" update && apt-get "${options[@]}" download restic &&
+      dpkg-deb --extract restic_*.deb "$1"
+  ) >/dev/null 2>&1 || result=1
+  rm -rf "$work"
+  return "$result"
 }
 
 # unpack_missing NAME PACKAGE…: what apt would install, below target/unpacked/NAME; not what it would bring to another version,

@@ -167,7 +167,8 @@ impl Reason {
             Self::Within(within) => format!("within {}", format_human(*within)),
             Self::BeyondCount { rank, max_count } => format!("number {rank}, {max_count} stay"),
             Self::TooOld { age, max_age } => {
-                let [age, max_age] = [age, max_age].map(|it| format_human(*it));
+                let age = format_human(Duration::from_secs(age.as_secs()));
+                let max_age = format_human(*max_age);
                 format!("{age} old, {max_age} allowed")
             }
             Self::WithinCount { rank, max_count } => format!("{rank} of {max_count}"),
