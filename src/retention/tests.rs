@@ -108,7 +108,7 @@ fn older_than_the_limit_goes_and_exactly_as_old_stays() {
         [
             "a keep: newest",
             "b keep: until 12:00",
-            "c remove: 1h 1ns old, 1h allowed",
+            "c remove: 1h old, 1h allowed",
             "d remove: 10h old, 1h allowed",
         ]
     );
