@@ -3,6 +3,7 @@
 
 mod declaration;
 mod register;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,6 +140,7 @@ pub enum OutputFormat {
 
 pub use declaration::DeclarationArgs;
 pub use register::{RegisterArgs, UnregisterArgs};
+pub use snapshot::{DeleteSnapshotArgs, ProtectArgs, SnapshotArgs, UnprotectArgs};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -168,6 +170,18 @@ pub enum Command {
 
     /// List snapshots, and say why each is kept
     Snapshots(SnapshotsArgs),
+
+    /// Take a snapshot of an instance now, which no schedule owns
+    Snapshot(SnapshotArgs),
+
+    /// Make snapshots stay, whatever retention says
+    Protect(ProtectArgs),
+
+    /// Take back the protection of snapshots
+    Unprotect(UnprotectArgs),
+
+    /// Delete snapshots by id or name, also those that no schedule made
+    DeleteSnapshot(DeleteSnapshotArgs),
 
     /// Say whether every newest snapshot is young enough, as a monitoring plugin does
     ///
@@ -206,6 +220,10 @@ impl Command {
                 | Self::Delete(_)
                 | Self::Register(_)
                 | Self::Unregister(_)
+                | Self::Snapshot(_)
+                | Self::Protect(_)
+                | Self::Unprotect(_)
+                | Self::DeleteSnapshot(_)
         )
     }
 
@@ -269,6 +287,10 @@ pub struct RunDueArgs {
     /// An instance on which another run is at work is waited for, up to --lock-timeout.
     #[arg(long)]
     pub force: bool,
+
+    /// Protect the snapshots that this run takes, so that retention leaves them alone; goes with --force
+    #[arg(long, requires = "force")]
+    pub protect: bool,
 
     /// Only resume guests that a killed run left paused, and clean up after it
     #[arg(long, conflicts_with = "force")]

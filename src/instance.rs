@@ -269,32 +269,43 @@ pub fn resolve<'a>(
     reference: &str,
     candidates: &'a [InstanceRef],
 ) -> Result<&'a InstanceRef, ResolveError> {
-    let not_found = || ResolveError::NotFound(reference.to_owned());
+    let names = |it: &'a InstanceRef| (it.id.as_str(), it.name.as_str());
+    match matching(reference, candidates, names).as_slice() {
+        [] => Err(ResolveError::NotFound(reference.to_owned())),
+        [one] => Ok(one),
+        several => Err(ResolveError::Ambiguous {
+            reference: reference.to_owned(),
+            matches: several.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// What `reference` means among candidates with an id and a name each: those with that id, else those with that name,
+/// else those whose id begins so.
+pub fn matching<'a, T>(
+    reference: &str,
+    candidates: &'a [T],
+    names: impl Fn(&'a T) -> (&'a str, &'a str),
+) -> Vec<&'a T> {
     if reference.is_empty() {
-        return Err(not_found());
+        return Vec::new();
     }
-    let rules: [fn(&InstanceRef, &str) -> bool; 3] = [
-        |candidate, reference| candidate.id.as_str() == reference,
-        |candidate, reference| candidate.name == reference,
-        |candidate, reference| candidate.id.as_str().starts_with(reference),
+    let rules: [fn(&str, &str, &str) -> bool; 3] = [
+        |reference, id, _| id == reference,
+        |reference, _, name| name == reference,
+        |reference, id, _| id.starts_with(reference),
     ];
-    for rule in rules {
-        let matches: Vec<&InstanceRef> = candidates
-            .iter()
-            .filter(|candidate| rule(candidate, reference))
-            .collect();
-        match matches.as_slice() {
-            [] => {}
-            [one] => return Ok(one),
-            several => {
-                return Err(ResolveError::Ambiguous {
-                    reference: reference.to_owned(),
-                    matches: several.iter().map(ToString::to_string).collect(),
-                });
-            }
-        }
-    }
-    Err(not_found())
+    rules
+        .into_iter()
+        .map(|rule| {
+            let is_meant = |it: &&'a T| {
+                let (id, name) = names(it);
+                rule(reference, id, name)
+            };
+            candidates.iter().filter(is_meant).collect::<Vec<_>>()
+        })
+        .find(|matches| !matches.is_empty())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -193,7 +193,13 @@ fn progress(cli: &Cli) -> Progress {
         && !is_dumb()
         && !cli.global.quiet
         && matches!(cli.global.format(), OutputFormat::Table)
-        && matches!(cli.command, Command::RunDue(_) | Command::Prune(_));
+        && matches!(
+            cli.command,
+            Command::RunDue(_)
+                | Command::Prune(_)
+                | Command::Snapshot(_)
+                | Command::DeleteSnapshot(_)
+        );
     if is_wanted {
         Progress::on_stderr()
     } else {

@@ -30,9 +30,8 @@ fn schedule_goes_and_snapshots_stay() {
     assert_eq!(
         said.stdout,
         format!(
-            "deleted schedule of {ID}; its snapshots stay (1): `hypeman-snap snapshots {ID}` lists them, `rm -r {}/ID` \
-             removes one\n",
-            host.data_dir().join("snapshots").display()
+            "deleted schedule of {ID}; its snapshots stay (1): `hypeman-snap snapshots {ID}` lists them, \
+             `hypeman-snap delete-snapshot` removes them\n"
         )
     );
     assert!(!host.schedule_path(ID).exists());

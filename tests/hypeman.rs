@@ -125,6 +125,28 @@ fn a_stopped_instance_gives_a_snapshot_of_its_disks() {
 }
 
 #[test]
+fn snapshots_of_a_server_are_taken_protected_and_deleted_by_name() {
+    let api = Api::new();
+    api.run(&["snapshot", ID, "--name", "before-5-0"]).exits(0);
+    api.due(ID, 1);
+    for _ in 0..2 {
+        let forced = ["run-due", "--force", "--protect", "-o", "json"];
+        api.run(&forced).exits(0);
+    }
+    assert_eq!(api.names(ID).len(), 3, "both scheduled ones are protected");
+    api.run(&["delete-snapshot", "--yes", "before-5-0"])
+        .exits(0);
+    let scheduled = api.names(ID);
+    assert_eq!(scheduled.len(), 2);
+    api.run(&["delete-snapshot", "--yes", &scheduled[0]])
+        .exits(2)
+        .complains(&["is protected"]);
+    api.run(&["unprotect", &scheduled[0]]).exits(0);
+    api.run(&["prune"]).exits(0);
+    assert_eq!(api.names(ID), scheduled[1..]);
+}
+
+#[test]
 fn an_idle_run_asks_the_server_for_nothing() {
     let api = Api::new();
     api.run(&["set", ID, "--interval", "1h", "--max-count", "2"])

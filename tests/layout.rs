@@ -32,7 +32,14 @@ fn allowed(module: &str) -> Vec<&'static str> {
             vec![]
         }
         "fs" => vec!["interrupt"],
-        "store" => vec!["instance", "schedule", "cadence", "fs", "interrupt"],
+        "store" => vec![
+            "instance",
+            "schedule",
+            "cadence",
+            "snapshot",
+            "fs",
+            "interrupt",
+        ],
         "vmm" => vec!["instance", "snapshot::manifest", "fs", "interrupt", "error"],
         "host" => vec!["fs", "finding"],
         "engine" => vec![

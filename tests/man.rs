@@ -176,6 +176,7 @@ fn every_field_of_every_file_is_in_the_manual() {
         ("SCHEDULE FILE", "src/store/format.rs", "RetentionForm"),
         ("SCHEDULE FILE", "src/store/format.rs", "AttemptForm"),
         ("SCHEDULE FILE", "src/store/format.rs", "HooksForm"),
+        ("PROTECTION", "src/snapshot/mod.rs", "Protection"),
         ("JOURNAL", "src/engine/local/journal.rs", "Entry"),
         ("JOURNAL", "src/vmm/process.rs", "Process"),
         ("JOURNAL", "src/vmm/mod.rs", "Tuning"),

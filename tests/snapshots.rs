@@ -109,6 +109,7 @@ fn json_has_the_contracts_fields_and_a_verdict() {
             "unusable_reason": null,
             "keep": true,
             "reasons": ["2 of 2", reason[8..]],
+            "protected": null,
             "verdict": {
                 "keep": true,
                 "reason": reason,

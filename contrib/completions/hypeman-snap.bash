@@ -25,6 +25,9 @@ _hypeman__snap() {
             hypeman__snap,delete)
                 cmd="hypeman__snap__subcmd__delete"
                 ;;
+            hypeman__snap,delete-snapshot)
+                cmd="hypeman__snap__subcmd__delete__subcmd__snapshot"
+                ;;
             hypeman__snap,doctor)
                 cmd="hypeman__snap__subcmd__doctor"
                 ;;
@@ -39,6 +42,9 @@ _hypeman__snap() {
                 ;;
             hypeman__snap,ls)
                 cmd="hypeman__snap__subcmd__list"
+                ;;
+            hypeman__snap,protect)
+                cmd="hypeman__snap__subcmd__protect"
                 ;;
             hypeman__snap,prune)
                 cmd="hypeman__snap__subcmd__prune"
@@ -55,8 +61,14 @@ _hypeman__snap() {
             hypeman__snap,set)
                 cmd="hypeman__snap__subcmd__set"
                 ;;
+            hypeman__snap,snapshot)
+                cmd="hypeman__snap__subcmd__snapshot"
+                ;;
             hypeman__snap,snapshots)
                 cmd="hypeman__snap__subcmd__snapshots"
+                ;;
+            hypeman__snap,unprotect)
+                cmd="hypeman__snap__subcmd__unprotect"
                 ;;
             hypeman__snap,unregister)
                 cmd="hypeman__snap__subcmd__unregister"
@@ -70,6 +82,9 @@ _hypeman__snap() {
             hypeman__snap__subcmd__help,delete)
                 cmd="hypeman__snap__subcmd__help__subcmd__delete"
                 ;;
+            hypeman__snap__subcmd__help,delete-snapshot)
+                cmd="hypeman__snap__subcmd__help__subcmd__delete__subcmd__snapshot"
+                ;;
             hypeman__snap__subcmd__help,doctor)
                 cmd="hypeman__snap__subcmd__help__subcmd__doctor"
                 ;;
@@ -81,6 +96,9 @@ _hypeman__snap() {
                 ;;
             hypeman__snap__subcmd__help,list)
                 cmd="hypeman__snap__subcmd__help__subcmd__list"
+                ;;
+            hypeman__snap__subcmd__help,protect)
+                cmd="hypeman__snap__subcmd__help__subcmd__protect"
                 ;;
             hypeman__snap__subcmd__help,prune)
                 cmd="hypeman__snap__subcmd__help__subcmd__prune"
@@ -94,8 +112,14 @@ _hypeman__snap() {
             hypeman__snap__subcmd__help,set)
                 cmd="hypeman__snap__subcmd__help__subcmd__set"
                 ;;
+            hypeman__snap__subcmd__help,snapshot)
+                cmd="hypeman__snap__subcmd__help__subcmd__snapshot"
+                ;;
             hypeman__snap__subcmd__help,snapshots)
                 cmd="hypeman__snap__subcmd__help__subcmd__snapshots"
+                ;;
+            hypeman__snap__subcmd__help,unprotect)
+                cmd="hypeman__snap__subcmd__help__subcmd__unprotect"
                 ;;
             hypeman__snap__subcmd__help,unregister)
                 cmd="hypeman__snap__subcmd__help__subcmd__unregister"
@@ -107,7 +131,7 @@ _hypeman__snap() {
 
     case "${cmd}" in
         hypeman__snap)
-            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots check register unregister doctor completions help"
+            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -294,6 +318,52 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hypeman__snap__subcmd__delete__subcmd__snapshot)
+            opts="-y -o -v -q -h --yes --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hypeman__snap__subcmd__doctor)
             opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -387,7 +457,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help)
-            opts="set get list delete run-due prune snapshots check register unregister doctor completions help"
+            opts="set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -429,6 +499,20 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help__subcmd__delete)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__help__subcmd__delete__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -498,6 +582,20 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hypeman__snap__subcmd__help__subcmd__protect)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hypeman__snap__subcmd__help__subcmd__prune)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -554,7 +652,35 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hypeman__snap__subcmd__help__subcmd__snapshot)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hypeman__snap__subcmd__help__subcmd__snapshots)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__help__subcmd__unprotect)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -589,6 +715,60 @@ _hypeman__snap() {
                 return 0
             fi
             case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__protect)
+            opts="-o -v -q -h --reason --until --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --reason)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --until)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -745,7 +925,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__run__subcmd__due)
-            opts="-n -o -v -q -h --instance --jobs --dry-run --force --recover-only --pause-timeout --instance-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --instance --jobs --dry-run --force --protect --recover-only --pause-timeout --instance-timeout --missing-grace --create-timeout --metrics-file --heartbeat-url --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -940,6 +1120,60 @@ _hypeman__snap() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        hypeman__snap__subcmd__snapshot)
+            opts="-o -v -q -h --name --metadata --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --metadata)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         hypeman__snap__subcmd__snapshots)
             opts="-o -v -q -h --missing-grace --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -951,6 +1185,52 @@ _hypeman__snap() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__unprotect)
+            opts="-o -v -q -h --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

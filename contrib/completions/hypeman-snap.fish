@@ -48,6 +48,10 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "rm" -d 'R
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "snapshot" -d 'Take a snapshot of an instance now, which no schedule owns'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "protect" -d 'Make snapshots stay, whatever retention says'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "unprotect" -d 'Take back the protection of snapshots'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "delete-snapshot" -d 'Delete snapshots by id or name, also those that no schedule made'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "check" -d 'Say whether every newest snapshot is young enough, as a monitoring plugin does'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
@@ -178,6 +182,7 @@ json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s n -l dry-run -d 'Show what would be done and do nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l force -d 'Run now, due or not; the schedule\'s times stay as they are'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l protect -d 'Protect the snapshots that this run takes, so that retention leaves them alone; goes with --force'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l recover-only -d 'Only resume guests that a killed run left paused, and clean up after it'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l json -d 'The same as --output json'
@@ -216,6 +221,67 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l 
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l name -d 'The snapshot\'s name [default: manual-YYYYMMDD-HHMMSS]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l metadata -d 'A tag for the snapshot; may be given several times' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l json -d 'The same as --output json'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l reason -d 'Why they stay; shown with them' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l until -d 'When the protection ends, such as 2027-01-31, "2027-01-31 18:00" or 2027-01-31T18:00:00Z [default: never]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l json -d 'The same as --output json'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l json -d 'The same as --output json'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
+hypeman\t'A hypeman server, through its HTTP API'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+json\t'For programs'"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s y -l yes -d 'Don\'t ask'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l json -d 'The same as --output json'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l rpo -d 'How old the newest snapshot may be [default: the interval, its jitter and a slack]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
@@ -293,16 +359,20 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "set" -d 'Give an instance a schedule, or change the one it has'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "get" -d 'Show one schedule'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "list" -d 'List every schedule'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "delete" -d 'Remove a schedule; its snapshots stay'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "check" -d 'Say whether every newest snapshot is young enough, as a monitoring plugin does'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "doctor" -d 'Say what would be used and whether it works; changes nothing'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "completions" -d 'Print completions for a shell'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots check register unregister doctor completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "set" -d 'Give an instance a schedule, or change the one it has'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "get" -d 'Show one schedule'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "list" -d 'List every schedule'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "delete" -d 'Remove a schedule; its snapshots stay'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "run-due" -d 'Snapshot what is due, then apply retention'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "prune" -d 'Apply retention now, and clean up what killed runs left behind'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "snapshot" -d 'Take a snapshot of an instance now, which no schedule owns'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "protect" -d 'Make snapshots stay, whatever retention says'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "unprotect" -d 'Take back the protection of snapshots'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "delete-snapshot" -d 'Delete snapshots by id or name, also those that no schedule made'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "check" -d 'Say whether every newest snapshot is young enough, as a monitoring plugin does'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "register" -d 'Tell the local engine of a VM that hypeman does not run'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "unregister" -d 'Make the local engine forget a registered VM; its snapshots stay'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "doctor" -d 'Say what would be used and whether it works; changes nothing'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "completions" -d 'Print completions for a shell'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots snapshot protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

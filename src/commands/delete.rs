@@ -3,7 +3,7 @@
 use super::Context;
 use super::failure::{Refused, exit_for};
 use super::target::Targets;
-use crate::cli::{DeleteArgs, EngineKind};
+use crate::cli::DeleteArgs;
 use crate::error::in_words;
 use crate::exit::Exit;
 use crate::instance::InstanceId;
@@ -22,7 +22,6 @@ pub fn run(context: &Context<'_>, args: &DeleteArgs) -> anyhow::Result<Answer> {
                 instance_id: args.instance.clone(),
                 is_changed: false,
                 snapshots: None,
-                snapshots_dir: None,
             }));
         }
         Err(error) => return Err(error),
@@ -36,12 +35,9 @@ pub fn run(context: &Context<'_>, args: &DeleteArgs) -> anyhow::Result<Answer> {
             Refused::NotFound(format!("the schedule of {} has just gone", found.id)).into(),
         );
     }
-    let settings = context.settings;
     Ok(Answer::Deleted(Deleted {
         is_changed,
         snapshots: left_behind(context, &found.id),
-        snapshots_dir: matches!(settings.engine, EngineKind::Local)
-            .then(|| settings.data_dir.join("snapshots")),
         instance_id: found.id.into(),
     }))
 }

@@ -4,6 +4,7 @@ use crate::exit::Exit;
 use crate::instance::ResolveError;
 use crate::schedule::validate::InvalidSetting;
 use crate::settings::InvalidSettings;
+use crate::snapshot::FindError;
 use crate::store::LockError;
 
 /// A request that a command turns down by itself.
@@ -35,7 +36,15 @@ fn own_exit(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             ResolveError::Ambiguous { .. } => Exit::Usage,
         });
     }
-    if let Some(LockError::Held { .. }) = cause.downcast_ref::<LockError>() {
+    if let Some(not_found) = cause.downcast_ref::<FindError>() {
+        return Some(match not_found {
+            FindError::NotFound(_) => Exit::NotFound,
+            FindError::Ambiguous { .. } => Exit::Usage,
+        });
+    }
+    if let Some(LockError::Held { .. } | LockError::Deleting { .. }) =
+        cause.downcast_ref::<LockError>()
+    {
         return Some(Exit::Locked);
     }
     (cause.is::<InvalidSetting>() || cause.is::<InvalidSettings>()).then_some(Exit::Usage)

@@ -5,16 +5,19 @@ pub mod check;
 pub mod completions;
 mod declared;
 mod delete;
+mod delete_snapshot;
 mod doctor;
 pub mod failure;
 mod get;
 mod known;
 mod list;
 mod monitoring;
+mod protect;
 mod prune;
 mod register;
 mod run_due;
 mod set;
+mod snapshot;
 mod snapshots;
 mod target;
 mod unregister;
@@ -50,6 +53,10 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::RunDue(args) => run_due::run(context, args),
         Command::Prune(args) => prune::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
+        Command::Snapshot(args) => snapshot::run(context, args),
+        Command::Protect(args) => protect::protect(context, args),
+        Command::Unprotect(args) => protect::unprotect(context, args),
+        Command::DeleteSnapshot(args) => delete_snapshot::run(context, args),
         Command::Check(args) => Ok(check::run(context, args)),
         Command::Register(args) => register::run(context, args),
         Command::Unregister(args) => unregister::run(context, args),

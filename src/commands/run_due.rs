@@ -36,7 +36,10 @@ fn carry_out(context: &Context<'_>, args: &RunDueArgs) -> anyhow::Result<Report>
     } else {
         Targets::read(context)?.only(&args.instance)?
     };
-    let options = options(context, only, args.dry_run, args.force);
+    let options = Options {
+        protects: args.protect,
+        ..options(context, only, args.dry_run, args.force)
+    };
     let report = if args.recover_only {
         run::recover(context.store, context.ports, &options)?
     } else {
@@ -63,6 +66,7 @@ pub fn options(
         force,
         only,
         is_uncapped: false,
+        protects: false,
         missing_grace: limits.missing_grace,
         lock_timeout: context.settings.lock_timeout,
     }

@@ -13,7 +13,8 @@ use crate::instance::{InstanceId, InstanceRef, resolve};
 use crate::report::{Answer, Keeping, SnapshotRow};
 use crate::retention::{self, Policy, Reason};
 use crate::schedule::Schedule;
-use crate::snapshot::Snapshot;
+use crate::snapshot::Protection;
+use crate::snapshot::{Snapshot, SnapshotId};
 
 /// Lists the snapshots of one instance, or all.
 ///
@@ -39,6 +40,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
             .or_else(|| engine.disk_bytes(&snapshot.id));
     }
     let now = clock::now();
+    let protections = context.store.protections(now)?;
     let mut by_source: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
     for snapshot in snapshots {
         by_source
@@ -48,12 +50,16 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
     }
     let mut rows = Vec::new();
     for (source, snapshots) in by_source {
-        let keepings = keepings(context, &source, &snapshots, &inventory, now);
+        let keepings = keepings(context, &source, &snapshots, &inventory, &protections, now);
         rows.extend(
             snapshots
                 .into_iter()
                 .zip(keepings)
-                .map(|(snapshot, keeping)| SnapshotRow { snapshot, keeping }),
+                .map(|(snapshot, keeping)| SnapshotRow {
+                    protection: protections.get(&snapshot.id).cloned(),
+                    snapshot,
+                    keeping,
+                }),
         );
     }
     rows.sort_by(|a, b| {
@@ -96,6 +102,7 @@ fn keepings(
     source: &str,
     snapshots: &[Snapshot],
     inventory: &Inventory,
+    protections: &BTreeMap<SnapshotId, Protection>,
     now: DateTime<Utc>,
 ) -> Vec<Keeping> {
     let all = |scheduled: Keeping| -> Vec<Keeping> {
@@ -131,7 +138,11 @@ fn keepings(
         record,
         ..
     } = &schedule;
-    let policy = Policy::of(declaration, record, exists, grace, now);
+    let protected = protections
+        .iter()
+        .map(|(id, protection)| (id.clone(), protection.until))
+        .collect();
+    let policy = Policy::of(declaration, record, exists, grace, protected, now);
     retention::verdicts(&id, snapshots, &policy, now)
         .into_iter()
         .map(|verdict| match verdict.decision.reasons() {

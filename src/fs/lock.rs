@@ -59,6 +59,22 @@ pub enum Waited {
 /// # Errors
 /// When the file can't be created, opened or locked, or is no regular one.
 pub fn take(path: &Path, timeout: Duration) -> io::Result<Waited> {
+    wait_for(path, timeout, try_lock)
+}
+
+/// As [`take`], beside others that share it.
+///
+/// # Errors
+/// As [`take`].
+pub fn share(path: &Path, timeout: Duration) -> io::Result<Waited> {
+    wait_for(path, timeout, |file| is_had(FileExt::try_lock_shared(file)))
+}
+
+fn wait_for(
+    path: &Path,
+    timeout: Duration,
+    try_lock: impl Fn(&File) -> io::Result<bool>,
+) -> io::Result<Waited> {
     let begin = Instant::now();
     let file = open(path)?;
     while !try_lock(&file)? {
@@ -96,7 +112,11 @@ fn open(path: &Path) -> io::Result<File> {
 /// When it can't be locked at all.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     // The trait's function by its name: std has a method that is spelled the same.
-    match FileExt::try_lock_exclusive(file) {
+    is_had(FileExt::try_lock_exclusive(file))
+}
+
+fn is_had(locked: io::Result<()>) -> io::Result<bool> {
+    match locked {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == fs2::lock_contended_error().kind() => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),

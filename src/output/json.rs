@@ -12,11 +12,12 @@ use crate::finding;
 use crate::monitoring::health::{Newest, Source};
 use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
-    Answer, Declared, Deleted, Health, HealthRow, Judgement, Keeping, Registration,
-    RegistrationChange, ScheduleRow, SnapshotRow,
+    Answer, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
+    ProtectionRow, Registration, RegistrationChange, ScheduleRow, SnapshotRow, Taken,
 };
 use crate::retention::Decision;
 use crate::schedule::Schedule;
+use crate::snapshot::Protection;
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// The answer, indented, with a line end behind it.
@@ -28,6 +29,9 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Deleted(it) => deleted(it),
         Answer::Run(it) => run(it),
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
+        Answer::Taken(it) => taken(it),
+        Answer::Protections(rows) => rows.iter().map(protected).collect(),
+        Answer::DeletedSnapshots(rows) => rows.iter().map(deleted_snapshot).collect(),
         Answer::Health(it) => health(it, view),
         Answer::Registration(it) => registration(it),
         Answer::Findings(findings) => findings.iter().map(examined).collect(),
@@ -84,6 +88,47 @@ fn add_known(fields: &mut Map<String, Value>, row: &ScheduleRow, newest: Value) 
     fields.insert("unusable_reason".to_owned(), json!(row.flaw));
 }
 
+fn taken(created: &Taken) -> Value {
+    let snapshot = &created.snapshot;
+    json!({
+        "snapshot_id": snapshot.id,
+        "snapshot_name": snapshot.name,
+        "source_instance_id": snapshot.source_instance_id,
+        "kind": snapshot.kind,
+        "created_at": snapshot.created_at,
+        "pause_ms": created.pause.map(pause_ms),
+        "notes": created.notes,
+    })
+}
+
+fn protected(row: &ProtectionRow) -> Value {
+    json!({
+        "changed": row.is_changed,
+        "snapshot_id": row.snapshot_id,
+        "snapshot_name": (!row.name.is_empty()).then_some(&row.name),
+        "protected": protection(row.protection.as_ref()),
+    })
+}
+
+fn protection(protection: Option<&Protection>) -> Value {
+    protection.map_or(Value::Null, |it| {
+        json!({
+            "reason": it.reason,
+            "until": it.until,
+            "protected_at": it.protected_at,
+        })
+    })
+}
+
+fn deleted_snapshot(row: &DeletedSnapshot) -> Value {
+    json!({
+        "changed": row.error.is_none(),
+        "snapshot_id": row.snapshot.id,
+        "snapshot_name": row.snapshot.name,
+        "error": row.error,
+    })
+}
+
 fn deleted(deleted: &Deleted) -> Value {
     json!({
         "changed": deleted.is_changed,
@@ -129,10 +174,7 @@ fn result(result: &InstanceResult, is_dry_run: bool) -> Value {
         "snapshot_name": result.snapshot_name,
         "pruned": result.pruned,
         "held_back": result.held_back,
-        "pause_ms": result.pause.map(|pause| {
-            // Microseconds are what the VMMs' own clocks can tell.
-            (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
-        }),
+        "pause_ms": result.pause.map(pause_ms),
         "duration_ms": milliseconds(result.duration),
         "error": result.error,
         "notes": result.notes,
@@ -177,6 +219,11 @@ fn hook(hook: &HookRun) -> Value {
     })
 }
 
+/// In milliseconds; microseconds are what the VMMs' own clocks can tell.
+fn pause_ms(pause: Duration) -> f64 {
+    (pause.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -204,6 +251,7 @@ fn snapshot(row: &SnapshotRow) -> Value {
                 json!([verdict(&row.keeping)["reason"]])
             }
         },
+        "protected": protection(row.protection.as_ref()),
         "verdict": verdict(&row.keeping),
     })
 }

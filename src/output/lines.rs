@@ -6,8 +6,9 @@ use super::View;
 use super::text::{Tint, visible};
 use super::units::{time, time_in_full, took};
 use crate::instance::InstanceRef;
-use crate::report::run::{InstanceResult, Outcome, Report};
-use crate::report::{Declared, Deleted, Registration, RegistrationChange};
+use crate::report::{
+    Declared, Deleted, DeletedSnapshot, ProtectionRow, Registration, RegistrationChange, Taken,
+};
 use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Stage, command_line};
 use crate::schedule::{Declaration, Retention, Schedule};
@@ -270,20 +271,66 @@ pub fn deleted(deleted: &Deleted) -> String {
     let rest = match deleted.snapshots {
         None => "its snapshots stay".to_owned(),
         Some(0) => "there are no snapshots of it".to_owned(),
-        Some(count) => {
-            let remove = match &deleted.snapshots_dir {
-                Some(dir) => format!(
-                    "`rm -r {}/ID` removes one",
-                    visible(&dir.display().to_string())
-                ),
-                None => "the server's own client removes one".to_owned(),
-            };
-            format!(
-                "its snapshots stay ({count}): `hypeman-snap snapshots {instance}` lists them, {remove}"
-            )
-        }
+        Some(count) => format!(
+            "its snapshots stay ({count}): `hypeman-snap snapshots {instance}` lists them, \
+             `hypeman-snap delete-snapshot` removes them"
+        ),
     };
     format!("deleted schedule of {instance}; {rest}\n")
+}
+
+/// `snapshot`.
+pub fn taken(created: &Taken) -> String {
+    let snapshot = &created.snapshot;
+    let pause = created
+        .pause
+        .map(|pause| format!(", paused {}", took(pause)));
+    format!(
+        "took {} ({}{}): {}\n",
+        visible(&snapshot.name),
+        snapshot.kind,
+        pause.unwrap_or_default(),
+        snapshot.id
+    )
+}
+
+/// `protect`, `unprotect`.
+pub fn protections(rows: &[ProtectionRow], view: &View) -> String {
+    rows.iter()
+        .map(|row| {
+            let snapshot = snapshot(&row.name, &row.snapshot_id);
+            let unchanged = if row.is_changed { "" } else { "unchanged: " };
+            match &row.protection {
+                None if row.is_changed => format!("unprotected {snapshot}\n"),
+                None => format!("unchanged: {snapshot} is not protected\n"),
+                Some(protection) => {
+                    let until = protection
+                        .until
+                        .map(|it| format!(" until {}", time(it, view)));
+                    let until = until.unwrap_or_default();
+                    format!("{unchanged}protected {snapshot}{until}\n")
+                }
+            }
+        })
+        .collect()
+}
+
+/// `delete-snapshot`.
+pub fn deleted_snapshots(rows: &[DeletedSnapshot]) -> String {
+    rows.iter()
+        .filter(|row| row.error.is_none())
+        .map(|row| {
+            let snapshot = snapshot(&row.snapshot.name, &row.snapshot.id);
+            format!("deleted snapshot {snapshot}\n")
+        })
+        .collect()
+}
+
+fn snapshot(name: &str, id: &SnapshotId) -> String {
+    if name.is_empty() {
+        return id.to_string();
+    }
+    format!("{} ({id})", visible(name))
 }
 
 /// `register`, `unregister`.
@@ -299,92 +346,7 @@ pub fn registration(registration: &Registration) -> String {
     }
 }
 
-/// `run-due`, `prune`: a line for each instance that something happened to.
-pub fn run(report: &Report, view: &View) -> String {
-    report
-        .results
-        .iter()
-        .filter_map(|result| {
-            let done = if report.is_dry_run {
-                foreseen(result, view)
-            } else {
-                happened(result, view)
-            };
-            done.map(|done| format!("{}: {done}\n", result.instance_id))
-        })
-        .collect()
-}
-
-fn happened(result: &InstanceResult, view: &View) -> Option<String> {
-    let pruned = (!result.pruned.is_empty()).then(|| format!("pruned {}", result.pruned.len()));
-    let main = match result.outcome {
-        Outcome::Snapshotted => {
-            let mut details: Vec<String> = result.kind.iter().map(ToString::to_string).collect();
-            details.extend(result.pause.map(|pause| format!("paused {}", took(pause))));
-            details.push(took(result.duration));
-            Some(format!(
-                "snapshotted {} ({})",
-                name(result),
-                details.join(", ")
-            ))
-        }
-        Outcome::Retired => Some(tinted(
-            "retired its schedule: the instance is gone and nothing is left to prune".to_owned(),
-            Tint::Notice,
-            view,
-        )),
-        // What failed is said on stderr.
-        Outcome::Pruned | Outcome::Skipped | Outcome::Failed | Outcome::Interrupted => None,
-    };
-    joined(main.into_iter().chain(pruned).chain(held_back(result)))
-}
-
-/// That retention has not removed all that goes, and how it does.
-fn held_back(result: &InstanceResult) -> Option<String> {
-    let count = result.held_back.len();
-    (count > 0).then(|| {
-        format!(
-            "{count} more wait for the next run: one run removes at most half of them; `hypeman-snap prune --force {}` \
-             removes them now",
-            result.instance_id
-        )
-    })
-}
-
-fn foreseen(result: &InstanceResult, view: &View) -> Option<String> {
-    let pruned = (!result.pruned.is_empty()).then(|| {
-        let ids: Vec<&str> = result.pruned.iter().map(SnapshotId::as_str).collect();
-        let text = format!("would prune {}: {}", ids.len(), ids.join(" "));
-        tinted(text, Tint::Notice, view)
-    });
-    let main = match result.outcome {
-        Outcome::Snapshotted => {
-            let kind = result
-                .kind
-                .map_or_else(String::new, |kind| format!(" ({kind})"));
-            Some(format!("would snapshot {}{kind}", name(result)))
-        }
-        Outcome::Retired => Some(tinted(
-            "would retire its schedule".to_owned(),
-            Tint::Notice,
-            view,
-        )),
-        Outcome::Skipped => (!result.notes.is_empty()).then(|| visible(&result.notes.join("; "))),
-        Outcome::Pruned | Outcome::Failed | Outcome::Interrupted => None,
-    };
-    let hooks = result.hooks.iter().map(|hook| {
-        let when = match hook.stage {
-            Stage::Pre => "would first run",
-            Stage::Post => "would then run",
-            Stage::Failure => "on failure would run",
-        };
-        format!("{when} {}", visible(&command_line(&hook.command)))
-    });
-    let rest = hooks.chain(pruned).chain(held_back(result));
-    joined(main.into_iter().chain(rest))
-}
-
-fn tinted(text: String, tint: Tint, view: &View) -> String {
+pub(super) fn tinted(text: String, tint: Tint, view: &View) -> String {
     if !view.has_colours {
         return text;
     }
@@ -393,15 +355,6 @@ fn tinted(text: String, tint: Tint, view: &View) -> String {
         Tint::Notice => 33,
     };
     format!("\u{1b}[{code}m{text}\u{1b}[39m")
-}
-
-fn name(result: &InstanceResult) -> String {
-    visible(result.snapshot_name.as_deref().unwrap_or("a snapshot"))
-}
-
-fn joined(parts: impl Iterator<Item = String>) -> Option<String> {
-    let parts: Vec<String> = parts.collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn instance(instance: &InstanceRef) -> String {

@@ -5,6 +5,7 @@
 mod check;
 mod json;
 mod lines;
+mod runs;
 mod table;
 pub mod text;
 mod units;
@@ -57,10 +58,13 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Schedule(schedule) => lines::schedule(schedule, view),
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),
+            Answer::Taken(created) => lines::taken(created),
+            Answer::Protections(rows) => lines::protections(rows, view),
+            Answer::DeletedSnapshots(rows) => lines::deleted_snapshots(rows),
             Answer::Health(health) => check::lines(health, view),
             Answer::Registration(registration) => lines::registration(registration),
             Answer::Run(_) if view.is_quiet => String::new(),
-            Answer::Run(report) => lines::run(report, view),
+            Answer::Run(report) => runs::run(report, view),
             Answer::Verbatim(text) => text.clone(),
         },
     }

@@ -95,12 +95,7 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
                     .disk_bytes
                     .map_or_else(|| "?".to_owned(), units::size),
                 made.to_owned(),
-                match &snapshot.unusable {
-                    None => stays(&row.keeping, view),
-                    Some(flaw) => {
-                        format!("{}; unusable: {}", stays(&row.keeping, view), visible(flaw))
-                    }
-                },
+                why(row, view),
             ],
             if snapshot.is_usable() {
                 is_going(&row.keeping).then_some(Tint::Notice)
@@ -199,6 +194,27 @@ fn message(what: &str, message: &str, view: &View) -> String {
     } else {
         format!("{what}: {message}")
     }
+}
+
+/// Why a snapshot stays or goes, and what else is to be said of it.
+fn why(row: &SnapshotRow, view: &View) -> String {
+    let mut why = stays(&row.keeping, view);
+    if let Some(protection) = &row.protection {
+        // What was judged says so itself.
+        if !matches!(row.keeping, Keeping::Judged(_)) {
+            why.push_str(", protected");
+            if let Some(until) = protection.until {
+                why.push_str(&format!(" until {}", units::time(until, view)));
+            }
+        }
+        if let Some(reason) = &protection.reason {
+            why.push_str(&format!(" ({})", visible(reason)));
+        }
+    }
+    if let Some(flaw) = &row.snapshot.unusable {
+        why.push_str(&format!("; unusable: {}", visible(flaw)));
+    }
+    why
 }
 
 fn stays(keeping: &Keeping, view: &View) -> String {

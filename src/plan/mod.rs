@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::instance::{Instance, InstanceId, Presence, State};
-use crate::retention::{self, Decision, Policy};
+use crate::retention::{self, Decision, Policy, Protected};
 use crate::schedule::{Attempt, Record, Schedule};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
 
@@ -144,7 +144,7 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
 const AT_ONCE: usize = 5;
 
 /// What retention goes by besides the schedule and the snapshots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Whether the instance is known to be gone.
     pub is_gone: bool,
@@ -152,6 +152,8 @@ pub struct Terms {
     pub is_uncapped: bool,
     /// How long after it went the floors hold and the schedule stays.
     pub missing_grace: Duration,
+    /// What the user has protected.
+    pub protected: Protected,
 }
 
 /// What retention does once the run is recorded.
@@ -183,6 +185,7 @@ pub fn afterwards(
         is_gone,
         is_uncapped,
         missing_grace,
+        ..
     } = *terms;
     let id = &schedule.instance_id;
     let scheduled: Vec<Snapshot> = snapshots
@@ -197,6 +200,7 @@ pub fn afterwards(
         &schedule.record,
         !is_gone,
         missing_grace,
+        terms.protected.clone(),
         now,
     );
     let verdicts = retention::verdicts(id, &scheduled, &policy, now);

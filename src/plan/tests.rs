@@ -92,6 +92,7 @@ fn terms(is_gone: bool) -> Terms {
         is_gone,
         is_uncapped: false,
         missing_grace: HOUR,
+        protected: Protected::new(),
     }
 }
 

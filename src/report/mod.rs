@@ -2,7 +2,7 @@
 
 pub mod run;
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::finding::{self, Status};
@@ -11,7 +11,8 @@ use crate::monitoring::health::{Assessment, Level, Newest};
 use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
-use crate::snapshot::Snapshot;
+use crate::snapshot::Protection;
+use crate::snapshot::{Snapshot, SnapshotId};
 
 /// What a command has to say.
 #[derive(Debug)]
@@ -28,6 +29,12 @@ pub enum Answer {
     Run(Report),
     /// `snapshots`: what is in the store.
     Snapshots(Vec<SnapshotRow>),
+    /// `snapshot`: the one that was taken.
+    Taken(Taken),
+    /// `protect`, `unprotect`: one for each snapshot that was named.
+    Protections(Vec<ProtectionRow>),
+    /// `delete-snapshot`: one for each snapshot that was named.
+    DeletedSnapshots(Vec<DeletedSnapshot>),
     /// `check`: how well the instances are protected.
     Health(Health),
     /// `register`, `unregister`: what the local engine knows now.
@@ -44,12 +51,15 @@ impl Answer {
         let has_failed = match self {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
+            Self::DeletedSnapshots(rows) => rows.iter().any(|row| row.error.is_some()),
             Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Health(health) => return health_exit(health.level()),
             Self::Declared(_)
             | Self::Schedule(_)
             | Self::Deleted(_)
             | Self::Snapshots(_)
+            | Self::Taken(_)
+            | Self::Protections(_)
             | Self::Registration(_)
             | Self::Verbatim(_) => false,
         };
@@ -126,8 +136,6 @@ pub struct Deleted {
     pub is_changed: bool,
     /// How many snapshots it left; `None` when the engine could not be asked.
     pub snapshots: Option<usize>,
-    /// Where the snapshots are directories; `None` where a server keeps them.
-    pub snapshots_dir: Option<PathBuf>,
 }
 
 /// One snapshot and why it is there.
@@ -136,6 +144,38 @@ pub struct SnapshotRow {
     pub snapshot: Snapshot,
     /// What becomes of it.
     pub keeping: Keeping,
+    /// That the user has protected it.
+    pub protection: Option<Protection>,
+}
+
+/// A snapshot that was taken by hand.
+#[derive(Debug)]
+pub struct Taken {
+    pub snapshot: Snapshot,
+    /// How long the guest was paused; `None` where it did not run, or where the engine can't tell.
+    pub pause: Option<Duration>,
+    /// What the user should know besides.
+    pub notes: Vec<String>,
+}
+
+/// A snapshot that was protected, or is not any more.
+#[derive(Debug)]
+pub struct ProtectionRow {
+    pub snapshot_id: SnapshotId,
+    /// Empty where it has none, or is not listed.
+    pub name: String,
+    /// Whether that is different from before.
+    pub is_changed: bool,
+    /// As it is now.
+    pub protection: Option<Protection>,
+}
+
+/// A snapshot that was to be deleted.
+#[derive(Debug)]
+pub struct DeletedSnapshot {
+    pub snapshot: Snapshot,
+    /// Why it may still be there.
+    pub error: Option<String>,
 }
 
 /// What becomes of a snapshot, and why.

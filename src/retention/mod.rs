@@ -9,6 +9,7 @@ mod keep;
 mod limits;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,11 +18,14 @@ use chrono_tz::Tz;
 use crate::instance::InstanceId;
 use crate::schedule::duration::format_human;
 use crate::schedule::{Declaration, Period, Record, Retention};
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Snapshot, SnapshotId};
 
 /// How far ahead a date may lie and still be taken for true: another host's clock, or a snapshot that was finished
 /// after `now` was read.
 const SLACK: TimeDelta = TimeDelta::minutes(10);
+
+/// The snapshots that the user has protected, and until when, if that is not until it is taken back.
+pub type Protected = BTreeMap<SnapshotId, Option<DateTime<Utc>>>;
 
 /// The limits, and whether anything stands above them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Policy {
     pub floors_hold: bool,
     /// The time zone of the keep rules.
     pub zone: Tz,
+    /// What the user has protected.
+    pub protected: Protected,
 }
 
 impl Policy {
@@ -42,12 +48,14 @@ impl Policy {
         record: &Record,
         instance_exists: bool,
         missing_grace: Duration,
+        protected: Protected,
         now: DateTime<Utc>,
     ) -> Self {
         Self {
             retention: declaration.retention.clone(),
             floors_hold: instance_exists || !record.is_given_up(missing_grace, now),
             zone: declaration.timezone.unwrap_or(Tz::UTC),
+            protected,
         }
     }
 }
@@ -57,6 +65,8 @@ impl Policy {
 pub enum Reason {
     /// Stays: not made by this instance's schedule: manual, or another's. Retention never touches it.
     NotOurs,
+    /// Stays: the user has protected it, until this time or until it is taken back.
+    Protected(Option<DateTime<Utc>>),
     /// Stays: dated in the future, because the clock was wrong; nobody can tell how old it is.
     FromTheFuture,
     /// Stays: the newest usable one.
@@ -127,7 +137,7 @@ impl Reason {
     const fn strength(&self) -> u8 {
         match self {
             Self::NotOurs => 0,
-            Self::FromTheFuture => 1,
+            Self::Protected(_) | Self::FromTheFuture => 1,
             Self::Newest | Self::NewestOfKind(_) | Self::AmongNewest { .. } | Self::Unreplaced => 2,
             Self::Replaced => 3,
             Self::Unwanted => 4,
@@ -145,6 +155,8 @@ impl Reason {
     pub fn words(&self, time: impl Fn(DateTime<Utc>) -> String) -> String {
         match self {
             Self::NotOurs => "not made by this schedule".to_owned(),
+            Self::Protected(None) => "protected".to_owned(),
+            Self::Protected(Some(until)) => format!("protected until {}", time(*until)),
             Self::FromTheFuture => "dated in the future".to_owned(),
             Self::Newest => "newest".to_owned(),
             Self::NewestOfKind(kind) => format!("newest {kind}"),
@@ -239,7 +251,8 @@ impl Decision {
 /// What a rule says of each of an instance's scheduled snapshots, which it is given newest first.
 type Rule = fn(&[&Snapshot], &Policy, DateTime<Utc>) -> Vec<Option<Reason>>;
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
+    protected,
     from_the_future,
     floors::newest_of_each_kind,
     floors::unusable,
@@ -290,6 +303,22 @@ pub fn removals<'a>(verdicts: &[Verdict<'a>]) -> Vec<&'a Snapshot> {
         .collect();
     removals.sort_by(|a, b| by_age(a, b));
     removals
+}
+
+/// The rule for what the user has protected. It takes its place among the others like any other.
+fn protected(
+    newest_first: &[&Snapshot],
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> Vec<Option<Reason>> {
+    newest_first
+        .iter()
+        .map(|snapshot| {
+            let until = policy.protected.get(&snapshot.id)?;
+            let holds = until.is_none_or(|until| now < until);
+            holds.then_some(Reason::Protected(*until))
+        })
+        .collect()
 }
 
 /// The rule for snapshots dated in the future: they stay, and take no other's place.

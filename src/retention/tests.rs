@@ -45,6 +45,7 @@ fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
         },
         floors_hold: true,
         zone: Tz::UTC,
+        protected: Protected::new(),
     }
 }
 
@@ -281,7 +282,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
             record,
             ..
         } = schedule;
-        Policy::of(declaration, record, exists, HOUR, at).floors_hold
+        Policy::of(declaration, record, exists, HOUR, Protected::new(), at).floors_hold
     };
     assert!(holds(&schedule, true, 0));
     // Seen to be gone for the first time, and not written down yet.
@@ -595,6 +596,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
             },
             floors_hold,
             zone,
+            protected: Protected::new(),
         },
     )
 }
@@ -667,7 +669,8 @@ proptest! {
                     Reason::NewestOfKind(kind) => {
                         prop_assert!(newer > 0 && verdict.snapshot.kind == *kind);
                     }
-                    Reason::AmongNewest { .. }
+                    Reason::Protected(_)
+                    | Reason::AmongNewest { .. }
                     | Reason::Kept { .. }
                     | Reason::Within(_)
                     | Reason::Unwanted => prop_assert!(false, "there is no such rule"),
@@ -760,6 +763,23 @@ proptest! {
         keep.within = keep.within.max(more.within);
         let after: BTreeSet<String> = removed(&snapshots, &policy).into_iter().collect();
         prop_assert!(after.is_subset(&before), "{after:?} {before:?}");
+    }
+
+    #[test]
+    fn a_protected_one_never_goes_and_takes_its_place_like_any_other(
+        snapshots in any_snapshots(), mut policy in any_policy(), which in any::<prop::sample::Index>(),
+    ) {
+        prop_assume!(!snapshots.is_empty());
+        let pinned = &snapshots[which.index(snapshots.len())].id;
+        let mut before = removed(&snapshots, &policy);
+        policy.protected = Protected::from([(pinned.clone(), None)]);
+        before.retain(|id| id != pinned.as_str());
+        prop_assert_eq!(removed(&snapshots, &policy), before.clone());
+        // One that has ended protects nothing.
+        policy.protected = Protected::from([(pinned.clone(), Some(now()))]);
+        let ended = removed(&snapshots, &policy);
+        policy.protected.clear();
+        prop_assert_eq!(ended, removed(&snapshots, &policy));
     }
 
     #[test]

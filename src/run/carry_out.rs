@@ -11,7 +11,7 @@ use crate::plan::{Action, Plan, Refusal};
 use crate::run::Run;
 use crate::run::failure::Failure;
 use crate::run::hooks::Hooks;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Protection, Snapshot};
 
 /// How it went.
 pub(super) struct Carried {
@@ -116,7 +116,12 @@ pub(super) fn carry_out(
 fn take(context: &Run<'_>, request: &CreateRequest<'_>, hooks: &mut Hooks) -> End {
     let kind = Some(request.kind);
     match hooks.around(&context.at_work, || context.ports.engine.create(request)) {
-        Ok(created) => End::Taken(created),
+        Ok(created) => {
+            if context.options.protects {
+                protect(context, &created);
+            }
+            End::Taken(created)
+        }
         Err(Failure::Engine(EngineError::Interrupted)) => End::Interrupted { kind },
         Err(why) => End::Failed {
             kind,
@@ -125,5 +130,27 @@ fn take(context: &Run<'_>, request: &CreateRequest<'_>, hooks: &mut Hooks) -> En
             pause: why.pause(),
             why,
         },
+    }
+}
+
+/// Protects a snapshot that has just been taken: before retention, which may come to it.
+fn protect(context: &Run<'_>, created: &Created) {
+    let now = clock::now();
+    let protection = Protection {
+        reason: None,
+        until: None,
+        protected_at: now,
+    };
+    let id = &created.snapshot.id;
+    let protected = context
+        .store
+        .lock_protections(context.options.lock_timeout)
+        .map_err(Failure::from)
+        .and_then(|_lock| Ok(context.store.protect(id, &protection)?));
+    if let Err(failure) = protected {
+        let why = failure.in_words();
+        context.fail(format!(
+            "snapshot {id} was taken and is not protected: {why}"
+        ));
     }
 }

@@ -7,6 +7,7 @@ mod carry_out;
 mod dry_run;
 mod failure;
 mod hooks;
+mod manual;
 mod pick;
 mod prune;
 mod record;
@@ -32,6 +33,7 @@ use crate::schedule::Schedule;
 use crate::store::Store;
 use at_work::AtWork;
 use failure::Failure;
+pub use manual::snapshot;
 use pick::Job;
 
 pub use hooks::refused as refused_hooks;
@@ -54,6 +56,8 @@ pub struct Options {
     pub only: Option<BTreeSet<InstanceId>>,
     /// Whether retention may remove more of an instance's scheduled snapshots at once than [`plan::afterwards`] lets a run.
     pub is_uncapped: bool,
+    /// Whether the snapshots that are taken are protected at once.
+    pub protects: bool,
     /// How long an instance must have been gone before its schedule can be retired.
     pub missing_grace: Duration,
     /// How long `prune` waits for an instance's lock.

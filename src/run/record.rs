@@ -168,12 +168,17 @@ pub(super) fn afterwards(
     is_gone: bool,
 ) -> Result<Afterwards, Failure> {
     let listing = context.listing().map_err(Failure::Unjudged)?;
+    let now = clock::now();
+    let protections = context.store.protections(now)?;
     let terms = Terms {
         is_gone,
         is_uncapped: context.options.is_uncapped,
         missing_grace: context.options.missing_grace,
+        protected: protections
+            .into_iter()
+            .map(|(id, protection)| (id, protection.until))
+            .collect(),
     };
-    let now = clock::now();
     let snapshots = &listing.snapshots;
     Ok(plan::afterwards(schedule, snapshots, taken, &terms, now))
 }
@@ -212,9 +217,15 @@ pub(super) fn retain(
                     retained.is_interrupted = true;
                     break;
                 }
-                match context.ports.engine.delete(&id) {
-                    Ok(()) => retained.removed.push(id),
-                    Err(error) => undeleted.push((id, error)),
+                match delete(context, &id) {
+                    Ok(true) => retained.removed.push(id),
+                    // Protected since.
+                    Ok(false) => {}
+                    Err(Failure::Engine(error)) => undeleted.push((id, error)),
+                    Err(failure) => {
+                        retained.failures.push(failure);
+                        break;
+                    }
                 }
             }
             if !undeleted.is_empty() {
@@ -234,6 +245,18 @@ pub(super) fn retain(
         retained.failures.extend(context.save(schedule).err());
     }
     retained
+}
+
+/// Deletes a snapshot unless it is protected by now, and says whether it is gone.
+fn delete(context: &Run<'_>, id: &SnapshotId) -> Result<bool, Failure> {
+    let _lock = context.store.lock_deletion(context.options.lock_timeout)?;
+    if context.store.protection(id, clock::now())?.is_some() {
+        return Ok(false);
+    }
+    context.ports.engine.delete(id)?;
+    // One that has ended.
+    context.store.unprotect(id)?;
+    Ok(true)
 }
 
 /// The result of a run whose retention a signal has ended.

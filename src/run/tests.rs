@@ -216,6 +216,7 @@ impl Host {
                 force: false,
                 only: None,
                 is_uncapped: false,
+                protects: false,
                 missing_grace: 24 * HOUR,
                 lock_timeout: Duration::ZERO,
             },

@@ -10,7 +10,7 @@ use chrono_tz::Tz;
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
 use super::{Declaration, Keep, Retention, Schedule, duration};
 use crate::cadence::Cadence;
-use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED};
+use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED, is_name};
 
 /// The shortest interval.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
@@ -274,15 +274,14 @@ fn name_prefix(prefix: String) -> Result<String, InvalidSetting> {
 }
 
 fn is_prefix(prefix: &str) -> bool {
-    (1..=MAX_PREFIX_CHARS).contains(&prefix.len())
-        && prefix
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        && !prefix.starts_with('-')
-        && !prefix.ends_with('-')
+    prefix.len() <= MAX_PREFIX_CHARS && is_name(prefix)
 }
 
-fn metadata(entries: &[String]) -> Result<BTreeMap<String, String>, InvalidSetting> {
+/// Tags as they were typed.
+///
+/// # Errors
+/// The first that breaks a rule.
+pub fn metadata(entries: &[String]) -> Result<BTreeMap<String, String>, InvalidSetting> {
     const FLAG: &str = "--metadata";
     let mut metadata = BTreeMap::new();
     for entry in entries {

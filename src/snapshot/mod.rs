@@ -9,7 +9,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{InstanceId, State};
+use crate::instance::{InstanceId, State, matching};
 
 /// The tag that marks a scheduled snapshot; its value is `true` (contract, section 3).
 pub const TAG_SCHEDULED: &str = "hypeman.scheduled";
@@ -150,6 +150,76 @@ impl Snapshot {
         self.tags.get(TAG_SCHEDULED).map(String::as_str) == Some("true")
             && self.tags.get(TAG_INSTANCE) == Some(&self.source_instance_id)
     }
+}
+
+/// That a snapshot stays by the user's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Why, in the user's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when; `None` means until it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// Since when.
+    pub protected_at: DateTime<Utc>,
+}
+
+impl Protection {
+    /// Whether it still counts.
+    pub fn holds(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Why a reference means no single snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// Nothing matches.
+    #[error("no snapshot has the id, the name or the id prefix {0:?}")]
+    NotFound(String),
+    /// Several match.
+    #[error("{reference:?} is ambiguous: it matches {}", matches.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        reference: String,
+        /// Those that match, each as `name (id)`.
+        matches: Vec<String>,
+    },
+}
+
+/// Finds the snapshot that `reference` means: an exact id, else an exact name, else a unique prefix of an id.
+///
+/// # Errors
+/// When nothing matches, or when the first of these that matches anything matches several.
+pub fn find<'a>(reference: &str, snapshots: &'a [Snapshot]) -> Result<&'a Snapshot, FindError> {
+    let names = |it: &'a Snapshot| (it.id.as_str(), it.name.as_str());
+    match matching(reference, snapshots, names).as_slice() {
+        [] => Err(FindError::NotFound(reference.to_owned())),
+        [one] => Ok(one),
+        several => Err(FindError::Ambiguous {
+            reference: reference.to_owned(),
+            matches: several
+                .iter()
+                .map(|it| format!("{:?} ({})", it.name, it.id))
+                .collect(),
+        }),
+    }
+}
+
+/// What a snapshot's name must be.
+pub const NAME_RULE: &str =
+    "must be 1 to 63 lower-case letters, digits and dashes, with no dash at either end";
+
+/// Whether a snapshot can have this name.
+pub fn is_name(name: &str) -> bool {
+    const MAX_CHARS: usize = 63;
+    (1..=MAX_CHARS).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 /// A scheduled snapshot's name: `<prefix>-YYYYMMDD-HHMMSS` in UTC (contract, section 3).

@@ -28,6 +28,14 @@ pub enum LockError {
         /// How long it was waited for.
         timeout: Duration,
     },
+    /// Somebody was deleting snapshots, or protecting one, all the time.
+    #[error("another process deletes or protects snapshots and held {} for longer than {}; try again later, or raise --lock-timeout", path.display(), format_human(*timeout))]
+    Deleting {
+        /// The lock file.
+        path: PathBuf,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
     /// This process was asked to stop while it waited.
     #[error("interrupted by a signal")]
     Interrupted,
@@ -70,7 +78,7 @@ impl Store {
         match self.lock(id, Duration::ZERO) {
             Ok(lock) => Ok(Some(lock)),
             Err(LockError::Held { .. }) => Ok(None),
-            Err(error @ (LockError::Interrupted | LockError::Io { .. })) => Err(error),
+            Err(error) => Err(error),
         }
     }
 

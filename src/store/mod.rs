@@ -6,6 +6,7 @@
 mod file;
 mod format;
 mod lock;
+mod protection;
 
 use std::fmt;
 use std::io;
@@ -107,6 +108,7 @@ impl fmt::Display for Problem {
 pub struct Store {
     schedules: PathBuf,
     locks: PathBuf,
+    protected: PathBuf,
 }
 
 impl Store {
@@ -119,6 +121,7 @@ impl Store {
         Self {
             schedules: state_dir.join("snapshot-schedules"),
             locks: state_dir.join("locks"),
+            protected: state_dir.join("protected"),
         }
     }
 

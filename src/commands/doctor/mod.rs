@@ -7,14 +7,18 @@ mod schedules;
 
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use super::Context;
 use crate::cli::EngineKind;
 use crate::clock;
+use crate::engine::Engine;
 use crate::error::in_words;
 use crate::finding::Finding;
 use crate::host::directory::{self, Missing};
 use crate::host::time_sync;
 use crate::report::Answer;
+use crate::snapshot::SnapshotId;
 
 /// Looks at everything.
 pub fn run(context: &Context<'_>) -> Answer {
@@ -27,7 +31,10 @@ pub fn run(context: &Context<'_>) -> Answer {
         Missing::CreatedBy("the first `hypeman-snap set`"),
     ));
     match (context.ports)() {
-        Ok(ports) => findings.extend(ports.diagnosis.examine(&is_busy)),
+        Ok(ports) => {
+            findings.extend(ports.diagnosis.examine(&is_busy));
+            findings.extend(protections(context, ports.engine.as_ref(), now));
+        }
         Err(error) => findings.push(Finding::broken(
             "engine",
             engine_name(context),
@@ -44,6 +51,40 @@ pub fn run(context: &Context<'_>) -> Answer {
     ));
     findings.extend(schedules.findings);
     Answer::Findings(findings)
+}
+
+/// The protections of snapshots that are not there: they were deleted by somebody else, or the store is another one now.
+fn protections(context: &Context<'_>, engine: &dyn Engine, now: DateTime<Utc>) -> Vec<Finding> {
+    const CHECK: &str = "protection";
+    let protections = match context.store.protections(now) {
+        Ok(protections) if protections.is_empty() => return Vec::new(),
+        Ok(protections) => protections,
+        Err(error) => {
+            return vec![Finding::broken(
+                CHECK,
+                "all",
+                in_words(&error),
+                "correct or remove the file; until then retention removes nothing",
+            )];
+        }
+    };
+    // That the store can't be read has been said.
+    let Ok(listing) = engine.list() else {
+        return Vec::new();
+    };
+    let is_listed = |id: &SnapshotId| listing.snapshots.iter().any(|it| it.id == *id);
+    protections
+        .keys()
+        .filter(|id| !is_listed(id))
+        .map(|id| {
+            Finding::warning(
+                CHECK,
+                id,
+                "it protects a snapshot that is not listed",
+                format!("hypeman-snap unprotect {id}"),
+            )
+        })
+        .collect()
 }
 
 /// What is used, and who says so.
