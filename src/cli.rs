@@ -171,6 +171,11 @@ pub enum Command {
     /// List snapshots, and say why each is kept
     Snapshots(SnapshotsArgs),
 
+    /// Show what a schedule will do: its runs, and what becomes of each snapshot
+    ///
+    /// With flags that declare a schedule, as `set` has them, shows what that one would do.
+    Plan(Box<PlanArgs>),
+
     /// Take a snapshot of an instance now, which no schedule owns
     Snapshot(SnapshotArgs),
 
@@ -342,6 +347,20 @@ pub struct GraceArgs {
     /// [env: HYPEMAN_SNAP_MISSING_GRACE]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub missing_grace: Option<Duration>,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The instance: an id, a name, or a unique prefix of an id
+    pub instance: String,
+
+    /// How far to look ahead [default: 30d]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub r#for: Option<String>,
+
+    #[command(flatten)]
+    pub declaration: DeclarationArgs,
 }
 
 #[derive(Debug, Args)]

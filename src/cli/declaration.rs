@@ -3,7 +3,7 @@
 use clap::Args;
 
 /// A schedule as it is typed. The rules for the values are in `schedule::validate`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct DeclarationArgs {
     /// Time between two snapshots, at least 1m
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
@@ -141,4 +141,11 @@ pub struct DeclarationArgs {
         help_heading = "Hooks"
     )]
     pub hook_timeout: Option<String>,
+}
+
+impl DeclarationArgs {
+    /// Whether nothing was given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -12,6 +12,7 @@ mod get;
 mod known;
 mod list;
 mod monitoring;
+mod plan;
 mod protect;
 mod prune;
 mod register;
@@ -53,6 +54,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::RunDue(args) => run_due::run(context, args),
         Command::Prune(args) => prune::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
+        Command::Plan(args) => plan::run(context, args),
         Command::Snapshot(args) => snapshot::run(context, args),
         Command::Protect(args) => protect::protect(context, args),
         Command::Unprotect(args) => protect::unprotect(context, args),

@@ -10,6 +10,7 @@ use super::{View, check};
 use crate::exit::Exit;
 use crate::finding;
 use crate::monitoring::health::{Newest, Source};
+use crate::plan::{Fate, Forecast};
 use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
     Answer, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
@@ -29,6 +30,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Deleted(it) => deleted(it),
         Answer::Run(it) => run(it),
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
+        Answer::Plan(it) => plan(&it.forecast),
         Answer::Taken(it) => taken(it),
         Answer::Protections(rows) => rows.iter().map(protected).collect(),
         Answer::DeletedSnapshots(rows) => rows.iter().map(deleted_snapshot).collect(),
@@ -86,6 +88,29 @@ fn add_known(fields: &mut Map<String, Value>, row: &ScheduleRow, newest: Value) 
     fields.insert("instance_name".to_owned(), json!(row.name));
     fields.insert("newest_snapshot_at".to_owned(), newest);
     fields.insert("unusable_reason".to_owned(), json!(row.flaw));
+}
+
+fn plan(forecast: &Forecast) -> Value {
+    json!({
+        "from": forecast.from,
+        "until": forecast.until,
+        "runs": forecast.runs,
+        "snapshots": forecast.fates.iter().map(fate).collect::<Vec<_>>(),
+        "kept_at_end": forecast.kept_at_end(),
+        "most_at_once": forecast.most_at_once,
+        "bytes_at_most": forecast.bytes_at_most,
+    })
+}
+
+/// A snapshot that is there has an id, one that will be taken a time.
+fn fate(fate: &Fate) -> Value {
+    let mut value = match &fate.id {
+        Some(id) => json!({ "id": id }),
+        None => json!({ "run_at": fate.created_at }),
+    };
+    value["removed_at"] = json!(fate.removed_at);
+    value["reasons"] = json!(reasons(&fate.decision));
+    value
 }
 
 fn taken(created: &Taken) -> Value {

@@ -5,6 +5,7 @@
 mod check;
 mod json;
 mod lines;
+mod plan;
 mod runs;
 mod table;
 pub mod text;
@@ -58,6 +59,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Schedule(schedule) => lines::schedule(schedule, view),
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),
+            Answer::Plan(planned) => plan::text(planned, view),
             Answer::Taken(created) => lines::taken(created),
             Answer::Protections(rows) => lines::protections(rows, view),
             Answer::DeletedSnapshots(rows) => lines::deleted_snapshots(rows),

@@ -3,14 +3,17 @@
 //! [`decide`] says what a due run does, and [`afterwards`] what retention does behind it: with the snapshot that is
 //! expected in a plan, with the one that was taken in a run.
 
+mod forecast;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use crate::instance::{Instance, InstanceId, Presence, State};
-use crate::retention::{self, Decision, Policy, Protected};
+use crate::retention::{self, Decision, Policy, Protected, Verdict};
 use crate::schedule::{Attempt, Record, Schedule};
 use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
+pub use forecast::{Fate, Forecast, forecast};
 
 /// What was found out about an instance before anything is decided.
 #[derive(Debug)]
@@ -181,51 +184,65 @@ pub fn afterwards(
     terms: &Terms,
     now: DateTime<Utc>,
 ) -> Afterwards {
-    let Terms {
-        is_gone,
-        is_uncapped,
-        missing_grace,
-        ..
-    } = *terms;
-    let id = &schedule.instance_id;
-    let scheduled: Vec<Snapshot> = snapshots
+    let listed = snapshots
         .iter()
-        .filter(|listed| taken.is_none_or(|taken| taken.id != listed.id))
-        .chain(taken)
-        .filter(|snapshot| snapshot.is_scheduled_for(id))
-        .cloned()
-        .collect();
-    let policy = Policy::of(
-        &schedule.declaration,
-        &schedule.record,
-        !is_gone,
-        missing_grace,
-        terms.protected.clone(),
-        now,
-    );
-    let verdicts = retention::verdicts(id, &scheduled, &policy, now);
-    let mut removals: Vec<SnapshotId> = retention::removals(&verdicts)
-        .into_iter()
-        .map(|snapshot| snapshot.id.clone())
-        .collect();
+        .filter(|listed| taken.is_none_or(|taken| taken.id != listed.id));
+    let verdicts = verdicts(schedule, listed.chain(taken), terms, now);
+    let count = verdicts.len();
+    let (removals, held_back) = removals(&verdicts, terms);
+    let left = count - removals.len();
+    let ids = |snapshots: Vec<&Snapshot>| snapshots.into_iter().map(|it| it.id.clone()).collect();
+    let afterwards = Afterwards {
+        retires: terms.is_gone && schedule.can_retire(left, terms.missing_grace, now),
+        removals: ids(removals),
+        held_back: ids(held_back),
+        judged: Vec::new(),
+    };
     let mut judged: Vec<(Snapshot, Decision)> = verdicts
         .into_iter()
         .map(|verdict| (verdict.snapshot.clone(), verdict.decision))
         .collect();
     judged.sort_by(|(a, _), (b, _)| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-    let most = if is_uncapped {
+    Afterwards {
+        judged,
+        ..afterwards
+    }
+}
+
+/// What becomes of each of the schedule's snapshots.
+fn verdicts<'a>(
+    schedule: &Schedule,
+    snapshots: impl Iterator<Item = &'a Snapshot>,
+    terms: &Terms,
+    now: DateTime<Utc>,
+) -> Vec<Verdict<'a>> {
+    let id = &schedule.instance_id;
+    let policy = Policy::of(
+        &schedule.declaration,
+        &schedule.record,
+        !terms.is_gone,
+        terms.missing_grace,
+        terms.protected.clone(),
+        now,
+    );
+    retention::verdicts(
+        id,
+        snapshots.filter(|snapshot| snapshot.is_scheduled_for(id)),
+        &policy,
+        now,
+    )
+}
+
+/// What goes now, and what waits for the next run, both oldest first.
+fn removals<'a>(verdicts: &[Verdict<'a>], terms: &Terms) -> (Vec<&'a Snapshot>, Vec<&'a Snapshot>) {
+    let mut removals = retention::removals(verdicts);
+    let most = if terms.is_uncapped {
         usize::MAX
     } else {
-        AT_ONCE.max(scheduled.len() / 2)
+        AT_ONCE.max(verdicts.len() / 2)
     };
     let held_back = removals.split_off(removals.len().min(most));
-    let left = scheduled.len() - removals.len();
-    Afterwards {
-        retires: is_gone && schedule.can_retire(left, missing_grace, now),
-        removals,
-        held_back,
-        judged,
-    }
+    (removals, held_back)
 }
 
 impl<E> Plan<'_, E> {

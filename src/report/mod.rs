@@ -8,6 +8,7 @@ use crate::exit::Exit;
 use crate::finding::{self, Status};
 use crate::instance::{InstanceId, InstanceRef};
 use crate::monitoring::health::{Assessment, Level, Newest};
+use crate::plan::Forecast;
 use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
@@ -29,6 +30,8 @@ pub enum Answer {
     Run(Report),
     /// `snapshots`: what is in the store.
     Snapshots(Vec<SnapshotRow>),
+    /// `plan`: what a schedule will do.
+    Plan(Box<Planned>),
     /// `snapshot`: the one that was taken.
     Taken(Taken),
     /// `protect`, `unprotect`: one for each snapshot that was named.
@@ -58,6 +61,7 @@ impl Answer {
             | Self::Schedule(_)
             | Self::Deleted(_)
             | Self::Snapshots(_)
+            | Self::Plan(_)
             | Self::Taken(_)
             | Self::Protections(_)
             | Self::Registration(_)
@@ -146,6 +150,18 @@ pub struct SnapshotRow {
     pub keeping: Keeping,
     /// That the user has protected it.
     pub protection: Option<Protection>,
+}
+
+/// What a schedule will do.
+#[derive(Debug)]
+pub struct Planned {
+    pub instance: InstanceRef,
+    /// The schedule that is looked at.
+    pub schedule: Schedule,
+    /// Whether it is not the one that is there.
+    pub is_proposed: bool,
+    /// What it will do.
+    pub forecast: Forecast,
 }
 
 /// A snapshot that was taken by hand.

@@ -6,21 +6,23 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Policy, Reason, counts, is_from_the_future, limits};
-use crate::snapshot::{Kind, Snapshot};
+use super::{History, Policy, Reason, is_from_the_future, limits};
+use crate::snapshot::Kind;
 
 pub(super) fn newest_of_each_kind(
-    newest_first: &[&Snapshot],
+    history: &History<'_>,
     policy: &Policy,
-    now: DateTime<Utc>,
+    _: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
     let min_keep = policy.retention.min_keep();
     let mut is_first = true;
     let mut ranks = Ranks::default();
-    newest_first
+    history
+        .snapshots
         .iter()
-        .map(|snapshot| {
-            if !policy.floors_hold || !counts(snapshot, now) {
+        .zip(&history.counts)
+        .map(|(snapshot, &counts)| {
+            if !policy.floors_hold || !counts {
                 return None;
             }
             let kind = snapshot.kind;
@@ -40,16 +42,18 @@ pub(super) fn newest_of_each_kind(
 }
 
 pub(super) fn unusable(
-    newest_first: &[&Snapshot],
+    history: &History<'_>,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
     let min_keep = policy.retention.min_keep();
     let mut ranks = Ranks::default();
-    newest_first
+    history
+        .snapshots
         .iter()
-        .map(|snapshot| {
-            if counts(snapshot, now) {
+        .zip(&history.counts)
+        .map(|(snapshot, &counts)| {
+            if counts {
                 ranks.next(snapshot.kind);
             }
             if snapshot.is_usable() || is_from_the_future(snapshot, now) {

@@ -8,20 +8,22 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 
-use super::{Policy, Reason, counts};
+use super::{History, Policy, Reason};
 use crate::schedule::Period;
 use crate::snapshot::Snapshot;
 
 /// What each keep rule wants of those that count, one rule after the other.
 pub(super) fn wishes(
     newest_first: &[&Snapshot],
+    counts: &[bool],
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Vec<Option<Reason>>> {
     let keep = &policy.retention.keep;
-    let counting: Vec<usize> = (0..newest_first.len())
-        .filter(|&at| counts(newest_first[at], now))
-        .collect();
+    if keep.is_empty() {
+        return Vec::new();
+    }
+    let counting: Vec<usize> = (0..newest_first.len()).filter(|&at| counts[at]).collect();
     let spread = |wanted: Vec<Option<Reason>>| {
         let mut all = vec![None; newest_first.len()];
         for (&at, reason) in counting.iter().zip(wanted) {
@@ -29,55 +31,34 @@ pub(super) fn wishes(
         }
         all
     };
-    let times: Vec<DateTime<Utc>> = counting
+    let times: Vec<DateTime<Tz>> = counting
         .iter()
-        .map(|&at| newest_first[at].created_at)
+        .map(|&at| newest_first[at].created_at.with_timezone(&policy.zone))
         .collect();
     let periods = keep
         .periods()
         .filter(|(_, count)| *count > 0)
-        .map(|(period, count)| of_period(&times, period, count, policy.zone));
+        .map(|(period, count)| of_period(&times, period, count));
     let within = keep.within.map(|within| of_age(&times, within, now));
     periods.chain(within).map(spread).collect()
 }
 
 /// Speaks against what no rule wants, where there are rules.
-pub(super) fn unwanted(
-    newest_first: &[&Snapshot],
-    policy: &Policy,
-    now: DateTime<Utc>,
-) -> Vec<Option<Reason>> {
-    let wanted = wanted(newest_first, policy, now);
-    newest_first
-        .iter()
-        .zip(wanted)
-        .map(|(snapshot, is_wanted)| {
-            (!is_wanted && counts(snapshot, now)).then_some(Reason::Unwanted)
-        })
+pub(super) fn unwanted(history: &History<'_>, _: &Policy, _: DateTime<Utc>) -> Vec<Option<Reason>> {
+    let wanted = history.wanted.iter().zip(&history.counts);
+    wanted
+        .map(|(&is_wanted, &counts)| (!is_wanted && counts).then_some(Reason::Unwanted))
         .collect()
 }
 
-/// Which ones any rule wants: all where there is none.
-pub(super) fn wanted(newest_first: &[&Snapshot], policy: &Policy, now: DateTime<Utc>) -> Vec<bool> {
-    let wishes = wishes(newest_first, policy, now);
-    (0..newest_first.len())
-        .map(|at| wishes.is_empty() || wishes.iter().any(|wish| wish[at].is_some()))
-        .collect()
-}
-
-fn of_period(
-    newest_first: &[DateTime<Utc>],
-    period: Period,
-    count: u64,
-    zone: Tz,
-) -> Vec<Option<Reason>> {
+fn of_period(newest_first: &[DateTime<Tz>], period: Period, count: u64) -> Vec<Option<Reason>> {
     let mut left = count;
     let mut last = None;
     newest_first
         .iter()
         .enumerate()
         .map(|(at, time)| {
-            let bucket = bucket(*time, period, at, zone);
+            let bucket = bucket(time, period, at);
             let is_new = last != Some(bucket);
             let is_oldest = at + 1 == newest_first.len();
             if left == 0 || !(is_new || is_oldest) {
@@ -94,8 +75,7 @@ fn of_period(
 }
 
 /// What snapshots of the same period have in common.
-fn bucket(time: DateTime<Utc>, period: Period, at: usize, zone: Tz) -> (i64, u32, u32, u32) {
-    let local = time.with_timezone(&zone);
+fn bucket(local: &DateTime<Tz>, period: Period, at: usize) -> (i64, u32, u32, u32) {
     let (year, month, day) = (i64::from(local.year()), local.month(), local.day());
     match period {
         Period::Last => (i64::try_from(at).unwrap_or(i64::MAX), 0, 0, 0),
@@ -114,14 +94,14 @@ fn bucket(time: DateTime<Utc>, period: Period, at: usize, zone: Tz) -> (i64, u32
 /// Counted back from the newest one, so that history is not eaten while snapshots fail. A newest one that lies in the
 /// future by a little is not counted from.
 fn of_age(
-    newest_first: &[DateTime<Utc>],
+    newest_first: &[DateTime<Tz>],
     within: Duration,
     now: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
     let newest = newest_first.iter().find(|time| **time < now);
     let since = newest
         .zip(TimeDelta::from_std(within).ok())
-        .and_then(|(newest, within)| newest.checked_sub_signed(within));
+        .and_then(|(newest, within)| newest.to_utc().checked_sub_signed(within));
     newest_first
         .iter()
         .map(|time| {

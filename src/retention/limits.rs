@@ -2,22 +2,23 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Policy, Reason, counts, is_from_the_future, keep};
+use super::{History, Policy, Reason, is_from_the_future};
 use crate::snapshot::Snapshot;
 
 /// What the count says of those that are wanted and count.
 pub(super) fn count(
-    newest_first: &[&Snapshot],
+    history: &History<'_>,
     policy: &Policy,
-    now: DateTime<Utc>,
+    _: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
     let max_count = policy.retention.max_count;
     let mut rank = 0;
-    newest_first
+    history
+        .counts
         .iter()
-        .zip(keep::wanted(newest_first, policy, now))
-        .map(|(snapshot, is_wanted)| {
-            if max_count == 0 || !is_wanted || !counts(snapshot, now) {
+        .zip(&history.wanted)
+        .map(|(&counts, &is_wanted)| {
+            if max_count == 0 || !is_wanted || !counts {
                 return None;
             }
             rank += 1;
@@ -32,11 +33,12 @@ pub(super) fn count(
 
 /// What the age says of all whose age is known; a snapshot that lies in the future by a little has the age zero.
 pub(super) fn age(
-    newest_first: &[&Snapshot],
+    history: &History<'_>,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
-    newest_first
+    history
+        .snapshots
         .iter()
         .map(|snapshot| {
             if is_from_the_future(snapshot, now) {

@@ -248,8 +248,17 @@ impl Decision {
     }
 }
 
-/// What a rule says of each of an instance's scheduled snapshots, which it is given newest first.
-type Rule = fn(&[&Snapshot], &Policy, DateTime<Utc>) -> Vec<Option<Reason>>;
+/// An instance's scheduled snapshots, newest first.
+struct History<'a> {
+    snapshots: Vec<&'a Snapshot>,
+    /// Of each, whether it counts among the others: something can be restored from it, and its date can be true.
+    counts: Vec<bool>,
+    /// Of each, whether a keep rule wants it, or there is none.
+    wanted: Vec<bool>,
+}
+
+/// What a rule says of each snapshot of a history.
+type Rule = fn(&History<'_>, &Policy, DateTime<Utc>) -> Vec<Option<Reason>>;
 
 const RULES: [Rule; 7] = [
     protected,
@@ -265,21 +274,31 @@ const RULES: [Rule; 7] = [
 /// order. Of two that were created at the same time, the one with the greater id counts as the newer one.
 pub fn verdicts<'a>(
     instance: &InstanceId,
-    snapshots: &'a [Snapshot],
+    snapshots: impl IntoIterator<Item = &'a Snapshot>,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Vec<Verdict<'a>> {
+    let snapshots: Vec<&Snapshot> = snapshots.into_iter().collect();
     let mut newest_first: Vec<usize> = (0..snapshots.len())
         .filter(|&at| snapshots[at].is_scheduled_for(instance))
         .collect();
-    newest_first.sort_by(|&a, &b| by_age(&snapshots[b], &snapshots[a]));
-    let ours: Vec<&Snapshot> = newest_first.iter().map(|&at| &snapshots[at]).collect();
+    newest_first.sort_by(|&a, &b| by_age(snapshots[b], snapshots[a]));
+    let ours: Vec<&Snapshot> = newest_first.iter().map(|&at| snapshots[at]).collect();
+    let counts: Vec<bool> = ours.iter().map(|it| counts(it, now)).collect();
+    let wishes = keep::wishes(&ours, &counts, policy, now);
+    let history = History {
+        wanted: (0..ours.len())
+            .map(|at| wishes.is_empty() || wishes.iter().any(|wish| wish[at].is_some()))
+            .collect(),
+        snapshots: ours,
+        counts,
+    };
     let mut reasons = vec![vec![Reason::NotOurs]; snapshots.len()];
     for &at in &newest_first {
         reasons[at].clear();
     }
-    let judged = RULES.map(|rule| rule(&ours, policy, now));
-    for judged in keep::wishes(&ours, policy, now).into_iter().chain(judged) {
+    let judged = RULES.map(|rule| rule(&history, policy, now));
+    for judged in wishes.into_iter().chain(judged) {
         for (&at, reason) in newest_first.iter().zip(judged) {
             reasons[at].extend(reason);
         }
@@ -306,12 +325,9 @@ pub fn removals<'a>(verdicts: &[Verdict<'a>]) -> Vec<&'a Snapshot> {
 }
 
 /// The rule for what the user has protected. It takes its place among the others like any other.
-fn protected(
-    newest_first: &[&Snapshot],
-    policy: &Policy,
-    now: DateTime<Utc>,
-) -> Vec<Option<Reason>> {
-    newest_first
+fn protected(history: &History<'_>, policy: &Policy, now: DateTime<Utc>) -> Vec<Option<Reason>> {
+    history
+        .snapshots
         .iter()
         .map(|snapshot| {
             let until = policy.protected.get(&snapshot.id)?;
@@ -322,12 +338,9 @@ fn protected(
 }
 
 /// The rule for snapshots dated in the future: they stay, and take no other's place.
-fn from_the_future(
-    newest_first: &[&Snapshot],
-    _: &Policy,
-    now: DateTime<Utc>,
-) -> Vec<Option<Reason>> {
-    newest_first
+fn from_the_future(history: &History<'_>, _: &Policy, now: DateTime<Utc>) -> Vec<Option<Reason>> {
+    history
+        .snapshots
         .iter()
         .map(|snapshot| is_from_the_future(snapshot, now).then_some(Reason::FromTheFuture))
         .collect()

@@ -34,6 +34,11 @@ impl SnapshotId {
         Self("not-taken-yet".to_owned())
     }
 
+    /// The id that stands for the snapshot of a later run; of two runs, the later one's is greater.
+    pub fn planned(run: usize) -> Self {
+        Self(format!("planned-{run:09}"))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
