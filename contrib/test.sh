@@ -66,7 +66,8 @@ real_vmm() {
 ensure build vm test
 (ensure lint) || say "going on without"
 (ensure_ansible) || say "going on without Ansible"
-ensure_unpacked || say "going on without promtool, libvirt or dma"
+(ensure_cronsim) || say "going on without cronsim"
+ensure_unpacked || say "going on without promtool, libvirt, dma or a new restic"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

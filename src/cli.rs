@@ -252,6 +252,16 @@ pub struct SetArgs {
     #[command(flatten)]
     pub declaration: DeclarationArgs,
 
+    /// When the first run is, now or so much later [default: after one interval, or by the calendar]
+    ///
+    /// It counts when the schedule is new, or gets another --interval, --calendar or --jitter.
+    #[arg(long, value_name = "now|DURATION", allow_hyphen_values = true)]
+    pub first: Option<String>,
+
+    /// Change only what is given, in a schedule that is there; an empty hook or prefix is removed
+    #[arg(long)]
+    pub update: bool,
+
     /// Show what would change and write nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

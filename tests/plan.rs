@@ -120,7 +120,7 @@ fn what_cannot_be_planned_is_an_error() {
         (
             &["plan", "web-a", "--max-count", "1"],
             2,
-            "--interval is missing",
+            "--interval or --calendar is missing",
         ),
         (
             &[

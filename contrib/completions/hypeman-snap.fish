@@ -60,6 +60,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "doctor" -
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "completions" -d 'Print completions for a shell'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l interval -d 'Time between two snapshots, at least 1m' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l calendar -d 'When snapshots are taken: five fields as in crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l jitter -d 'How much later than its time a run may be, by the instance\'s id [default: a tenth of the time to the next one, at most 5m]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-count -d 'Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-last -d 'Keep the newest N scheduled snapshots' -r
@@ -70,13 +72,14 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-m
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-yearly -d 'Keep the newest snapshot of each of the last N years that have one' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-within -d 'Keep all snapshots younger than this, counted back from the newest one' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l min-keep -d 'Keep the newest N usable snapshots of each kind, whatever the limits and keep rules say [default: 1]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l timezone -d 'The time zone of hours, days, weeks, months and years, such as Europe/Berlin [default: the host\'s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l timezone -d 'The time zone of --calendar and of the keep rules, such as Europe/Berlin [default: the host\'s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l metadata -d 'A tag for every snapshot; may be given several times' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l hook-timeout -d 'How long each hook may run before it is ended with its children [default: 60s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l first -d 'When the first run is, now or so much later [default: after one interval, or by the calendar]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -86,6 +89,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l ca-fil
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l update -d 'Change only what is given, in a schedule that is there; an empty hook or prefix is removed'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s n -l dry-run -d 'Show what would change and write nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l json -d 'The same as --output json'
@@ -224,6 +228,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s 
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l for -d 'How far to look ahead [default: 30d]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l interval -d 'Time between two snapshots, at least 1m' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l calendar -d 'When snapshots are taken: five fields as in crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l jitter -d 'How much later than its time a run may be, by the instance\'s id [default: a tenth of the time to the next one, at most 5m]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l max-count -d 'Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l keep-last -d 'Keep the newest N scheduled snapshots' -r
@@ -234,7 +240,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l keep-
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l keep-yearly -d 'Keep the newest snapshot of each of the last N years that have one' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l keep-within -d 'Keep all snapshots younger than this, counted back from the newest one' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l min-keep -d 'Keep the newest N usable snapshots of each kind, whatever the limits and keep rules say [default: 1]' -r
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l timezone -d 'The time zone of hours, days, weeks, months and years, such as Europe/Berlin [default: the host\'s]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l timezone -d 'The time zone of --calendar and of the keep rules, such as Europe/Berlin [default: the host\'s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l metadata -d 'A tag for every snapshot; may be given several times' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r

@@ -301,6 +301,14 @@ unpack_missing() {
   [[ -n $packages ]] && unpack "$TOP/target/unpacked/$name" $packages
 }
 
+# What computes Debian cron's times, for the tests of calendars, below the build directory.
+ensure_cronsim() {
+  local venv=$TOP/target/cronsim
+  [[ -d $venv ]] && "$venv/bin/python" -c 'import cronsim' 2>/dev/null && return
+  say "installing cronsim into ${venv#"$TOP"/}"
+  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check cronsim tzdata
+}
+
 # Ansible for the tests of contrib/ansible, below the build directory: Debian 12's own is too old for ansible-lint.
 ensure_ansible() {
   local venv=$TOP/target/ansible

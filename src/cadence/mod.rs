@@ -2,11 +2,14 @@
 //!
 //! Nothing here panics or overflows, whatever a file holds: times that calendars can't hold end at the last one they can.
 
+mod calendar;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use crate::instance::InstanceId;
+pub use calendar::{Calendar, InvalidCalendar};
 
 /// The longest jitter, as hypeman has it.
 const MAX_JITTER: Duration = Duration::from_secs(5 * 60);
@@ -16,42 +19,91 @@ const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// When a schedule runs while nothing fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cadence {
+pub struct Cadence {
+    /// The run times, jitter apart.
+    pub when: When,
+    /// What the jitter stays below, at most the gap to the following run; `None` for a tenth of that gap, at most five
+    /// minutes.
+    pub jitter: Option<Duration>,
+}
+
+/// What run times go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
     /// Every so often, on the grid that the first run begins.
     Every(Duration),
+    /// By the clock.
+    Calendar(Box<Calendar>),
 }
 
 impl Cadence {
-    /// The time between two runs.
-    pub const fn gap(&self) -> Duration {
-        match self {
-            Self::Every(interval) => *interval,
+    /// Every so often, with hypeman's jitter.
+    #[cfg(test)]
+    pub const fn every(interval: Duration) -> Self {
+        Self {
+            when: When::Every(interval),
+            jitter: None,
         }
     }
 
-    /// The part of the gap by which an instance's first run is put off, so that a host's VMs don't all run at once:
-    /// FNV-1a-64 of the id, modulo a tenth of the gap or five minutes, in nanoseconds. hypeman's own scheduler does the
-    /// same.
-    pub fn jitter(&self, id: &InstanceId) -> Duration {
-        let span = (self.gap() / 10).min(MAX_JITTER).as_nanos();
+    /// The time between the run at `next_run_at`, which is one of the cadence's run times, and the one before.
+    pub fn gap(&self, next_run_at: DateTime<Utc>) -> Duration {
+        match &self.when {
+            When::Every(interval) => *interval,
+            When::Calendar(calendar) => calendar.gap_before(next_run_at),
+        }
+    }
+
+    /// The time between the next two runs, as far as that can be told without their gap.
+    pub fn nominal_gap(&self, now: DateTime<Utc>) -> Duration {
+        match &self.when {
+            When::Every(interval) => *interval,
+            When::Calendar(calendar) => {
+                let first = calendar.next(now);
+                (calendar.next(first) - first).to_std().unwrap_or_default()
+            }
+        }
+    }
+
+    /// The part of the `gap` to the following run by which an instance's run is put off, so that a host's VMs don't all
+    /// run at once: FNV-1a-64 of the id, modulo a tenth of the gap or five minutes, in nanoseconds. hypeman's own
+    /// scheduler does the same with a schedule's first run, which begins the grid.
+    pub fn jitter(&self, id: &InstanceId, gap: Duration) -> Duration {
+        let span = self.jitter.unwrap_or(gap / 10).min(gap);
+        let span = match self.jitter {
+            Some(_) => span,
+            None => span.min(MAX_JITTER),
+        };
         u128::from(fnv1a_64(id.as_str().as_bytes()))
-            .checked_rem(span)
+            .checked_rem(span.as_nanos())
             .and_then(|nanos| u64::try_from(nanos).ok())
             .map_or(Duration::ZERO, Duration::from_nanos)
     }
 
-    /// The first run of a cadence that starts at `now`: a gap and the instance's jitter later.
+    /// The first run of a cadence that starts at `now`: a gap and the instance's jitter later, or the next one by the
+    /// calendar.
     pub fn first(&self, id: &InstanceId, now: DateTime<Utc>) -> DateTime<Utc> {
-        later(later(now, self.gap()), self.jitter(id))
+        match &self.when {
+            When::Every(interval) => later(later(now, *interval), self.jitter(id, *interval)),
+            When::Calendar(calendar) => self.calendar_run(calendar, id, now),
+        }
     }
 
-    /// The first run after `after`, at most a gap away. Runs that were missed are skipped. `planned` is one of the
-    /// cadence's run times; one that lies ahead counts backwards.
-    pub fn next(&self, planned: DateTime<Utc>, after: DateTime<Utc>) -> DateTime<Utc> {
-        let Self::Every(interval) = self;
+    /// The first run after `after`. Runs that were missed are skipped. `planned` is one of the cadence's run times; one
+    /// that lies ahead counts backwards.
+    pub fn next(
+        &self,
+        id: &InstanceId,
+        planned: DateTime<Utc>,
+        after: DateTime<Utc>,
+    ) -> DateTime<Utc> {
+        let interval = match &self.when {
+            When::Every(interval) => *interval,
+            When::Calendar(calendar) => return self.calendar_run(calendar, id, after),
+        };
         let (planned, after) = (nanos(planned), nanos(after));
         // No valid schedule has an interval of zero, but a grid without a step has no next point.
-        let interval = duration_nanos(*interval).max(1);
+        let interval = duration_nanos(interval).max(1);
         let step = after
             .saturating_sub(planned)
             .div_euclid(interval)
@@ -59,12 +111,33 @@ impl Cadence {
         time(planned.saturating_add(step.saturating_mul(interval)))
     }
 
-    /// How long to wait after so many failures in a row: 1, 2, 4, … minutes, at most a gap.
-    pub fn retry_delay(&self, failures: u32) -> Duration {
-        1u32.checked_shl(failures.saturating_sub(1))
-            .map_or(self.gap(), |factor| FIRST_RETRY.saturating_mul(factor))
-            .min(self.gap())
+    /// The least calendar time plus jitter that is later than `after`.
+    fn calendar_run(
+        &self,
+        calendar: &Calendar,
+        id: &InstanceId,
+        after: DateTime<Utc>,
+    ) -> DateTime<Utc> {
+        // The run before may be put off to later than that.
+        let widest = duration_nanos(self.jitter.unwrap_or(MAX_JITTER));
+        let mut run = calendar.next(time(nanos(after).saturating_sub(widest)));
+        loop {
+            let following = calendar.next(run);
+            let gap = (following - run).to_std().unwrap_or_default();
+            let at = later(run, self.jitter(id, gap));
+            if at > after || following <= run {
+                return at;
+            }
+            run = following;
+        }
     }
+}
+
+/// How long to wait after so many failures in a row: 1, 2, 4, … minutes, at most the `gap`.
+pub fn retry_delay(failures: u32, gap: Duration) -> Duration {
+    1u32.checked_shl(failures.saturating_sub(1))
+        .map_or(gap, |factor| FIRST_RETRY.saturating_mul(factor))
+        .min(gap)
 }
 
 /// What tells whether a schedule is due.
@@ -80,6 +153,8 @@ pub struct Times {
     pub attempt: Option<(DateTime<Utc>, u32)>,
     /// Runs that failed since the last good one.
     pub failures: u32,
+    /// When that was written down, and the gap between two runs as it was then, roughly.
+    pub written: (DateTime<Utc>, Duration),
 }
 
 /// Whether a schedule is due.
@@ -114,9 +189,9 @@ impl Times {
     /// Whether the schedule of `id` is due. A run time in the past is due once, however far back it is (Go's zero time
     /// included).
     pub fn due(&self, id: &InstanceId, now: DateTime<Utc>) -> Due {
-        if self.next_run_at > self.cadence.first(id, now) {
+        if self.may_be_misplaced(now) && self.next_run_at > self.cadence.first(id, now) {
             return Due::Misplaced {
-                next_run_at: self.cadence.next(self.next_run_at, now),
+                next_run_at: self.cadence.next(id, self.next_run_at, now),
             };
         }
         if self.begins_at(now) <= now {
@@ -126,10 +201,26 @@ impl Times {
         }
     }
 
+    /// Whether it is worth a look at the calendar, which takes a while.
+    fn may_be_misplaced(&self, now: DateTime<Utc>) -> bool {
+        let (written_at, gap) = self.written;
+        match self.cadence.when {
+            When::Every(_) => true,
+            When::Calendar(_) => {
+                now < written_at || self.next_run_at > later(now, gap.saturating_mul(2))
+            }
+        }
+    }
+
+    /// The time between the next run and the one before.
+    pub fn gap(&self) -> Duration {
+        self.cadence.gap(self.next_run_at)
+    }
+
     /// When the next run begins: a time that is not later than `now` if it is due. A `retry_at` further ahead than a gap,
     /// or an attempt that began in the future, was written before the clock went backwards, and no reason to wait.
     fn begins_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let is_out_of_reach = |at: DateTime<Utc>| at > later(now, self.cadence.gap());
+        let is_out_of_reach = |at: DateTime<Utc>| at > later(now, self.gap());
         let retry = self
             .retry_at
             .map(|at| if is_out_of_reach(at) { now } else { at });
@@ -137,7 +228,7 @@ impl Times {
             _ if started_at > now => now,
             // A run that died once may have met a reboot; one that dies again and again is put off like one that fails.
             0 | 1 => now,
-            _ => later(started_at, self.cadence.retry_delay(tries - 1)),
+            _ => later(started_at, retry_delay(tries - 1, self.gap())),
         });
         [retry, again]
             .into_iter()

@@ -18,11 +18,12 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn times(next_run_at: DateTime<Utc>, interval: Duration) -> Times {
     Times {
-        cadence: Cadence::Every(interval),
+        cadence: Cadence::every(interval),
         next_run_at,
         retry_at: None,
         attempt: None,
         failures: 0,
+        written: (next_run_at, interval),
     }
 }
 
@@ -44,7 +45,7 @@ fn jitter_is_hypemans() {
         (DAY, 116_293_038_984),
     ] {
         assert_eq!(
-            Cadence::Every(interval).jitter(&id()),
+            Cadence::every(interval).jitter(&id(), interval),
             Duration::from_nanos(nanos),
             "{interval:?}"
         );
@@ -54,7 +55,7 @@ fn jitter_is_hypemans() {
 #[test]
 fn a_new_schedule_waits_an_interval_and_its_jitter() {
     assert_eq!(
-        Cadence::Every(MINUTE * 30).first(&id(), at("2026-08-20T03:11:05Z")),
+        Cadence::every(MINUTE * 30).first(&id(), at("2026-08-20T03:11:05Z")),
         at("2026-08-20T03:44:01.293038984Z")
     );
 }
@@ -73,7 +74,7 @@ fn missed_grid_points_are_skipped() {
         ("2026-09-01T00:00:00Z", "2026-09-01T00:15:20.5Z"),
     ] {
         assert_eq!(
-            Cadence::Every(HOUR).next(previous, at(now)),
+            Cadence::every(HOUR).next(&id(), previous, at(now)),
             at(next),
             "{now}"
         );
@@ -83,20 +84,12 @@ fn missed_grid_points_are_skipped() {
 #[test]
 fn retries_wait_twice_as_long_each_time_up_to_the_interval() {
     let minutes: Vec<u64> = (0..9)
-        .map(|failures| Cadence::Every(HOUR).retry_delay(failures).as_secs() / 60)
+        .map(|failures| retry_delay(failures, HOUR).as_secs() / 60)
         .collect();
     assert_eq!(minutes, [1, 1, 2, 4, 8, 16, 32, 60, 60]);
-    assert_eq!(Cadence::Every(HOUR).retry_delay(u32::MAX), HOUR);
-    assert_eq!(
-        Cadence::Every(Duration::MAX).retry_delay(u32::MAX),
-        Duration::MAX
-    );
-    assert_eq!(
-        Cadence::Every(Duration::from_secs(1))
-            .retry_delay(1)
-            .as_secs(),
-        1
-    );
+    assert_eq!(retry_delay(u32::MAX, HOUR), HOUR);
+    assert_eq!(retry_delay(u32::MAX, Duration::MAX), Duration::MAX);
+    assert_eq!(retry_delay(1, Duration::from_secs(1)).as_secs(), 1);
 }
 
 #[test]
@@ -110,7 +103,7 @@ fn a_run_time_in_the_past_is_due_once() {
     ] {
         let mut times = times(at(next_run_at), HOUR);
         assert_eq!(times.due(&id(), now), Due::Now);
-        times.next_run_at = times.cadence.next(times.next_run_at, now);
+        times.next_run_at = times.cadence.next(&id(), times.next_run_at, now);
         let at = waits_until(&times, now).expect(next_run_at);
         assert!(at > now && at <= now + HOUR, "{next_run_at}: {at}");
     }
@@ -133,7 +126,7 @@ fn a_run_time_too_far_ahead_is_brought_back_onto_its_grid() {
 #[test]
 fn a_first_run_is_not_too_far_ahead() {
     let now = at("2026-09-02T12:00:00Z");
-    let first = Cadence::Every(HOUR).first(&id(), now);
+    let first = Cadence::every(HOUR).first(&id(), now);
     assert_eq!(waits_until(&times(first, HOUR), now), Some(first));
     let later = first + Duration::from_nanos(1);
     assert!(matches!(
@@ -192,7 +185,7 @@ fn a_run_that_died_is_taken_up_again() {
 fn a_minute_of_cron_ticks_never_floods_after_the_clock_jumped() {
     // Ten hours of ticks; in the middle the clock goes a year ahead for an hour, and then back.
     let start = at("2026-09-02T12:00:00Z");
-    let mut times = times(Cadence::Every(HOUR).first(&id(), start), HOUR);
+    let mut times = times(Cadence::every(HOUR).first(&id(), start), HOUR);
     let mut runs = 0;
     for tick in 0..600u32 {
         let mut now = start + MINUTE * tick;
@@ -202,7 +195,7 @@ fn a_minute_of_cron_ticks_never_floods_after_the_clock_jumped() {
         match times.due(&id(), now) {
             Due::Now => {
                 runs += 1;
-                times.next_run_at = times.cadence.next(times.next_run_at, now);
+                times.next_run_at = times.cadence.next(&id(), times.next_run_at, now);
             }
             Due::Misplaced { next_run_at } => times.next_run_at = next_run_at,
             Due::No => {}
@@ -286,7 +279,7 @@ fn usual_times() -> impl Strategy<Value = (Times, DateTime<Utc>)> {
 proptest! {
     #[test]
     fn jitter_is_below_a_tenth_and_five_minutes(id in "[a-z0-9]{1,40}", interval in valid_interval()) {
-        let jitter = Cadence::Every(interval).jitter(&id.parse().unwrap());
+        let jitter = Cadence::every(interval).jitter(&id.parse().unwrap(), interval);
         prop_assert!(jitter < interval / 10 && jitter < MAX_JITTER);
     }
 
@@ -294,7 +287,7 @@ proptest! {
     fn the_next_run_is_on_the_grid_and_within_an_interval(
         previous in any_time(), interval in valid_interval(), now in usual_time(),
     ) {
-        let next = Cadence::Every(interval).next(previous, now);
+        let next = Cadence::every(interval).next(&id(), previous, now);
         prop_assert!(next > now);
         prop_assert!(next <= later(now, interval));
         prop_assert_eq!((nanos(next) - nanos(previous)).rem_euclid(duration_nanos(interval)), 0);
@@ -302,10 +295,10 @@ proptest! {
 
     #[test]
     fn no_input_panics(previous in any_time(), interval in any_interval(), now in any_time(), failures: u32) {
-        let next = Cadence::Every(interval).next(previous, now);
+        let next = Cadence::every(interval).next(&id(), previous, now);
         prop_assert!(next > now || next == DateTime::<Utc>::MAX_UTC);
-        prop_assert!(Cadence::Every(interval).first(&id(), now) >= now);
-        prop_assert!(Cadence::Every(interval).retry_delay(failures) <= interval);
+        prop_assert!(Cadence::every(interval).first(&id(), now) >= now);
+        prop_assert!(retry_delay(failures, interval) <= interval);
     }
 
     #[test]
@@ -347,11 +340,11 @@ proptest! {
     fn a_run_by_cadence_is_never_followed_by_another_at_once(
         mut times in any_times(), now in usual_time(),
     ) {
-        times.cadence = Cadence::Every(times.cadence.gap().max(MINUTE));
+        times.cadence = Cadence::every(times.gap().max(MINUTE));
         times.retry_at = None;
         times.attempt = None;
         if times.due(&id(), now) == Due::Now {
-            times.next_run_at = times.cadence.next(times.next_run_at, now);
+            times.next_run_at = times.cadence.next(&id(), times.next_run_at, now);
             let is_quiet = matches!(times.due(&id(), now), Due::No);
             prop_assert!(is_quiet);
         }

@@ -9,6 +9,14 @@ pub struct DeclarationArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub interval: Option<String>,
 
+    /// When snapshots are taken: five fields as in crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly
+    #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
+    pub calendar: Option<String>,
+
+    /// How much later than its time a run may be, by the instance's id [default: a tenth of the time to the next one, at most 5m]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub jitter: Option<String>,
+
     /// Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_count: Option<i64>,
@@ -89,8 +97,8 @@ pub struct DeclarationArgs {
     )]
     pub min_keep: Option<i64>,
 
-    /// The time zone of hours, days, weeks, months and years, such as Europe/Berlin [default: the host's]
-    #[arg(long, value_name = "ZONE", help_heading = "Keep rules")]
+    /// The time zone of --calendar and of the keep rules, such as Europe/Berlin [default: the host's]
+    #[arg(long, value_name = "ZONE")]
     pub timezone: Option<String>,
 
     /// Start snapshot names with this [default: scheduled]

@@ -6,6 +6,8 @@ use crate::schedule::validate::Input;
 /// What was typed, and the host's time zone.
 pub fn input(args: &DeclarationArgs) -> Input {
     Input {
+        calendar: args.calendar.clone(),
+        jitter: args.jitter.clone(),
         interval: args.interval.clone(),
         max_count: args.max_count,
         max_age: args.max_age.clone(),

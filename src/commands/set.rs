@@ -5,15 +5,24 @@ use std::path::Path;
 
 use log::warn;
 
+use super::failure::Refused;
+use super::target::Targets;
 use super::{Context, declared, target};
+use crate::cadence::When;
 use crate::cli::SetArgs;
 use crate::clock;
 use crate::error::in_words;
+use crate::instance::InstanceRef;
 use crate::report::{Answer, Declared};
 use crate::run;
 use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Hooks, Stage};
-use crate::schedule::{Declaration, Schedule, validate};
+use crate::schedule::validate::{self, Input};
+use crate::schedule::{Declaration, Schedule};
+use crate::store::{Lock, LockError};
+
+/// How many of the next runs are told.
+const NEXT_RUNS: usize = 3;
 
 /// Checks the values, finds the instance, and writes its schedule under its lock if that changes anything.
 ///
@@ -21,12 +30,12 @@ use crate::schedule::{Declaration, Schedule, validate};
 /// When a value breaks a rule, when there is no such instance or several, when another run holds the lock for too
 /// long, and when the schedule can't be read or written. Then nothing is changed.
 pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
-    let declaration = validate::declaration(declared::input(&args.declaration))?;
-    warn_of_short_age(&declaration);
-    warn_of_missing_programs(&declaration.hooks);
-    for (_, refusal) in run::refused_hooks(&declaration.hooks) {
-        warn!("{refusal}");
+    let input = declared::input(&args.declaration);
+    if args.update {
+        return update(context, args, input);
     }
+    let declaration = validate::declaration(input)?;
+    warn_of(&declaration);
     let ports = (context.ports)()?;
     let instance = target::existing(ports.engine.as_ref(), &args.instance)?;
     match ports.diagnosis.second_scheduler(&instance.id) {
@@ -34,18 +43,46 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
         // It is no reason not to declare a schedule.
         Err(error) => warn!("{}", in_words(&error)),
     }
-    // A dry run writes nothing, not even a lock file; files are replaced whole, so reading needs no lock.
-    let _lock = if args.dry_run {
-        None
-    } else {
-        Some(
-            context
-                .store
-                .lock(&instance.id, context.settings.lock_timeout)?,
-        )
-    };
+    let _lock = lock(context, args, &instance)?;
+    let present = context.store.load(&instance.id)?;
+    declare(context, args, instance, present, declaration)
+}
+
+/// Changes what was given of a schedule that is there.
+fn update(context: &Context<'_>, args: &SetArgs, input: Input) -> anyhow::Result<Answer> {
+    let instance = Targets::read(context)?.find(&args.instance)?;
+    let _lock = lock(context, args, &instance)?;
+    let present = context.store.load(&instance.id)?.ok_or_else(|| {
+        Refused::NotFound(format!("the schedule of {} has just gone", instance.id))
+    })?;
+    let declaration = validate::declaration(input.over(&present.declaration))?;
+    warn_of(&declaration);
+    declare(context, args, instance, Some(present), declaration)
+}
+
+/// A dry run writes nothing, not even a lock file; files are replaced whole, so that reading needs no lock.
+fn lock(
+    context: &Context<'_>,
+    args: &SetArgs,
+    instance: &InstanceRef,
+) -> Result<Option<Lock>, LockError> {
+    if args.dry_run {
+        return Ok(None);
+    }
+    let timeout = context.settings.lock_timeout;
+    context.store.lock(&instance.id, timeout).map(Some)
+}
+
+fn declare(
+    context: &Context<'_>,
+    args: &SetArgs,
+    instance: InstanceRef,
+    present: Option<Schedule>,
+    declaration: Declaration,
+) -> anyhow::Result<Answer> {
     let now = clock::now();
-    let (before, schedule, is_changed) = match context.store.load(&instance.id)? {
+    let cadence = declaration.cadence.clone();
+    let (before, mut schedule, is_changed) = match present {
         None => (
             None,
             Schedule::new(instance.id.clone(), declaration, now),
@@ -57,25 +94,49 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
             (Some(before), schedule, is_changed)
         }
     };
+    if let Some(first) = &args.first {
+        let first = validate::first_run(first, &schedule, now)?;
+        if before.as_ref().is_none_or(|it| it.cadence != cadence) {
+            schedule.record.next_run_at = first;
+        }
+    }
     if is_changed && !args.dry_run {
         context.store.save(&schedule)?;
+    }
+    let mut next_runs = vec![schedule.record.next_run_at];
+    while let (Some(&last), true) = (next_runs.last(), next_runs.len() < NEXT_RUNS) {
+        next_runs.push(cadence.next(&instance.id, last, last));
     }
     Ok(Answer::Declared(Box::new(Declared {
         instance,
         before,
         schedule,
+        next_runs,
         is_changed,
         is_dry_run: args.dry_run,
     })))
 }
 
+/// Says what may not be meant, or will not work.
+fn warn_of(declaration: &Declaration) {
+    warn_of_short_age(declaration);
+    warn_of_missing_programs(&declaration.hooks);
+    for (_, refusal) in run::refused_hooks(&declaration.hooks) {
+        warn!("{refusal}");
+    }
+}
+
 /// Says that all snapshots but the newest go at once. Who wants one snapshot may have meant just that.
 fn warn_of_short_age(declaration: &Declaration) {
-    let interval = declaration.cadence.gap();
+    let interval = declaration.cadence.nominal_gap(clock::now());
+    let name = match declaration.cadence.when {
+        When::Every(_) => "--interval",
+        When::Calendar(_) => "the time between two runs,",
+    };
     if let Some(max_age) = declaration.retention.max_age.filter(|it| *it < interval) {
         warn!(
-            "--max-age {} is below --interval {}: a snapshot is too old before the next one is taken, so that only the \
-             newest stays",
+            "--max-age {} is below {name} {}: a snapshot is too old before the next one is taken, so that only the newest \
+             stays",
             format_human(max_age),
             format_human(interval)
         );

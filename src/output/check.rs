@@ -172,7 +172,7 @@ fn because(schedule: &Schedule, verdict: &Assessment, view: &View) -> String {
         }
         Cause::Sparse => format!(
             "{age}; its schedule's interval of {} is longer than that",
-            format_human(schedule.declaration.cadence.gap())
+            format_human(schedule.gap())
         ),
         Cause::Late => format!(
             "{age}; the next run is due {}",

@@ -54,6 +54,7 @@ fn text(value: &Value) -> String {
 fn declared(declared: &Declared) -> Value {
     let mut value = json!({
         "changed": declared.is_changed,
+        "next_runs": declared.next_runs,
         "schedule": schedule(&declared.schedule),
     });
     if declared.is_dry_run {

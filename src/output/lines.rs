@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::View;
 use super::text::{Tint, visible};
 use super::units::{time, time_in_full, took};
+use crate::cadence::{Calendar, When};
 use crate::instance::InstanceRef;
 use crate::report::{
     Declared, Deleted, DeletedSnapshot, ProtectionRow, Registration, RegistrationChange, Taken,
@@ -62,10 +65,10 @@ pub fn declared(declared: &Declared, view: &View) -> String {
         ""
     };
     let after = &schedule.declaration;
-    match &declared.before {
+    let said = match &declared.before {
         None => format!(
-            "{would}created schedule of {instance}: every {}, keeps {}, first run {}\n",
-            format_human(after.cadence.gap()),
+            "{would}created schedule of {instance}: {}, keeps {}, first run {}\n",
+            cadence(after),
             retention(&after.retention),
             time(schedule.record.next_run_at, view),
         ),
@@ -78,6 +81,44 @@ pub fn declared(declared: &Declared, view: &View) -> String {
             "unchanged schedule of {instance}; next run {}\n",
             time(schedule.record.next_run_at, view)
         ),
+    };
+    let runs = match &after.cadence.when {
+        When::Calendar(calendar) => next_runs(&declared.next_runs, calendar, view),
+        When::Every(_) => String::new(),
+    };
+    said + &runs
+}
+
+/// The next runs of a calendar, by its clock and by the host's.
+fn next_runs(runs: &[DateTime<Utc>], calendar: &Calendar, view: &View) -> String {
+    runs.iter()
+        .map(|run| {
+            let there = run.with_timezone(&calendar.zone());
+            format!(
+                "  {}  {}, here {}\n",
+                there.format("%a %F %T"),
+                calendar.zone(),
+                time(*run, view)
+            )
+        })
+        .collect()
+}
+
+/// What runs go by, for a column.
+pub fn when(declaration: &Declaration) -> String {
+    match &declaration.cadence.when {
+        When::Every(interval) => format_human(*interval),
+        When::Calendar(calendar) => visible(calendar.text()),
+    }
+}
+
+/// The same in words.
+pub fn cadence(declaration: &Declaration) -> String {
+    match &declaration.cadence.when {
+        When::Every(interval) => format!("every {}", format_human(*interval)),
+        When::Calendar(calendar) => {
+            format!("at {} ({})", visible(calendar.text()), calendar.zone())
+        }
     }
 }
 
@@ -93,6 +134,12 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         0 => "none".to_owned(),
         count => count.to_string(),
     };
+    let jitter = |declaration: &Declaration| {
+        declaration
+            .cadence
+            .jitter
+            .map_or_else(|| "default".to_owned(), format_human)
+    };
     let rules = |declaration: &Declaration| match keep(&declaration.retention) {
         rules if rules.is_empty() => "everything".to_owned(),
         rules => rules,
@@ -104,11 +151,11 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
             .map_or_else(|| "none".to_owned(), |zone| zone.name().to_owned())
     };
     [
-        (
-            "interval",
-            format_human(before.cadence.gap()),
-            format_human(after.cadence.gap()),
-        ),
+        match (&before.cadence.when, &after.cadence.when) {
+            (When::Every(_), When::Every(_)) => ("interval", when(before), when(after)),
+            _ => ("runs", cadence(before), cadence(after)),
+        },
+        ("jitter", jitter(before), jitter(after)),
         ("max-count", count(before), count(after)),
         ("max-age", age(before), age(after)),
         ("keep", rules(before), rules(after)),
@@ -175,7 +222,13 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     let at = |at| time_in_full(at, view);
     let mut fields = vec![
         ("instance", schedule.instance_id.to_string()),
-        ("interval", format_human(declaration.cadence.gap())),
+        (
+            match &declaration.cadence.when {
+                When::Every(_) => "interval",
+                When::Calendar(_) => "calendar",
+            },
+            when(declaration),
+        ),
         ("keeps", retention(&declaration.retention)),
         ("name prefix", prefix(declaration)),
     ];
@@ -184,6 +237,7 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
             fields.push((name, value));
         }
     };
+    optional("jitter", declaration.cadence.jitter.map(format_human));
     optional(
         "time zone",
         declaration.timezone.map(|zone| zone.name().to_owned()),

@@ -53,13 +53,13 @@ fn schedule(planned: &Planned, view: &View) -> String {
     let declaration = &planned.schedule.declaration;
     let first = planned.forecast.runs.first();
     format!(
-        "{}: every {}, keeps {}{}",
+        "{}: {}, keeps {}{}",
         if planned.is_proposed {
             "proposed"
         } else {
             "schedule"
         },
-        format_human(declaration.cadence.gap()),
+        lines::cadence(declaration),
         lines::retention(&declaration.retention),
         first.map_or_else(String::new, |at| format!("; next run {}", time(*at, view))),
     )

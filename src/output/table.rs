@@ -12,7 +12,6 @@ use crate::finding::{Finding, Status};
 use crate::monitoring::health::Newest;
 use crate::report::{Keeping, ScheduleRow, SnapshotRow};
 use crate::schedule::Schedule;
-use crate::schedule::duration::format_human;
 
 /// Longest message in a table on a terminal, in characters; `get` shows it whole.
 const MESSAGE_MAX_CHARS: usize = 60;
@@ -30,7 +29,7 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                 [
                     visible(&row.instance_id),
                     visible(name),
-                    format_human(schedule.declaration.cadence.gap()),
+                    lines::when(&schedule.declaration),
                     lines::retention(&schedule.declaration.retention),
                     units::time(schedule.record.next_run_at, view),
                     newest(row.newest, view),

@@ -76,6 +76,7 @@ pub fn forecast(
     schedule.record.retry_at = None;
     schedule.record.attempt = None;
     schedule.record.missing_since = None;
+    let runs = runs(&schedule, from, until)?;
     let id = schedule.instance_id.clone();
     let mut there: Vec<Snapshot> = snapshots
         .iter()
@@ -103,22 +104,10 @@ pub fn forecast(
         .iter()
         .map(|snapshot| (snapshot.id.clone(), snapshot.created_at, true))
         .collect();
-    let mut runs = Vec::new();
+    let mut made = 0;
     let (mut most_at_once, mut bytes_at_most) = (there.len(), bytes_now);
-    loop {
-        let planned_at = schedule.record.next_run_at;
-        let now = if planned_at > from {
-            planned_at
-        } else {
-            next_minute(from)
-        };
-        if now > until {
-            break;
-        }
-        if runs.len() >= MOST_RUNS {
-            return Err(TooManyRuns);
-        }
-        runs.push(now);
+    for &now in &runs {
+        made += 1;
         // Names matter to nobody here, and are not compared with thousands of others.
         let observed = Observed {
             presence: &presence,
@@ -127,7 +116,7 @@ pub fn forecast(
         let plan = decide(&schedule, observed, now);
         let taken = match &plan.action {
             Action::Take { expected, .. } => Some(Snapshot {
-                id: SnapshotId::planned(runs.len()),
+                id: SnapshotId::planned(made),
                 size_bytes: each_bytes.unwrap_or(0),
                 ..expected.clone()
             }),
@@ -157,7 +146,9 @@ pub fn forecast(
         }
         there.retain(|snapshot| !gone.contains_key(&snapshot.id));
     }
-    let at_end: BTreeMap<SnapshotId, Decision> = verdicts(&schedule, there.iter(), terms, until)
+    // What would go by then, no run removes.
+    let last = runs.last().copied().unwrap_or(from);
+    let at_end: BTreeMap<SnapshotId, Decision> = verdicts(&schedule, there.iter(), terms, last)
         .into_iter()
         .map(|verdict| (verdict.snapshot.id.clone(), verdict.decision))
         .collect();
@@ -184,6 +175,32 @@ pub fn forecast(
         most_at_once,
         bytes_at_most: each_bytes.map(|_| bytes_at_most),
     })
+}
+
+/// Each run.
+fn runs(
+    schedule: &Schedule,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Vec<DateTime<Utc>>, TooManyRuns> {
+    let mut runs = Vec::new();
+    let mut planned = schedule.record.next_run_at;
+    loop {
+        let now = if planned > from {
+            planned
+        } else {
+            next_minute(from)
+        };
+        if now > until {
+            return Ok(runs);
+        }
+        if runs.len() >= MOST_RUNS {
+            return Err(TooManyRuns);
+        }
+        runs.push(now);
+        let cadence = &schedule.declaration.cadence;
+        planned = cadence.next(&schedule.instance_id, planned, now);
+    }
 }
 
 /// What a snapshot takes.

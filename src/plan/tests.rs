@@ -23,7 +23,7 @@ fn id() -> InstanceId {
 /// An hourly schedule that is due.
 fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
     let declaration = Declaration {
-        cadence: Cadence::Every(HOUR),
+        cadence: Cadence::every(HOUR),
         retention: Retention {
             max_count,
             max_age,

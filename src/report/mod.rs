@@ -4,6 +4,8 @@ pub mod run;
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::exit::Exit;
 use crate::finding::{self, Status};
 use crate::instance::{InstanceId, InstanceRef};
@@ -110,6 +112,8 @@ pub struct Declared {
     pub before: Option<Declaration>,
     /// The schedule as it is now, or in a dry run as it would be.
     pub schedule: Schedule,
+    /// Its next runs.
+    pub next_runs: Vec<DateTime<Utc>>,
     /// Whether anything was changed, or in a dry run would be.
     pub is_changed: bool,
     /// Whether nothing was written.

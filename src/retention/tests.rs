@@ -263,7 +263,7 @@ fn one_from_the_future_replaces_no_unusable_one() {
 #[test]
 fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
     let declaration = crate::schedule::Declaration {
-        cadence: crate::cadence::Cadence::Every(HOUR),
+        cadence: crate::cadence::Cadence::every(HOUR),
         retention: Retention {
             max_count: 0,
             max_age: Some(HOUR),

@@ -181,7 +181,7 @@ fn with_lock(
 /// that, the instance gets no snapshots for a reason that somebody has to look at.
 fn busy(context: &Run<'_>, id: &InstanceId) -> InstanceResult {
     let too_long = || {
-        let interval = context.store.times(id).ok()??.cadence.gap();
+        let interval = context.store.times(id).ok()??.gap();
         let since = context.store.held_since(id)?;
         let held = (clock::now() - since).to_std().unwrap_or_default();
         (held > interval).then_some((since, interval))

@@ -227,7 +227,7 @@ impl Host {
     fn due(&self, id: &str, behaviour: Behaviour, retention: Retention) -> InstanceId {
         let id: InstanceId = id.parse().unwrap();
         let declaration = Declaration {
-            cadence: Cadence::Every(HOUR),
+            cadence: Cadence::every(HOUR),
             retention,
             timezone: None,
             name_prefix: None,

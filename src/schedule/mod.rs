@@ -177,8 +177,19 @@ impl Schedule {
         true
     }
 
+    /// The time between the next run and the one before.
+    pub fn gap(&self) -> Duration {
+        self.declaration.cadence.gap(self.record.next_run_at)
+    }
+
     /// What tells whether it is due.
     pub fn times(&self) -> Times {
+        let cadence = &self.declaration.cadence;
+        self.times_by(cadence.nominal_gap(self.record.updated_at))
+    }
+
+    /// The same, where the gap between two runs is known, as it was when the schedule was written.
+    pub fn times_by(&self, gap: Duration) -> Times {
         let record = &self.record;
         Times {
             cadence: self.declaration.cadence.clone(),
@@ -186,6 +197,7 @@ impl Schedule {
             retry_at: record.retry_at,
             attempt: record.attempt.as_ref().map(|it| (it.started_at, it.tries)),
             failures: record.consecutive_failures,
+            written: (record.updated_at, gap),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::cadence::later;
+use crate::cadence::{later, retry_delay};
 use crate::schedule::Schedule;
 use crate::snapshot;
 
@@ -167,7 +167,10 @@ impl Schedule {
         };
         let record = &mut self.record;
         if record.next_run_at <= now {
-            record.next_run_at = self.declaration.cadence.next(record.next_run_at, now);
+            record.next_run_at =
+                self.declaration
+                    .cadence
+                    .next(&self.instance_id, record.next_run_at, now);
         }
         record.retry_at = None;
         record.last_run_at = Some(now);
@@ -199,15 +202,13 @@ impl Schedule {
     /// Records a failure and when the run is tried again: sooner than the cadence, or by the cadence if that comes
     /// first.
     pub fn fail(&mut self, error: &str, now: DateTime<Utc>) {
+        let gap = self.gap();
         let record = &mut self.record;
         record.last_snapshot_id = None;
         record.last_error = Some(shortened(error));
         record.consecutive_failures = record.consecutive_failures.saturating_add(1);
         record.total_failures = record.total_failures.saturating_add(1);
-        let delay = self
-            .declaration
-            .cadence
-            .retry_delay(record.consecutive_failures);
+        let delay = retry_delay(record.consecutive_failures, gap);
         let retry_at = later(now, delay);
         record.retry_at = (retry_at < record.next_run_at).then_some(retry_at);
         record.end_attempt(now);
@@ -240,7 +241,7 @@ mod tests {
 
     fn hourly(max_age: Option<Duration>) -> Schedule {
         let declaration = Declaration {
-            cadence: Cadence::Every(Duration::from_secs(3600)),
+            cadence: Cadence::every(Duration::from_secs(3600)),
             retention: Retention {
                 max_count: 3,
                 max_age,

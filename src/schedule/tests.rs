@@ -12,7 +12,7 @@ fn at(text: &str) -> DateTime<Utc> {
 
 fn declaration() -> Declaration {
     Declaration {
-        cadence: Cadence::Every(HOUR),
+        cadence: Cadence::every(HOUR),
         retention: Retention {
             max_count: 7,
             max_age: None,
@@ -103,7 +103,7 @@ fn declaring_another_interval_starts_a_new_cadence_and_keeps_the_record() {
     let mut schedule = lived_in();
     let before = schedule.clone();
     let declared = Declaration {
-        cadence: Cadence::Every(HOUR * 2),
+        cadence: Cadence::every(HOUR * 2),
         ..declaration()
     };
     assert!(schedule.declare(declared.clone(), now));
@@ -133,7 +133,7 @@ fn a_run_time_that_was_never_set_is_set_with_the_first_change() {
     assert!(schedule.declare(declared, now));
     assert_eq!(
         schedule.record.next_run_at,
-        Cadence::Every(HOUR).first(&schedule.instance_id, now)
+        Cadence::every(HOUR).first(&schedule.instance_id, now)
     );
 }
 
@@ -143,5 +143,5 @@ fn times_are_those_of_the_schedule() {
     assert_eq!(times.next_run_at, at("2026-09-02T04:15:20Z"));
     assert_eq!(times.retry_at, Some(at("2026-09-02T03:16:20Z")));
     assert_eq!(times.attempt, Some((at("2026-09-02T03:15:21Z"), 1)));
-    assert_eq!(times.cadence, Cadence::Every(HOUR));
+    assert_eq!(times.cadence, Cadence::every(HOUR));
 }

@@ -1,15 +1,19 @@
 //! The rules for what a user declares, and for what a schedule file holds. Pure: parsing of values is part of it, the
 //! command line is not.
 
+mod retention;
+mod update;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
-use super::{Declaration, Keep, Retention, Schedule, duration};
-use crate::cadence::Cadence;
+use super::{Declaration, Retention, Schedule, duration};
+use crate::cadence::{Cadence, Calendar, InvalidCalendar, When, later};
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED, is_name};
 
 /// The shortest interval.
@@ -30,6 +34,10 @@ const CHARSET_RULE: &str = "may hold ASCII letters, digits, spaces and _ . : / =
 /// The values of `set` as they were typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Input {
+    /// `--calendar`.
+    pub calendar: Option<String>,
+    /// `--jitter`.
+    pub jitter: Option<String>,
     /// `--interval`.
     pub interval: Option<String>,
     /// `--max-count`.
@@ -110,6 +118,9 @@ pub enum InvalidSchedule {
     /// The interval is too short.
     #[error("interval {:?} must be at least 1m", duration::format_go(*.0))]
     Interval(Duration),
+    /// The calendar can't be read.
+    #[error("calendar {0:?} {1}")]
+    Calendar(String, InvalidCalendar),
     /// Snapshots would pile up.
     #[error("retention limits nothing: max_count, max_age or one of keep_… must be above 0")]
     NoLimit,
@@ -129,10 +140,11 @@ pub enum InvalidSchedule {
 /// # Errors
 /// The first value that breaks a rule.
 pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
-    let retention = retention(&input)?;
+    let retention = retention::typed(&input)?;
+    let timezone = timezone(&input, &retention)?;
     Ok(Declaration {
-        cadence: Cadence::Every(interval(input.interval.as_deref())?),
-        timezone: timezone(&input, &retention)?,
+        cadence: cadence(&input, timezone.unwrap_or(Tz::UTC))?,
+        timezone,
         retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
@@ -147,14 +159,68 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
     })
 }
 
-fn interval(typed: Option<&str>) -> Result<Duration, InvalidSetting> {
-    let Some(text) = typed else {
-        return Err(InvalidSetting {
-            flag: "--interval is missing",
-            value: None,
-            rule: "say how much time there is between two snapshots, such as 1h".to_owned(),
-        });
+/// When the first run of a new cadence is: `now`, or so much later, but not later than by the cadence itself.
+///
+/// # Errors
+/// When it is neither, or too late.
+pub fn first_run(
+    text: &str,
+    schedule: &Schedule,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, InvalidSetting> {
+    const FLAG: &str = "--first";
+    if text == "now" {
+        return Ok(now);
+    }
+    let first = later(now, parse_duration(FLAG, text)?);
+    let cadence = &schedule.declaration.cadence;
+    let latest = cadence.first(&schedule.instance_id, now);
+    if first > latest {
+        let rule = format!(
+            "must not be later than the first run by the cadence, {}",
+            latest.format("%Y-%m-%dT%H:%M:%SZ")
+        );
+        return Err(InvalidSetting::new(FLAG, text, rule));
+    }
+    Ok(first)
+}
+
+fn cadence(input: &Input, zone: Tz) -> Result<Cadence, InvalidSetting> {
+    let missing = |flag, rule: &str| InvalidSetting {
+        flag,
+        value: None,
+        rule: rule.to_owned(),
     };
+    let when = match (&input.interval, &input.calendar) {
+        (Some(text), None) => When::Every(interval(text)?),
+        (None, Some(text)) => {
+            let calendar = Calendar::parse(text, zone)
+                .map_err(|invalid| InvalidSetting::new("--calendar", text, invalid.to_string()))?;
+            When::Calendar(Box::new(calendar))
+        }
+        (None, None) => {
+            return Err(missing(
+                "--interval or --calendar is missing",
+                "say how much time there is between two snapshots, such as 1h, or when they are taken, such as '0 3 * * *'",
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(missing(
+                "--interval and --calendar",
+                "runs go by one of them: leave the other one out",
+            ));
+        }
+    };
+    let jitter = input.jitter.as_deref();
+    Ok(Cadence {
+        when,
+        jitter: jitter
+            .map(|text| parse_duration("--jitter", text))
+            .transpose()?,
+    })
+}
+
+fn interval(text: &str) -> Result<Duration, InvalidSetting> {
     let interval = parse_duration("--interval", text)?;
     if interval < MIN_INTERVAL {
         return Err(InvalidSetting::new(
@@ -164,74 +230,6 @@ fn interval(typed: Option<&str>) -> Result<Duration, InvalidSetting> {
         ));
     }
     Ok(interval)
-}
-
-fn retention(input: &Input) -> Result<Retention, InvalidSetting> {
-    let age = |flag, typed: &Option<String>| {
-        let age = typed.as_deref().map(|text| parse_duration(flag, text));
-        Ok(age.transpose()?.filter(|age| !age.is_zero()))
-    };
-    let retention = Retention {
-        max_count: count("--max-count", input.max_count)?,
-        max_age: age("--max-age", &input.max_age)?,
-        keep: Keep {
-            last: count("--keep-last", input.keep_last)?,
-            hourly: count("--keep-hourly", input.keep_hourly)?,
-            daily: count("--keep-daily", input.keep_daily)?,
-            weekly: count("--keep-weekly", input.keep_weekly)?,
-            monthly: count("--keep-monthly", input.keep_monthly)?,
-            yearly: count("--keep-yearly", input.keep_yearly)?,
-            within: age("--keep-within", &input.keep_within)?,
-        },
-        min_keep: min_keep(input.min_keep)?,
-    };
-    if !retention.limits_anything() {
-        let given = [
-            ("--max-count", input.max_count.is_some()),
-            ("--max-age", input.max_age.is_some()),
-        ];
-        let given: Vec<&str> = given
-            .into_iter()
-            .filter_map(|(flag, is_given)| is_given.then_some(flag))
-            .collect();
-        return Err(InvalidSetting {
-            flag: match given.as_slice() {
-                [] => "--max-count, --max-age or --keep-… is missing",
-                [flag] => flag,
-                _ => "--max-count and --max-age",
-            },
-            value: match given.as_slice() {
-                [] => None,
-                ["--max-age"] => input.max_age.clone(),
-                _ => Some("0".to_owned()),
-            },
-            rule: "retention needs a limit or a keep rule: give --max-count, --max-age or one of --keep-… above 0"
-                .to_owned(),
-        });
-    }
-    Ok(retention)
-}
-
-fn count(flag: &'static str, typed: Option<i64>) -> Result<u64, InvalidSetting> {
-    let typed = typed.unwrap_or_default();
-    u64::try_from(typed)
-        .map_err(|_| InvalidSetting::new(flag, typed.to_string(), "must not be negative"))
-}
-
-/// The default is not kept, so that it reads as not given.
-fn min_keep(typed: Option<i64>) -> Result<Option<u64>, InvalidSetting> {
-    const FLAG: &str = "--min-keep";
-    let Some(typed) = typed else {
-        return Ok(None);
-    };
-    match count(FLAG, Some(typed))? {
-        0 => Err(InvalidSetting::new(
-            FLAG,
-            "0",
-            "must be at least 1: the newest snapshot of each kind always stays",
-        )),
-        min_keep => Ok(Some(min_keep).filter(|it| *it != 1)),
-    }
 }
 
 /// The time zone: where something goes by one, that of the host if none is given, and UTC if the host names none.
@@ -247,13 +245,13 @@ fn timezone(input: &Input, retention: &Retention) -> Result<Option<Tz>, InvalidS
         })
     });
     let given = given.transpose()?;
-    if !retention.keep.goes_by_calendar() {
+    if !retention.keep.goes_by_calendar() && input.calendar.is_none() {
         return match given {
             None => Ok(None),
             Some(zone) => Err(InvalidSetting::new(
                 FLAG,
                 zone.name(),
-                "changes nothing: no setting goes by the calendar; give one of --keep-hourly to --keep-yearly as well",
+                "changes nothing: no setting goes by the clock; give --calendar or one of --keep-hourly to --keep-yearly as well",
             )),
         };
     }
@@ -368,8 +366,11 @@ pub fn loaded(schedule: &Schedule) -> Result<(), InvalidSchedule> {
         hooks,
         ..
     } = &schedule.declaration;
-    if cadence.gap() < MIN_INTERVAL {
-        return Err(InvalidSchedule::Interval(cadence.gap()));
+    match &cadence.when {
+        When::Every(interval) if *interval < MIN_INTERVAL => {
+            return Err(InvalidSchedule::Interval(*interval));
+        }
+        When::Every(_) | When::Calendar(_) => {}
     }
     if !retention.limits_anything() {
         return Err(InvalidSchedule::NoLimit);
@@ -384,6 +385,20 @@ pub fn loaded(schedule: &Schedule) -> Result<(), InvalidSchedule> {
         _ => {}
     }
     Ok(hooks.check()?)
+}
+
+/// Checks the calendar of a schedule file, if it has one. That takes longer than all the rest, and an idle minute does
+/// without.
+///
+/// # Errors
+/// When it can't be read.
+pub fn calendar(schedule: &Schedule) -> Result<(), InvalidSchedule> {
+    let When::Calendar(calendar) = &schedule.declaration.cadence.when else {
+        return Ok(());
+    };
+    Calendar::parse(calendar.text(), calendar.zone())
+        .map(drop)
+        .map_err(|invalid| InvalidSchedule::Calendar(calendar.text().to_owned(), invalid))
 }
 
 #[cfg(test)]

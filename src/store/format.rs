@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_ignored::Path;
 use serde_json::{Map, Value};
 
-use crate::cadence::{Cadence, Times};
+use crate::cadence::{Cadence, Calendar, Times, When};
 use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
 use crate::schedule::validate::InvalidSchedule;
 use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, validate};
-use values::{empty_as_none, go, go_optional, null_as_default, zero_time_as_none};
+use values::{empty_as_none, go, go_optional, go_or_absent, null_as_default, zero_time_as_none};
 
 /// Why bytes are no schedule.
 #[derive(Debug)]
@@ -52,8 +52,20 @@ struct Form {
         deserialize_with = "null_as_default"
     )]
     metadata: BTreeMap<String, String>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    calendar: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timezone: Option<Tz>,
+    #[serde(
+        default,
+        with = "go_or_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    jitter: Option<Duration>,
     retention: RetentionForm,
     next_run_at: DateTime<Utc>,
     #[serde(
@@ -217,10 +229,17 @@ impl From<&Schedule> for Form {
             record,
             unknown: _,
         } = schedule.clone();
-        let Cadence::Every(interval) = declaration.cadence;
+        // With a calendar, hypeman demands an interval all the same.
+        let interval = declaration.cadence.nominal_gap(record.updated_at);
+        let calendar = match &declaration.cadence.when {
+            When::Calendar(calendar) => Some(calendar.text().to_owned()),
+            When::Every(_) => None,
+        };
         Self {
             instance_id: instance_id.into(),
             interval,
+            calendar,
+            jitter: declaration.cadence.jitter,
             name_prefix: declaration.name_prefix,
             metadata: declaration.metadata,
             timezone: declaration.timezone,
@@ -255,7 +274,16 @@ impl Form {
         let schedule = Schedule {
             instance_id: id.clone(),
             declaration: Declaration {
-                cadence: Cadence::Every(self.interval),
+                cadence: Cadence {
+                    when: match &self.calendar {
+                        Some(text) => When::Calendar(Box::new(Calendar::unchecked(
+                            text,
+                            self.timezone.unwrap_or(Tz::UTC),
+                        ))),
+                        None => When::Every(self.interval),
+                    },
+                    jitter: self.jitter,
+                },
                 retention: self.retention.into(),
                 timezone: self.timezone,
                 name_prefix: self.name_prefix,
@@ -316,7 +344,8 @@ fn add_unknown(known: &mut Map<String, Value>, unknown: &Map<String, Value>) {
 /// When the bytes are no valid schedule of this instance.
 pub(super) fn times(bytes: &[u8], id: &InstanceId) -> Result<Times, Refusal> {
     let form: Form = serde_json::from_slice(bytes)?;
-    Ok(form.check(id)?.times())
+    let gap = form.interval;
+    Ok(form.check(id)?.times_by(gap))
 }
 
 /// The whole schedule, every rule checked.
@@ -330,6 +359,7 @@ pub(super) fn decode(bytes: &[u8], id: &InstanceId) -> Result<Schedule, Refusal>
         serde_ignored::deserialize(&mut deserializer, |path| ignored.push(keys(&path)))?;
     deserializer.end()?;
     let mut schedule = form.check(id)?;
+    validate::calendar(&schedule).map_err(Refusal::Invalid)?;
     if !ignored.is_empty() {
         let all: Value = serde_json::from_slice(bytes)?;
         for keys in ignored {

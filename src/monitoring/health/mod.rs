@@ -164,18 +164,16 @@ pub struct Assessment {
 /// The time by which a run may be late before anybody is told.
 pub fn slack(schedule: &Schedule) -> Duration {
     let last_run = Duration::from_millis(schedule.record.last_duration_ms.unwrap_or_default());
-    (schedule.declaration.cadence.gap() / 10)
+    (schedule.gap() / 10)
         .clamp(MIN_SLACK, MAX_SLACK)
-        .saturating_add(last_run.min(schedule.declaration.cadence.gap()))
+        .saturating_add(last_run.min(schedule.gap()))
 }
 
 /// The RPO of a schedule for which none is declared.
 pub fn default_rpo(schedule: &Schedule) -> Duration {
-    schedule
-        .declaration
-        .cadence
-        .gap()
-        .saturating_add(schedule.declaration.cadence.jitter(&schedule.instance_id))
+    let cadence = &schedule.declaration.cadence;
+    let gap = schedule.gap();
+    gap.saturating_add(cadence.jitter(&schedule.instance_id, gap))
         .saturating_add(slack(schedule))
 }
 
@@ -194,7 +192,7 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> As
     if verdict.level >= Level::Warning {
         return verdict;
     }
-    let interval = facts.schedule.declaration.cadence.gap();
+    let interval = facts.schedule.gap();
     let cause = if matches!(verdict.cause, Cause::Unfinished { since } if elapsed(since, now) > interval)
     {
         verdict.cause
@@ -353,7 +351,7 @@ fn cause(
         } else {
             Cause::Fresh
         }
-    } else if rpo.is_some_and(|rpo| rpo < schedule.declaration.cadence.gap()) {
+    } else if rpo.is_some_and(|rpo| rpo < schedule.gap()) {
         Cause::Sparse
     } else {
         Cause::Late

@@ -25,7 +25,7 @@ fn seconds(seconds: i64) -> Duration {
 /// A schedule that was set at 0 and has not run yet.
 fn new(interval: i64) -> Schedule {
     let declaration = Declaration {
-        cadence: Cadence::Every(seconds(interval)),
+        cadence: Cadence::every(seconds(interval)),
         retention: Retention {
             max_count: 3,
             max_age: None,
@@ -74,7 +74,10 @@ fn default_rpo_is_interval_jitter_and_slack() {
     ] {
         let schedule = new(interval);
         assert_eq!(slack(&schedule), seconds(slack_is), "{interval}");
-        let jitter = schedule.declaration.cadence.jitter(&schedule.instance_id);
+        let jitter = schedule
+            .declaration
+            .cadence
+            .jitter(&schedule.instance_id, schedule.gap());
         assert_eq!(
             default_rpo(&schedule),
             seconds(interval + slack_is) + jitter
@@ -196,7 +199,7 @@ fn changed_interval_is_waited_for_unless_an_rpo_is_declared() {
     schedule.begin(at(0), |_| false);
     schedule.record.succeed("s1", at(0), at(1));
     let hourly = Declaration {
-        cadence: Cadence::Every(seconds(HOUR)),
+        cadence: Cadence::every(seconds(HOUR)),
         ..schedule.declaration.clone()
     };
     let now = 20 * HOUR;

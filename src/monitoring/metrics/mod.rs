@@ -210,7 +210,7 @@ const METRICS: [Metric; 14] = [
         name: NAME_BEARER,
         kind: "gauge",
         help: "Time between two snapshots of the instance.",
-        value: |it| Some(it.schedule.declaration.cadence.gap().as_secs_f64()),
+        value: |it| Some(it.schedule.gap().as_secs_f64()),
     },
     Metric {
         name: "next_run_timestamp_seconds",

@@ -21,7 +21,7 @@ fn run_at(seconds: i64) -> Run {
 
 fn instance(id: &str, name: &str) -> Instance {
     let declaration = Declaration {
-        cadence: Cadence::Every(Duration::from_secs(3600)),
+        cadence: Cadence::every(Duration::from_secs(3600)),
         retention: Retention {
             max_count: 3,
             max_age: None,

@@ -36,7 +36,7 @@ fn a_whole_declaration_is_taken() {
         ..Input::default()
     })
     .unwrap();
-    assert_eq!(declared.cadence.gap(), Duration::from_secs(3600));
+    assert_eq!(declared.cadence, Cadence::every(Duration::from_secs(3600)));
     assert_eq!(declared.retention.max_count, 7);
     assert_eq!(
         declared.retention.max_age,
@@ -324,11 +324,11 @@ fn a_file_must_hold_a_schedule_that_can_be_carried_out() {
         loaded(&schedule).unwrap_err().to_string()
     };
     assert_eq!(
-        with(|s| s.declaration.cadence = Cadence::Every(Duration::from_secs(59))),
+        with(|s| s.declaration.cadence = Cadence::every(Duration::from_secs(59))),
         "interval \"59s\" must be at least 1m"
     );
     assert!(
-        with(|s| s.declaration.cadence = Cadence::Every(Duration::ZERO)).contains("at least 1m")
+        with(|s| s.declaration.cadence = Cadence::every(Duration::ZERO)).contains("at least 1m")
     );
     assert!(with(|s| s.declaration.retention.max_count = 0).contains("limits nothing"));
     assert!(

@@ -104,7 +104,7 @@ fn encoded(schedule: &Schedule) -> String {
 /// Nothing but a cadence and a retention.
 fn weekly(retention: Retention) -> Schedule {
     let declaration = Declaration {
-        cadence: Cadence::Every(Duration::from_secs(7 * 24 * 3600)),
+        cadence: Cadence::every(Duration::from_secs(7 * 24 * 3600)),
         retention,
         timezone: None,
         name_prefix: None,
@@ -117,10 +117,7 @@ fn weekly(retention: Retention) -> Schedule {
 #[test]
 fn a_file_of_hypeman_is_written_back_as_it_was() {
     let schedule = decoded(HYPEMANS).unwrap();
-    assert_eq!(
-        schedule.declaration.cadence.gap(),
-        Duration::from_secs(24 * 3600)
-    );
+    assert_eq!(schedule.gap(), Duration::from_secs(24 * 3600));
     assert_eq!(schedule.declaration.name_prefix.as_deref(), Some("nightly"));
     assert_eq!(encoded(&schedule), format!("{HYPEMANS}\n"));
 }

@@ -76,3 +76,18 @@ pub(super) mod go_optional {
         Ok(parsed.transpose()?.filter(|d| !d.is_zero()))
     }
 }
+
+/// A duration that may be missing, and zero is one.
+pub(super) mod go_or_absent {
+    use super::{Deserialize, Deserializer, Duration, Error, Serializer, duration};
+
+    pub fn serialize<S: Serializer>(d: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        super::go_optional::serialize(d, to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        let parsed = text.map(|text| duration::parse(&text).map_err(D::Error::custom));
+        parsed.transpose()
+    }
+}

@@ -15,7 +15,7 @@ description:
   - Declares or removes the schedule by which C(hypeman-snap) takes snapshots of a VM and removes old ones.
   - The schedule is declared as a whole. What is not given is not set, so leaving out O(max_age) removes the limit by age.
   - Values are compared by their meaning; V(60m) and V(1h) are the same interval.
-  - Changing anything but O(interval) keeps the times at which the schedule runs.
+  - Changing anything but O(interval), O(calendar) and O(jitter) keeps the times at which the schedule runs.
 author: The hypeman-snap project
 requirements:
   - hypeman-snap on the host
@@ -43,8 +43,22 @@ options:
   interval:
     description:
       - Time between two snapshots, at least one minute, such as V(90m), V(1h30m) or V(7d).
-      - Required with O(state=present).
+      - With O(state=present), it or O(calendar) is required.
     type: str
+  calendar:
+    description:
+      - When snapshots are taken, as five fields of crontab(5), or V(@hourly), V(@daily), V(@weekly), V(@monthly) or V(@yearly).
+      - Mutually exclusive with O(interval).
+    type: str
+    version_added: "0.2.0"
+  jitter:
+    description: How much later than its time a run may be, by the VM's id; V(0s) makes it exact.
+    type: str
+    version_added: "0.2.0"
+  first:
+    description: When the first run is, V(now) or so much later. It counts only when the schedule is new or gets other run times.
+    type: str
+    version_added: "0.2.0"
   max_count:
     description:
       - How many scheduled snapshots stay, of those that the keep rules want.
@@ -86,7 +100,7 @@ options:
     type: int
     version_added: "0.2.0"
   timezone:
-    description: Time zone by which the keep rules count, such as V(Europe/Berlin). Without it, the host's.
+    description: Time zone of O(calendar) and of the keep rules, such as V(Europe/Berlin). Without it, the host's.
     type: str
     version_added: "0.2.0"
   name_prefix:
@@ -157,6 +171,13 @@ EXAMPLES = r"""
     keep_daily: 7
     keep_monthly: 12
     timezone: Europe/Berlin
+
+- name: A snapshot each night at half past two in Berlin, kept for a month
+  hypeman.snap.hypeman_snap_schedule:
+    instance: web
+    calendar: 30 2 * * *
+    timezone: Europe/Berlin
+    max_age: 31d
 
 - name: A snapshot each night, kept for two weeks, under a name of its own
   hypeman.snap.hypeman_snap_schedule:
@@ -234,7 +255,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "timezone", "name_prefix", "metadata", "retention", "hooks")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "name_prefix", "metadata", "retention", "hooks")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -248,7 +269,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("min_keep", "timezone", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "first", "min_keep", "timezone", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -259,7 +280,7 @@ def settings(schedule):
 def flags(module):
     """The flags of `set` for the module's parameters."""
     params = module.params
-    found = ["--interval=%s" % params["interval"]]
+    found = []
     for name in LIMITS + OTHERS:
         if params[name] is not None:
             found.append("--%s=%s" % (name.replace("_", "-"), params[name]))
@@ -299,6 +320,9 @@ def main():
             "instance": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "interval": {"type": "str"},
+            "calendar": {"type": "str"},
+            "jitter": {"type": "str"},
+            "first": {"type": "str"},
             "max_count": {"type": "int"},
             "max_age": {"type": "str"},
             "keep_last": {"type": "int"},
@@ -327,10 +351,10 @@ def main():
             "api_key_file": {"type": "path", "no_log": False},
         },
         required_if=[
-            ("state", "present", ["interval"]),
+            ("state", "present", ["interval", "calendar"], True),
             ("state", "present", list(LIMITS), True),
         ],
-        mutually_exclusive=[("api_key", "api_key_file")],
+        mutually_exclusive=[("api_key", "api_key_file"), ("interval", "calendar")],
         supports_check_mode=True,
     )
     program = Program(module)
