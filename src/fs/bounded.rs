@@ -2,12 +2,15 @@
 
 use std::io::{self, Read};
 
+/// Most files here are smaller, and are read at once then.
+const SMALL: usize = 4096;
+
 /// All of `file`.
 ///
 /// # Errors
 /// `FileTooLarge` when it has more than `max_bytes`; else what reading it says.
 pub fn read(file: impl Read, max_bytes: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(SMALL);
     let read = file
         .take(max_bytes.saturating_add(1))
         .read_to_end(&mut bytes)?;
