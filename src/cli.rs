@@ -134,6 +134,8 @@ pub enum OutputFormat {
     /// For people
     #[default]
     Table,
+    /// The same with all columns, however narrow the terminal is
+    Wide,
     /// For programs
     Json,
 }

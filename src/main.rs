@@ -176,11 +176,16 @@ fn view(cli: &Cli) -> output::View {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     output::View {
         format: match cli.global.format() {
-            OutputFormat::Table => output::Format::Table,
+            OutputFormat::Table | OutputFormat::Wide => output::Format::Table,
             OutputFormat::Json => output::Format::Json,
         },
         now: clock::now(),
         is_terminal,
+        width: (is_terminal && !matches!(cli.global.format(), OutputFormat::Wide))
+            .then(|| rustix::termios::tcgetwinsize(io::stdout()).ok())
+            .flatten()
+            .map(|size| usize::from(size.ws_col))
+            .filter(|width| *width > 0),
         has_colours: is_terminal && !is_set("NO_COLOR") && !is_dumb(),
         is_quiet: cli.global.quiet,
         is_verbose: cli.global.verbose > 0,
@@ -192,7 +197,7 @@ fn progress(cli: &Cli) -> Progress {
     let is_wanted = io::stderr().is_terminal()
         && !is_dumb()
         && !cli.global.quiet
-        && matches!(cli.global.format(), OutputFormat::Table)
+        && !matches!(cli.global.format(), OutputFormat::Json)
         && matches!(
             cli.command,
             Command::RunDue(_)

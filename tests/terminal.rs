@@ -36,6 +36,31 @@ fn host() -> Host {
     host
 }
 
+#[test]
+fn a_row_is_one_line_and_wide_shows_all_columns() {
+    let host = host();
+    for arguments in [&["list"][..], &["ls"]] {
+        let shown = on_a_terminal(&host, arguments, &[("NO_COLOR", "1")]);
+        let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+        assert_eq!(lines.len(), 2, "{shown}");
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= 100),
+            "{shown}"
+        );
+        // The name tells which instance it is.
+        assert!(
+            lines[0].starts_with("NAME") && lines[0].ends_with("LAST RUN"),
+            "{shown}"
+        );
+        assert!(lines[1].contains("failed"), "{shown}");
+    }
+    let wide = on_a_terminal(&host, &["list", "-o", "wide"], &[("NO_COLOR", "1")]);
+    assert!(
+        wide.contains("INSTANCE") && wide.contains("FAILURES"),
+        "{wide}"
+    );
+}
+
 fn command(host: &Host, arguments: &[&str]) -> Command {
     let mut command = host.std_command();
     command

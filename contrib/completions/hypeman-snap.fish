@@ -31,6 +31,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -87,6 +88,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l update -d 'Change only what is given, in a schedule that is there; an empty hook or prefix is removed'
@@ -103,6 +105,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand get" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -117,6 +120,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand list" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -131,6 +135,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand ls" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -145,6 +150,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete" -l ignore-not-found -d 'Succeed when there is no such schedule'
@@ -160,6 +166,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand rm" -l ignore-not-found -d 'Succeed when there is no such schedule'
@@ -183,6 +190,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand run-due" -s n -l dry-run -d 'Show what would be done and do nothing'
@@ -202,6 +210,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand prune" -s n -l dry-run -d 'Show what would be removed and remove nothing'
@@ -219,6 +228,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshots" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -254,6 +264,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -270,6 +281,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -286,6 +298,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand protect" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -300,6 +313,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unprotect" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -314,6 +328,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s y -l yes -d 'Don\'t ask'
@@ -330,6 +345,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -349,6 +365,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand register" -l force -d 'Register a VM whose socket nobody serves and of which no disk is known'
@@ -364,6 +381,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand unregister" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -378,6 +396,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand doctor" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
@@ -392,6 +411,7 @@ hypeman\t'A hypeman server, through its HTTP API'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l base-url -d 'The hypeman server, for the hypeman engine [env: HYPEMAN_BASE_URL]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l ca-file -d 'A file of PEM certificates to trust besides the built-in roots [env: HYPEMAN_SNAP_CA_FILE]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -s o -l output -d 'How results are printed' -r -f -a "table\t'For people'
+wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand completions" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'

@@ -37,6 +37,8 @@ pub struct View {
     /// Whether a person looks at a terminal: times are relative and long texts cut short. Otherwise the output is
     /// complete.
     pub is_terminal: bool,
+    /// How many characters a line has room for; `None` for any number.
+    pub width: Option<usize>,
     /// Whether failures are red and what needs a look is yellow.
     pub has_colours: bool,
     /// Whether runs that went well print nothing.

@@ -15,6 +15,8 @@ use crate::schedule::Schedule;
 
 /// Longest message in a table on a terminal, in characters; `get` shows it whole.
 const MESSAGE_MAX_CHARS: usize = 60;
+/// What the last column keeps where a terminal is narrow, in characters.
+const LAST_MIN_CHARS: usize = 40;
 
 /// `list`.
 pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
@@ -22,6 +24,12 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
         "INSTANCE", "NAME", "INTERVAL", "KEEPS", "NEXT RUN", "NEWEST", "FAILURES", "LAST RUN",
     ];
     let mut table = Table::new(header);
+    // Failures are told by the last run, and the name tells the instance where there is one.
+    table.dispensable = if rows.iter().all(|row| row.name.is_some()) {
+        &[6, 0, 3, 2, 5]
+    } else {
+        &[6, 1, 3, 2, 5]
+    };
     for row in rows {
         let name = row.name.as_deref().unwrap_or("-");
         match &row.schedule {
@@ -31,7 +39,7 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                     visible(name),
                     lines::when(&schedule.declaration),
                     lines::retention(&schedule.declaration.retention),
-                    units::time(schedule.record.next_run_at, view),
+                    units::time(schedule.times().wanted_at(), view),
                     newest(row.newest, view),
                     schedule.record.consecutive_failures.to_string(),
                     match &row.flaw {
@@ -150,7 +158,7 @@ pub fn findings(findings: &[Finding], view: &View) -> String {
             },
         );
     }
-    if view.is_quiet && table.rows == 1 {
+    if view.is_quiet && table.rows.len() == 1 {
         return String::new();
     }
     table.render(view)
@@ -256,33 +264,72 @@ fn stays(keeping: &Keeping, view: &View) -> String {
 }
 
 /// A table without lines: columns are two blanks apart and nothing stands behind the last one, so that the output is
-/// easy to cut and to compare.
+/// easy to cut and to compare. On a terminal a row is one line: columns that don't fit are left out.
 struct Table<const COLUMNS: usize> {
-    builder: Builder,
+    rows: Vec<[String; COLUMNS]>,
     /// The rows whose last cell has a colour.
     tinted: Vec<(usize, Tint)>,
-    rows: usize,
+    /// The columns that may be left out, the least important first.
+    dispensable: &'static [usize],
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
     fn new(header: [&str; COLUMNS]) -> Self {
-        let mut builder = Builder::default();
-        builder.push_record(header);
         Self {
-            builder,
+            rows: vec![header.map(str::to_owned)],
             tinted: Vec::new(),
-            rows: 1,
+            dispensable: &[],
         }
     }
 
     fn push(&mut self, cells: [String; COLUMNS], tint: Option<Tint>) {
-        self.tinted.extend(tint.map(|tint| (self.rows, tint)));
-        self.builder.push_record(cells);
-        self.rows += 1;
+        self.tinted.extend(tint.map(|tint| (self.rows.len(), tint)));
+        self.rows.push(cells);
+    }
+
+    /// The columns that are shown, and how many characters the last one of them may have.
+    fn fitted(&self, view: &View) -> (Vec<usize>, usize) {
+        let mut shown: Vec<usize> = (0..COLUMNS).collect();
+        let Some(width) = view.width else {
+            return (shown, usize::MAX);
+        };
+        let widest = |column: usize| {
+            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or_default()
+        };
+        let room_for_last = |shown: &[usize]| {
+            let others = shown.iter().filter(|column| **column + 1 < COLUMNS);
+            let others: usize = others.map(|column| widest(*column) + 2).sum();
+            width.saturating_sub(others)
+        };
+        let last = widest(COLUMNS - 1);
+        for column in self.dispensable {
+            if room_for_last(&shown) >= last.min(LAST_MIN_CHARS) {
+                break;
+            }
+            shown.retain(|it| it != column);
+        }
+        let room = if self.dispensable.is_empty() {
+            usize::MAX
+        } else {
+            room_for_last(&shown).max(LAST_MIN_CHARS)
+        };
+        (shown, room)
     }
 
     fn render(self, view: &View) -> String {
-        let mut table = self.builder.build();
+        let (shown, room) = self.fitted(view);
+        let mut builder = Builder::default();
+        for row in &self.rows {
+            builder.push_record(shown.iter().map(|&column| {
+                if column + 1 == COLUMNS {
+                    shortened(&row[column], room)
+                } else {
+                    row[column].clone()
+                }
+            }));
+        }
+        let mut table = builder.build();
         table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
         if view.has_colours {
             table.modify(Rows::first(), Color::BOLD);
@@ -291,7 +338,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
                     Tint::Failure => Color::FG_RED,
                     Tint::Notice => Color::FG_YELLOW,
                 };
-                table.modify(Cell::new(row, COLUMNS - 1), color);
+                table.modify(Cell::new(row, shown.len() - 1), color);
             }
         }
         let mut text = String::new();

@@ -133,6 +133,7 @@ mod tests {
             now,
             is_terminal: true,
             has_colours: false,
+            width: None,
             is_quiet: false,
             is_verbose: false,
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cadence::Cadence;
+use crate::cadence::{Cadence, Calendar, When};
 use crate::schedule::hooks::Hooks;
 use crate::schedule::{Attempt, Declaration, Retention};
 
@@ -88,6 +88,31 @@ fn default_rpo_is_interval_jitter_and_slack() {
     assert_eq!(slack(&slow), seconds(6 * MINUTE + 90));
     slow.record.last_duration_ms = Some(u64::MAX);
     assert_eq!(slack(&slow), seconds(6 * MINUTE + HOUR));
+}
+
+#[test]
+fn a_weekend_without_runs_is_no_reason_to_worry_and_a_missed_monday_is() {
+    let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    let mut schedule = new(HOUR);
+    let calendar = Calendar::parse("0 9 * * mon-fri", chrono_tz::Tz::UTC).unwrap();
+    schedule.declaration.cadence.when = When::Calendar(Box::new(calendar));
+    let friday = time("2026-11-27T09:00:00Z");
+    schedule.record.created_at = time("2026-10-01T00:00:00Z");
+    schedule.record.next_run_at = friday;
+    schedule.begin(friday, |_| false);
+    schedule.record.succeed("s1", friday, friday);
+    let level = |now: &str| {
+        let facts = Facts {
+            schedule: &schedule,
+            newest: Newest::At(friday),
+            flaw: None,
+            is_gone: false,
+        };
+        judge(&facts, None, time(now)).level
+    };
+    assert_eq!(level("2026-11-29T23:00:00Z"), Level::Ok);
+    assert_eq!(level("2026-11-30T09:30:00Z"), Level::Ok);
+    assert_eq!(level("2026-11-30T13:00:00Z"), Level::Warning);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cadence::{Cadence, Due};
+use crate::cadence::{Cadence, Calendar, Due, When};
 use crate::instance::InstanceId;
 use crate::plan::afterwards;
 use crate::retention::Protected;
@@ -234,4 +234,57 @@ fn more_runs_than_anybody_reads_are_an_error() {
         forecast(&schedule, &[], &terms(), start(), until),
         Err(TooManyRuns)
     );
+}
+
+/// A year with both changes of the clock, in six zones, hourly, daily and by calendars, whose keep rules go by it.
+#[test]
+fn a_year_with_summer_time_is_what_runs_do() {
+    let zones = [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "America/St_Johns",
+        "Australia/Lord_Howe",
+        "Asia/Kolkata",
+    ];
+    let every = |hours: u32| When::Every(HOUR * hours);
+    for zone in zones {
+        let zone: chrono_tz::Tz = zone.parse().unwrap();
+        let calendar = |text| When::Calendar(Box::new(Calendar::parse(text, zone).unwrap()));
+        for when in [
+            every(5),
+            every(24),
+            calendar("30 2 * * *"),
+            calendar("15 */6 * * mon-fri"),
+        ] {
+            let mut schedule = schedule(
+                HOUR,
+                Retention {
+                    keep: Keep {
+                        hourly: 6,
+                        daily: 4,
+                        weekly: 3,
+                        monthly: 2,
+                        ..Keep::default()
+                    },
+                    ..Retention::default()
+                },
+            );
+            schedule.declaration.timezone = Some(zone);
+            schedule.declaration.cadence.when = when;
+            let cadence = &schedule.declaration.cadence;
+            schedule.record.next_run_at = cadence.first(&schedule.instance_id, start());
+            let until = start() + chrono::TimeDelta::days(365);
+            let forecast = forecast(&schedule, &[], &terms(), start(), until).unwrap();
+            let (runs, removed) = simulated(schedule, Vec::new(), until);
+            assert_eq!(forecast.runs, runs, "{zone}");
+            let foreseen: Removals = forecast
+                .fates
+                .iter()
+                .filter_map(|fate| Some((fate.created_at, fate.removed_at?)))
+                .collect();
+            assert_eq!(foreseen, removed, "{zone}");
+            assert!((8..=16).contains(&forecast.most_at_once), "{zone}");
+        }
+    }
 }
