@@ -96,7 +96,8 @@ fn a_weekend_without_runs_is_no_reason_to_worry_and_a_missed_monday_is() {
     let mut schedule = new(HOUR);
     let calendar = Calendar::parse("0 9 * * mon-fri", chrono_tz::Tz::UTC).unwrap();
     schedule.declaration.cadence.when = When::Calendar(Box::new(calendar));
-    let friday = time("2026-11-27T09:00:00Z");
+    let cadence = &schedule.declaration.cadence;
+    let friday = cadence.first(&schedule.instance_id, time("2026-11-26T12:00:00Z"));
     schedule.record.created_at = time("2026-10-01T00:00:00Z");
     schedule.record.next_run_at = friday;
     schedule.begin(friday, |_| false);
