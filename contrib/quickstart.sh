@@ -2,7 +2,7 @@
 # Shows the whole tool on a throw-away VM: ./contrib/quickstart.sh [--no-build]
 #
 # Installs what is missing, builds, boots a small VM whose guest counts in RAM and on its disk, gives it a schedule,
-# snapshots it while it runs, restores the snapshot in a second VM, prunes, and cleans up: also on Ctrl-C and on errors.
+# snapshots it while it runs, ends it, brings it back from the snapshot, prunes, and cleans up: also on Ctrl-C and errors.
 # Everything happens in one temporary directory (under TMPDIR, else /tmp); nothing else on the machine changes.
 set -euo pipefail
 
@@ -32,7 +32,8 @@ stop_vms() {
   local vm
   for vm in "${vms[@]}"; do
     kill "$vm" 2>/dev/null || true
-    wait "$vm" 2>/dev/null || true
+    # One that the tool started is not a child of this shell.
+    wait "$vm" 2>/dev/null || while kill -0 "$vm" 2>/dev/null; do sleep 0.05; done
   done
   vms=()
 }
@@ -47,7 +48,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 export HYPEMAN_SNAP_STATE_DIR=$work/state HYPEMAN_SNAP_DATA_DIR=$work/data HYPEMAN_SNAP_ENGINE=local
-mkdir "$work/vm" "$work/restored"
+mkdir "$work/vm"
 "$TOP/tests/support/guest/build.sh" "$work/guest.elf"
 
 # start_vm DIR ACCELERATOR ARGUMENTS…: a VM with disk, serial output and messages in DIR; its pid goes to $vm. In a
@@ -131,38 +132,31 @@ printf 'The guest was paused for %s ms.\n' "$pause"
 show hypeman-snap list
 show hypeman-snap snapshots
 
-say "restoring snapshot $snapshot in a second VM"
-stored=$HYPEMAN_SNAP_DATA_DIR/snapshots/$snapshot/guest
-memory=$(find "$stored" -type f -name memory)
-disk=$(find "$stored" -type f -name '*disk.raw')
-[[ -n $memory && -n $disk ]] || die "the snapshot lacks its memory or its disk: $(cd "$stored" && find . -type f | paste -sd' ')"
-# A restored VM writes to its disk: it gets a copy, and the snapshot stays what it is.
-cp --reflink=auto --sparse=always "$disk" "$work/restored/disk.raw"
-saved=$(od --address-radix=n --format=u8 --skip-bytes="$COUNTER_AT" --read-bytes=8 "$work/restored/disk.raw" | tr -d ' ')
-mkfifo "$work/restored/monitor.in" "$work/restored/monitor.out"
-start_vm "$work/restored" "$accel" -incoming fd:3 \
-  -chardev "pipe,id=monitor,path=$work/restored/monitor" -mon monitor 3<"$memory"
-deadline=$((SECONDS + 30))
-until [[ $(counter "$work/restored") -gt $((saved + 20)) ]]; do
-  if ((SECONDS >= deadline)) || ! kill -0 "$vm" 2>/dev/null; then
-    cat "$work/restored/messages" >&2
-    die "the restored VM does not count beyond $saved"
-  fi
-  # Taken once the memory is loaded; a guest that runs is not disturbed. Opened for reading too, so that a QEMU that
-  # ended does not block the writer.
-  echo cont 1<>"$work/restored/monitor.in"
-  sleep 0.1
-done
+say "the VM is lost, and comes back from snapshot $snapshot"
+last=$(counter "$work/vm")
+# Where a QEMU that was only unpacked finds its libraries: the tool starts it without its wrapper.
+libraries=$(tr '\0' '\n' <"/proc/$vm/environ" | sed -n 's/^LD_LIBRARY_PATH=//p')
+[[ -z $libraries ]] || export LD_LIBRARY_PATH=$libraries
+stop_vms
+rm "$work/vm/serial"
+show hypeman-snap restore "$INSTANCE" latest --to "$work/restored" --start | tee "$work/restored.txt"
+vm=$(sed -n 's/^started it: process \([0-9]*\),.*/\1/p' "$work/restored.txt")
+[[ -n $vm ]] || die "the VM did not come back"
+vms+=("$vm")
+saved=$(od --address-radix=n --format=u8 --skip-bytes="$COUNTER_AT" --read-bytes=8 \
+  "$HYPEMAN_SNAP_DATA_DIR/snapshots/$snapshot"/guest/disks/*disk.raw | tr -d ' ')
+wait_beyond "$work/vm" $((saved + 20)) 30 || die "the restored VM does not count beyond $saved"
 # What the guest says when its RAM and its disk are of different instants.
-if grep TORN "$work/restored/serial" >&2; then
+if grep TORN "$work/vm/serial" >&2; then
   die "RAM and disk of the snapshot are of different instants"
 fi
-printf 'Its disk says %s; the restored guest goes on from there and is at %s. RAM and disk agree.\n' \
-  "$saved" "$(counter "$work/restored")"
+printf 'It was lost at %s. The disk in the snapshot says %s; the restored guest goes on from there and is at %s.\n' \
+  "$last" "$saved" "$(counter "$work/vm")"
+printf 'RAM and disk agree.\n'
 
 show hypeman-snap set "$INSTANCE" --interval 1h --max-count 1
 show hypeman-snap prune "$INSTANCE"
 show hypeman-snap snapshots
 
-printf '\nAll of it works here. The first guest ran all the time and is at %s.\n' "$(counter "$work/vm")"
+printf '\nAll of it works here. The guest runs, and is at %s.\n' "$(counter "$work/vm")"
 say "cleaning up"

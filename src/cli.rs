@@ -142,7 +142,7 @@ pub enum OutputFormat {
 
 pub use declaration::DeclarationArgs;
 pub use register::{RegisterArgs, UnregisterArgs};
-pub use snapshot::{DeleteSnapshotArgs, ProtectArgs, SnapshotArgs, UnprotectArgs};
+pub use snapshot::{DeleteSnapshotArgs, ProtectArgs, RestoreArgs, SnapshotArgs, UnprotectArgs};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -180,6 +180,9 @@ pub enum Command {
 
     /// Take a snapshot of an instance now, which no schedule owns
     Snapshot(SnapshotArgs),
+
+    /// Give a snapshot back into a directory, and start a VM from it
+    Restore(RestoreArgs),
 
     /// Make snapshots stay, whatever retention says
     Protect(ProtectArgs),

@@ -138,7 +138,7 @@ fn open_engine(
     progress: &Progress,
 ) -> Result<Ports, EngineError> {
     match settings.engine {
-        EngineKind::Local => Ok(Ports::with_registrar(engine::local::Local::new(
+        EngineKind::Local => Ok(Ports::on_this_host(engine::local::Local::new(
             engine::local::LocalSetup {
                 data_dir: settings.data_dir.clone(),
                 state_dir: settings.state_dir.clone(),
@@ -204,6 +204,7 @@ fn progress(cli: &Cli) -> Progress {
                 | Command::Prune(_)
                 | Command::Snapshot(_)
                 | Command::DeleteSnapshot(_)
+                | Command::Restore(_)
         );
     if is_wanted {
         Progress::on_stderr()

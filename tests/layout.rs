@@ -124,13 +124,25 @@ fn allowed_for_file(file: &str) -> &'static [&'static str] {
 }
 
 /// Modules of a crate that only the named files may use.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("tabled", &["output/table.rs"]),
     // hypeman has places of its own in the home directory.
     ("directories", &["settings.rs", "engine/hypeman/config.rs"]),
     ("env_logger", &["logging.rs"]),
     ("indicatif", &["progress.rs"]),
-    ("shell_words", &["schedule/hooks.rs"]),
+    ("shell_words", &["schedule/hooks.rs", "vmm/launch/qemu.rs"]),
+    ("croner", &["cadence/calendar.rs"]),
+    ("iana_time_zone", &["commands/declared.rs"]),
+    (
+        "hyper",
+        &[
+            "vmm/http.rs",
+            "vmm/firecracker.rs",
+            "vmm/cloud_hypervisor.rs",
+        ],
+    ),
+    ("hyper_util", &["vmm/http.rs"]),
+    ("http_body_util", &["vmm/http.rs"]),
     (
         "clap_complete",
         &["cli.rs", "cli/tests/man.rs", "commands/completions.rs"],

@@ -43,6 +43,10 @@ truncate --size 64M /srv/web-1.raw
 qemu-system-x86_64 OTHERS -drive file=/srv/web-1.raw,format=raw -chardev "file,id=serial,path=$SHARED/serial" \
   -chardev null,id=commands -qmp unix:/run/web-1.qmp,server=on,wait=off &
 vm=$!
+sleep 0.5
+# A QEMU that was only unpacked finds its libraries by its wrapper, which the tool does not start.
+libraries=$(tr '\0' '\n' <"/proc/$vm/environ" | sed -n 's/^LD_LIBRARY_PATH=//p')
+[ -z "$libraries" ] || export LD_LIBRARY_PATH=$libraries
 for _ in $(seq 600); do
   grep --quiet 'tick 20' "$SHARED/serial" && break
   sleep 0.1
@@ -50,12 +54,29 @@ done
 cd "$PROJECT"
 "#;
 
-/// The day after: the VM is shut down, and the schedule goes on.
-const DAY_AFTER: &str = r#"
+/// The VM is lost.
+const LOST: &str = r#"
 hypeman-snap -o json snapshots web-1 >"$SHARED/first.json"
 cmp contrib/cron.d/hypeman-snap /etc/cron.d/hypeman-snap
 kill "$vm"
 wait "$vm" || true
+rm "$SHARED/serial"
+"#;
+
+/// It is back, and the day after the schedule goes on with the disk that was there.
+const DAY_AFTER: &str = r#"
+for _ in $(seq 600); do
+  grep --quiet 'tick' "$SHARED/serial" && break
+  sleep 0.1
+done
+grep --quiet 'tick' "$SHARED/serial"
+grep --quiet TORN "$SHARED/serial" && exit 1
+for process in /proc/[0-9]*; do
+  case $(readlink "$process/exe" || true) in *qemu-system*) ;; *) continue ;; esac
+  if grep --quiet web-1.back "$process/cmdline"; then back=${process#/proc/}; fi
+done
+kill "$back"
+while kill -0 "$back" 2>/dev/null; do sleep 0.1; done
 hypeman-snap run-due --force --instance web-1 >&2
 hypeman-snap -o json snapshots web-1 >"$SHARED/second.json"
 "#;
@@ -84,6 +105,8 @@ fn first_schedule_works_as_printed() {
     let script = [
         &MACHINE.replace("OTHERS", &others.join(" ")),
         &typed_in(&readme(), "A first schedule\n"),
+        LOST,
+        &typed_in(&readme(), "The way back\n"),
         DAY_AFTER,
     ]
     .concat();

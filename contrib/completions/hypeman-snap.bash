@@ -55,6 +55,9 @@ _hypeman__snap() {
             hypeman__snap,register)
                 cmd="hypeman__snap__subcmd__register"
                 ;;
+            hypeman__snap,restore)
+                cmd="hypeman__snap__subcmd__restore"
+                ;;
             hypeman__snap,rm)
                 cmd="hypeman__snap__subcmd__delete"
                 ;;
@@ -112,6 +115,9 @@ _hypeman__snap() {
             hypeman__snap__subcmd__help,register)
                 cmd="hypeman__snap__subcmd__help__subcmd__register"
                 ;;
+            hypeman__snap__subcmd__help,restore)
+                cmd="hypeman__snap__subcmd__help__subcmd__restore"
+                ;;
             hypeman__snap__subcmd__help,run-due)
                 cmd="hypeman__snap__subcmd__help__subcmd__run__subcmd__due"
                 ;;
@@ -137,7 +143,7 @@ _hypeman__snap() {
 
     case "${cmd}" in
         hypeman__snap)
-            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots plan snapshot protect unprotect delete-snapshot check register unregister doctor completions help"
+            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -463,7 +469,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help)
-            opts="set get list delete run-due prune snapshots plan snapshot protect unprotect delete-snapshot check register unregister doctor completions help"
+            opts="set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -631,6 +637,20 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help__subcmd__register)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__help__subcmd__restore)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1032,6 +1052,56 @@ _hypeman__snap() {
                     return 0
                     ;;
                 --disk-root)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__restore)
+            opts="-n -o -v -q -h --to --disks-only --start --force --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --to)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

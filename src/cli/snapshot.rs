@@ -1,5 +1,7 @@
 //! The commands about single snapshots.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// `snapshot`.
@@ -51,4 +53,34 @@ pub struct DeleteSnapshotArgs {
     /// Don't ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The instance that the snapshot is of: an id, a name, or a unique prefix of an id
+    pub instance: String,
+
+    /// The snapshot: an id, a name, a unique prefix of an id, or latest
+    pub snapshot: String,
+
+    /// The directory to make, with the snapshot's content; it must not be there, or be empty
+    #[arg(long, value_name = "DIRECTORY")]
+    pub to: PathBuf,
+
+    /// Leave the memory out, so that the guest boots anew from its disks
+    #[arg(long)]
+    pub disks_only: bool,
+
+    /// Start the VM from the directory, and wait until its guest runs
+    #[arg(long)]
+    pub start: bool,
+
+    /// Start it although that may fail, or although the instance runs
+    #[arg(long, requires = "start")]
+    pub force: bool,
+
+    /// Look at what could be in the way, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }

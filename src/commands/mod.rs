@@ -16,6 +16,7 @@ mod plan;
 mod protect;
 mod prune;
 mod register;
+mod restore;
 mod run_due;
 mod set;
 mod snapshot;
@@ -56,6 +57,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::Snapshots(args) => snapshots::run(context, args),
         Command::Plan(args) => plan::run(context, args),
         Command::Snapshot(args) => snapshot::run(context, args),
+        Command::Restore(args) => restore::run(context, args),
         Command::Protect(args) => protect::protect(context, args),
         Command::Unprotect(args) => protect::unprotect(context, args),
         Command::DeleteSnapshot(args) => delete_snapshot::run(context, args),

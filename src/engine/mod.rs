@@ -5,6 +5,7 @@
 pub mod hypeman;
 pub mod local;
 pub mod registrar;
+pub mod restorer;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,6 +20,7 @@ use crate::interrupt::Over;
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
+use restorer::Restorer;
 
 /// What went wrong in an engine. Every variant's text is complete: it names the thing, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -248,6 +250,8 @@ pub struct Ports {
     pub diagnosis: Arc<dyn Diagnose>,
     /// Keeps VMs that hypeman does not run; `None` where only a server's own instances are served.
     pub registrar: Option<Arc<dyn Registrar>>,
+    /// Gives snapshots back on this host; `None` where a server keeps them.
+    pub restorer: Option<Arc<dyn Restorer>>,
 }
 
 impl Ports {
@@ -259,11 +263,12 @@ impl Ports {
             recovery: Arc::clone(&engine) as _,
             diagnosis: engine,
             registrar: None,
+            restorer: None,
         }
     }
 
-    /// The ports of an engine that also serves VMs which were registered with it.
-    pub fn with_registrar<E: Engine + Recovery + Diagnose + Registrar + 'static>(
+    /// The ports of an engine that keeps snapshots on this host, also of VMs which were registered with it.
+    pub fn on_this_host<E: Engine + Recovery + Diagnose + Registrar + Restorer + 'static>(
         engine: E,
     ) -> Self {
         let engine = Arc::new(engine);
@@ -271,7 +276,8 @@ impl Ports {
             engine: Arc::clone(&engine) as _,
             recovery: Arc::clone(&engine) as _,
             diagnosis: Arc::clone(&engine) as _,
-            registrar: Some(engine),
+            registrar: Some(Arc::clone(&engine) as _),
+            restorer: Some(engine),
         }
     }
 }

@@ -67,7 +67,7 @@ pub fn take(path: &Path, timeout: Duration) -> io::Result<Waited> {
 /// # Errors
 /// As [`take`].
 pub fn share(path: &Path, timeout: Duration) -> io::Result<Waited> {
-    wait_for(path, timeout, |file| is_had(FileExt::try_lock_shared(file)))
+    wait_for(path, timeout, try_share)
 }
 
 fn wait_for(
@@ -113,6 +113,14 @@ fn open(path: &Path) -> io::Result<File> {
 pub fn try_lock(file: &File) -> io::Result<bool> {
     // The trait's function by its name: std has a method that is spelled the same.
     is_had(FileExt::try_lock_exclusive(file))
+}
+
+/// As [`try_lock`], beside others that share it.
+///
+/// # Errors
+/// As [`try_lock`].
+pub fn try_share(file: &File) -> io::Result<bool> {
+    is_had(FileExt::try_lock_shared(file))
 }
 
 fn is_had(locked: io::Result<()>) -> io::Result<bool> {

@@ -14,7 +14,7 @@ use crate::plan::{Fate, Forecast};
 use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
     Answer, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
-    ProtectionRow, Registration, RegistrationChange, ScheduleRow, SnapshotRow, Taken,
+    ProtectionRow, Registration, RegistrationChange, Restored, ScheduleRow, SnapshotRow, Taken,
 };
 use crate::retention::Decision;
 use crate::schedule::Schedule;
@@ -31,6 +31,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Run(it) => run(it),
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
         Answer::Plan(it) => plan(&it.forecast),
+        Answer::Restored(it) => restored(it),
         Answer::Taken(it) => taken(it),
         Answer::Protections(rows) => rows.iter().map(protected).collect(),
         Answer::DeletedSnapshots(rows) => rows.iter().map(deleted_snapshot).collect(),
@@ -112,6 +113,24 @@ fn fate(fate: &Fate) -> Value {
     value["removed_at"] = json!(fate.removed_at);
     value["reasons"] = json!(reasons(&fate.decision));
     value
+}
+
+fn restored(restored: &Restored) -> Value {
+    json!({
+        "restored": !restored.is_stopped && !restored.is_dry_run,
+        "dry_run": restored.is_dry_run,
+        "source_instance_id": restored.instance.id,
+        "snapshot_id": restored.snapshot.id,
+        "snapshot_name": restored.snapshot.name,
+        "checks": restored.findings.iter().map(examined).collect::<Vec<_>>(),
+        "directory": restored.to,
+        "has_memory": restored.has_memory,
+        "command": restored.argv,
+        "command_directory": restored.directory,
+        "monitor": restored.monitor,
+        "pid": restored.pid,
+        "clock_behind_seconds": restored.behind.map(|behind| behind.as_secs()),
+    })
 }
 
 fn taken(created: &Taken) -> Value {

@@ -6,6 +6,7 @@ mod check;
 mod json;
 mod lines;
 mod plan;
+mod restored;
 mod runs;
 mod table;
 pub mod text;
@@ -62,6 +63,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Declared(declared) => lines::declared(declared, view),
             Answer::Deleted(deleted) => lines::deleted(deleted),
             Answer::Plan(planned) => plan::text(planned, view),
+            Answer::Restored(restored) => restored::text(restored, view),
             Answer::Taken(created) => lines::taken(created),
             Answer::Protections(rows) => lines::protections(rows, view),
             Answer::DeletedSnapshots(rows) => lines::deleted_snapshots(rows),

@@ -2,6 +2,7 @@
 
 pub mod run;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -34,6 +35,8 @@ pub enum Answer {
     Snapshots(Vec<SnapshotRow>),
     /// `plan`: what a schedule will do.
     Plan(Box<Planned>),
+    /// `restore`: what was in the way, and what was done.
+    Restored(Box<Restored>),
     /// `snapshot`: the one that was taken.
     Taken(Taken),
     /// `protect`, `unprotect`: one for each snapshot that was named.
@@ -56,6 +59,7 @@ impl Answer {
         let has_failed = match self {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
+            Self::Restored(restored) => restored.is_stopped,
             Self::DeletedSnapshots(rows) => rows.iter().any(|row| row.error.is_some()),
             Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Health(health) => return health_exit(health.level()),
@@ -166,6 +170,33 @@ pub struct Planned {
     pub is_proposed: bool,
     /// What it will do.
     pub forecast: Forecast,
+}
+
+/// A snapshot that was given back, or what kept it from being.
+#[derive(Debug)]
+pub struct Restored {
+    pub instance: InstanceRef,
+    pub snapshot: Snapshot,
+    /// What was looked at before.
+    pub findings: Vec<finding::Finding>,
+    /// The directory with its content.
+    pub to: PathBuf,
+    /// What starts the VM; `None` where nothing is known of that.
+    pub argv: Option<Vec<String>>,
+    /// The directory to start it in.
+    pub directory: Option<PathBuf>,
+    /// The socket of its monitor, once it runs.
+    pub monitor: Option<PathBuf>,
+    /// Whether it goes on from its memory, and then waits to be told so.
+    pub has_memory: bool,
+    /// Whether something was in the way, so that nothing was done.
+    pub is_stopped: bool,
+    /// Whether nothing was to be done.
+    pub is_dry_run: bool,
+    /// The VM's process, if it was started.
+    pub pid: Option<u32>,
+    /// How far the guest's clock is behind, if it goes on from its memory.
+    pub behind: Option<Duration>,
 }
 
 /// A snapshot that was taken by hand.

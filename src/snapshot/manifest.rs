@@ -286,6 +286,26 @@ impl Manifest {
         self.state_dir.as_deref().map(Path::new)
     }
 
+    /// The VMM's process; `None` if no VMM ran, or it is not known.
+    pub const fn vmm(&self) -> Option<&Vmm> {
+        self.vmm.as_ref()
+    }
+
+    /// The VMM's version.
+    pub fn vmm_version(&self) -> Option<&str> {
+        self.vmm_version.as_deref()
+    }
+
+    /// The host that it ran on.
+    pub const fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// Disks of which there is no copy.
+    pub fn read_only_disks(&self) -> &[ReadOnlyDisk] {
+        &self.read_only_disks
+    }
+
     /// Whether the manifest lists the snapshot's files.
     pub const fn lists_files(&self) -> bool {
         self.version >= VERSION

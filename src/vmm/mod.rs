@@ -19,6 +19,7 @@ pub mod firecracker;
 mod foreign_tests;
 mod handover;
 mod http;
+pub mod launch;
 mod pause;
 mod peer;
 mod process;

@@ -1,8 +1,10 @@
 //! The test VM: the guest of `guest/counter.c` in a real QEMU by software emulation, booted or restored from a
 //! snapshot, and looked at over a monitor of the test's own. It ends its QEMU by process id, and never touches another.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -222,7 +224,21 @@ impl TestVm {
 
     /// Everything the guest printed so far.
     pub fn serial(&self) -> String {
-        read_text(&self.runtime.path().join("serial"))
+        read_text(&self.serial_path())
+    }
+
+    /// A variable of QEMU's environment.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
+        let environment = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        environment.split(|byte| *byte == 0).find_map(|variable| {
+            let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(OsStr::from_bytes(value).to_owned())
+        })
+    }
+
+    /// The file that the first serial port is written to.
+    pub fn serial_path(&self) -> PathBuf {
+        self.runtime.path().join("serial")
     }
 
     /// Types a line on the second serial port, where the real Linux guest listens.

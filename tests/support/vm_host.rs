@@ -1,6 +1,7 @@
 //! A host with one real VM that the tool looks after: state and data directories, the VM, its registration and its
 //! schedule, and the tool's command line.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -19,6 +20,8 @@ pub struct VmHost {
     binary: PathBuf,
     state: PathBuf,
     data: PathBuf,
+    /// Where the VM's QEMU finds its libraries, if that is not where they are found anyway.
+    libraries: Option<OsString>,
     /// The VM.
     pub vm: TestVm,
     _root: TempDir,
@@ -38,11 +41,13 @@ impl VmHost {
         fs::create_dir(&disks).expect("a directory for disks");
         let mut options = VmOptions::new(&disks);
         change(&mut options);
+        let vm = TestVm::boot(&options);
         let host = Self {
             binary: binary.into(),
             state: root.path().join("state"),
             data: root.path().join("data"),
-            vm: TestVm::boot(&options),
+            libraries: vm.variable("LD_LIBRARY_PATH"),
+            vm,
             _root: root,
         };
         let socket = host
@@ -78,6 +83,10 @@ impl VmHost {
             .env("HYPEMAN_SNAP_DATA_DIR", &self.data)
             .env_remove("HYPEMAN_BASE_URL")
             .env_remove("HYPEMAN_SNAP_ENGINE");
+        // The tool starts QEMU itself, without the wrapper of one that was only unpacked.
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
     }
 
     /// The tool itself.

@@ -22,6 +22,7 @@ mod processes;
 pub mod record;
 mod registration;
 mod rest;
+mod restore;
 mod second_scheduler;
 mod session;
 mod soundness;

@@ -1,0 +1,68 @@
+//! The port to whoever gives snapshots back on this host.
+
+use std::path::{Path, PathBuf};
+
+use crate::engine::EngineError;
+use crate::finding::Finding;
+use crate::snapshot::Snapshot;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// The snapshot.
+    pub snapshot: &'a Snapshot,
+    /// The directory that its content goes into: absolute, and not there yet, or empty.
+    pub to: &'a Path,
+    /// Whether memory is left out, so that the guest boots anew.
+    pub disks_only: bool,
+    /// Whether the VM is to be started.
+    pub starts: bool,
+}
+
+/// What giving it back comes to.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    /// What was looked at, in the order in which that is told.
+    pub findings: Vec<Finding>,
+    /// How the VM is started; `None` where nothing is known of that.
+    pub launch: Option<Launch>,
+    /// Whether it goes on from its memory.
+    pub has_memory: bool,
+}
+
+/// How a VM is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The program and its arguments, with what makes it run as its user.
+    pub argv: Vec<String>,
+    /// The directory to start it in.
+    pub directory: PathBuf,
+    /// The socket of its monitor, once it runs.
+    pub monitor: PathBuf,
+    /// Where what it says goes.
+    pub log: PathBuf,
+    /// The user and the group that its files belong to; `None` for this process's own.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Gives snapshots back.
+pub trait Restorer: Send + Sync {
+    /// Looks at everything that could be in the way, and touches nothing.
+    ///
+    /// # Errors
+    /// When the snapshot can't be looked at.
+    fn preflight(&self, wanted: &Wanted<'_>) -> Result<Preflight, EngineError>;
+
+    /// Lays the snapshot's content down, whole and durable, or not at all. The snapshot is only read, and can't be
+    /// deleted meanwhile.
+    ///
+    /// # Errors
+    /// When something is there, or it can't be written; then nothing is left.
+    fn lay_down(&self, wanted: &Wanted<'_>, preflight: &Preflight) -> Result<(), EngineError>;
+
+    /// Starts the VM, detached, and returns its process once the guest runs.
+    ///
+    /// # Errors
+    /// When it ends or does not run in time; then it is ended, and what was laid down stays.
+    fn start(&self, launch: &Launch, has_memory: bool) -> Result<u32, EngineError>;
+}

@@ -1,0 +1,53 @@
+//! `restore`: what was looked at, what was done, and how the VM is started.
+
+use super::text::visible;
+use super::units::rough;
+use super::{View, table};
+use crate::report::Restored;
+use crate::schedule::hooks::command_line;
+
+pub fn text(restored: &Restored, view: &View) -> String {
+    let mut text = table::findings(&restored.findings, view);
+    let to = visible(&restored.to.display().to_string());
+    let snapshot = visible(&restored.snapshot.name);
+    let instance = visible(&restored.instance.to_string());
+    if restored.is_stopped {
+        text.push_str("nothing was restored: something is in the way, see above\n");
+        return text;
+    }
+    if restored.is_dry_run {
+        text.push_str(&format!(
+            "would restore {snapshot} of {instance} into {to}\n"
+        ));
+    } else {
+        text.push_str(&format!("restored {snapshot} of {instance} into {to}\n"));
+    }
+    match (restored.pid, &restored.argv) {
+        (Some(pid), _) => {
+            text.push_str(&format!("started it: process {pid}, its guest runs\n"));
+            if let Some(behind) = restored.behind {
+                text.push_str(&format!(
+                    "its clock is behind by {}: set it in the guest\n",
+                    rough(behind)
+                ));
+            }
+        }
+        (None, Some(argv)) => {
+            let directory = restored.directory.as_deref().unwrap_or(&restored.to);
+            let directory = directory.display().to_string();
+            text.push_str(&format!(
+                "start it:\n  cd {} && {}\n",
+                visible(&command_line(&[directory])),
+                visible(&command_line(argv))
+            ));
+            if let (true, Some(monitor)) = (restored.has_memory, &restored.monitor) {
+                text.push_str(&format!(
+                    "it loads its memory and waits; let it go on with the command cont on {}\n",
+                    visible(&monitor.display().to_string())
+                ));
+            }
+        }
+        (None, None) => {}
+    }
+    text
+}
