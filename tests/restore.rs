@@ -187,6 +187,34 @@ fn a_host_that_lost_its_state_directory_restores_all_the_same_and_shows_the_comm
 }
 
 #[test]
+fn a_vm_that_was_off_boots_from_its_disk_by_the_command_line_that_it_ran_with() {
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), place.path(), |_| {});
+    host.schedule(3);
+    host.vm.wait_ticks_beyond(50);
+    host.json(&["run-due", "--force", "-o", "json"]);
+    let serial = host.vm.serial_path();
+    host.vm.kill();
+    let run = host.json(&["run-due", "--force", "-o", "json"]);
+    assert_eq!(run["results"][0]["kind"], "Stopped", "{run}");
+    fs::remove_file(&serial).unwrap();
+    let to = place.path().join("back");
+    let json = host.json(&[
+        "restore",
+        ID,
+        "latest",
+        "--to",
+        to.to_str().unwrap(),
+        "--start",
+        "-o",
+        "json",
+    ]);
+    let _started = Started::of(&json);
+    assert_eq!(json["has_memory"], false);
+    wait_until("the guest that boots anew", || !ticks(&serial).is_empty());
+}
+
+#[test]
 fn a_vm_of_another_user_gets_its_files_and_one_that_does_not_run_is_ended_and_says_why() {
     let place = tempfile::tempdir().unwrap();
     let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), place.path(), |_| {});

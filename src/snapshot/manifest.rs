@@ -2,6 +2,7 @@
 //! which files are there (hypeman-snap(5)). When it is read it is a stranger's: no path in it is used before
 //! [`Manifest::check`] has seen it, and what the VMM said in it stays the VMM's word.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -284,6 +285,20 @@ impl Manifest {
     /// The directory with memory and device state, where the manifest says it.
     pub fn state_dir(&self) -> Option<&Path> {
         self.state_dir.as_deref().map(Path::new)
+    }
+
+    /// The same with the VMM's process of another snapshot; `None` if that is not known, or had other disks.
+    pub fn with_process_of(&self, other: &Self) -> Option<Self> {
+        let sources = |it: &Self| -> BTreeSet<PathBuf> {
+            it.disks.iter().map(|disk| disk.source.clone()).collect()
+        };
+        let is_fit = other.vmm.is_some() && sources(self) == sources(other);
+        is_fit.then(|| Self {
+            vmm: other.vmm.clone(),
+            vmm_version: other.vmm_version.clone(),
+            host: other.host.clone(),
+            ..self.clone()
+        })
     }
 
     /// The VMM's process; `None` if no VMM ran, or it is not known.

@@ -20,8 +20,8 @@ use crate::fs::beneath::Beneath;
 use crate::fs::{bounded, durable, lock, remove, seal, space, tree};
 use crate::instance::Hypervisor;
 use crate::interrupt::Deadline;
-use crate::snapshot::Kind;
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::{Kind, Snapshot};
 use crate::vmm::{self, VmmState};
 
 /// How long a VM may take until its guest runs, besides what reading its memory takes.
@@ -66,7 +66,22 @@ impl Restorer for Local {
             preflight.findings.extend(checks::others(manifest));
         }
         preflight.has_memory = snapshot.kind == Kind::Standby && !wanted.disks_only;
-        match start::launch(stored.manifest.as_ref(), wanted, preflight.has_memory) {
+        let borrowed = self.with_known_process(snapshot, stored.manifest.as_ref())?;
+        let manifest = match &borrowed {
+            Some((manifest, from)) => {
+                preflight.findings.push(Finding::ok(
+                    "command line",
+                    &from.id,
+                    format!(
+                        "it did not run; how it is started is known from {}",
+                        from.name
+                    ),
+                ));
+                Some(manifest)
+            }
+            None => stored.manifest.as_ref(),
+        };
+        match start::launch(manifest, wanted, preflight.has_memory) {
             Ok((launch, findings)) => {
                 preflight.findings.extend(findings);
                 preflight.launch = Some(launch);
@@ -176,6 +191,38 @@ impl Local {
             manifest,
             _reading: reading,
         })
+    }
+
+    /// The manifest of a snapshot at rest with the process of the newest one of the same disks that was taken while the
+    /// VM ran, and that one.
+    fn with_known_process(
+        &self,
+        snapshot: &Snapshot,
+        manifest: Option<&Manifest>,
+    ) -> Result<Option<(Manifest, Snapshot)>, EngineError> {
+        let Some(manifest) = manifest.filter(|it| it.vmm().is_none() && !it.disks.is_empty())
+        else {
+            return Ok(None);
+        };
+        let store = self.instances.store()?;
+        let mut others = store.list()?.snapshots;
+        others.retain(|it| {
+            it.kind == Kind::Standby && it.source_instance_id == snapshot.source_instance_id
+        });
+        others.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+        for other in others {
+            let guest = store.snapshot_dir(&other.id).join("guest");
+            let Some(known) = File::open(guest)
+                .ok()
+                .and_then(|it| manifest::read(it).ok())
+            else {
+                continue;
+            };
+            if let Some(with) = manifest.with_process_of(&known) {
+                return Ok(Some((with, other)));
+            }
+        }
+        Ok(None)
     }
 
     fn fill(
