@@ -2,7 +2,8 @@
 
 #![cfg(test)]
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fs2::FileExt;
@@ -13,17 +14,27 @@ const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 const WEB_A: (&str, &str) = (ID, "web-a");
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A host on which one of two snapshots that are to go can't be removed while the file is open.
-fn host_with_a_snapshot_that_is_held() -> (Host, File) {
+/// A host on which one of two snapshots that are to go can't be removed.
+fn host_with_a_snapshot_that_is_held() -> (Host, Obstacle) {
     let host = Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"));
     host.run(&["set", "web-a", "--interval", "1h", "--max-count", "1"])
         .exits(0);
     for (id, hours) in [("goes", 5), ("held", 4), ("kept", 3)] {
         host.add_snapshot(id, WEB_A, hours * HOUR, true);
     }
-    let held = File::open(host.data_dir().join("snapshots/held")).unwrap();
-    FileExt::try_lock_exclusive(&held).unwrap();
-    (host, held)
+    // Where it would be renamed to.
+    let obstacle = host.data_dir().join("snapshots/.trash-held");
+    fs::write(&obstacle, "").unwrap();
+    (host, Obstacle(obstacle))
+}
+
+/// What is in the way of a deletion until this is dropped.
+struct Obstacle(PathBuf);
+
+impl Drop for Obstacle {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn row(host: &Host, args: &[&str], code: i32) -> Value {
@@ -130,4 +141,30 @@ fn failure_hook_hears_of_it() {
         heard.starts_with("snapshotted: could not delete held"),
         "{heard}"
     );
+}
+
+#[test]
+fn a_snapshot_that_is_being_read_stays_for_now_and_nothing_fails() {
+    let (host, obstacle) = host_with_a_snapshot_that_is_held();
+    drop(obstacle);
+    let reading = File::open(host.data_dir().join("snapshots/held")).unwrap();
+    FileExt::try_lock_shared(&reading).unwrap();
+    let said = host.run(&["-o", "json", "prune"]).exits(0);
+    assert!(
+        said.stderr
+            .contains("snapshot held is in use, and goes with the next run"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(
+        said.json()["results"][0]["pruned"],
+        serde_json::json!(["goes"])
+    );
+    assert!(host.schedule(ID)["retention_error"].is_null());
+    host.run(&["delete-snapshot", "--yes", "held"])
+        .exits(1)
+        .complains(&["snapshot held is in use"]);
+    drop(reading);
+    host.run(&["prune"]).exits(0);
+    assert_eq!(host.snapshots(), ["kept"]);
 }

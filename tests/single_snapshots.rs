@@ -188,6 +188,8 @@ fn a_snapshot_by_hand_belongs_to_no_schedule() {
             .starts_with("manual-20")
     );
     assert_eq!(json["pause_ms"], Value::Null);
+    // Another one in the same second.
+    host.run(&["snapshot", "web-a"]).exits(0);
     for (args, code, part) in [
         (&["snapshot", "nobody"][..], 3, "\"nobody\""),
         (&["snapshot", "web-a", "--name", "Web"], 2, "--name \"Web\""),

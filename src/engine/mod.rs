@@ -43,6 +43,9 @@ pub enum EngineError {
         #[source]
         source: Option<Box<dyn Error + Send + Sync>>,
     },
+    /// The snapshot is being read, as by a restore, or deleted by somebody else: it can't be deleted now.
+    #[error("snapshot {0} is in use")]
+    InUse(SnapshotId),
     /// A creation ended without a clear answer: the snapshot may still turn up. The next attempt must look for it by
     /// its name, and use that name again, so that there are never two.
     #[error("{message}")]

@@ -9,7 +9,7 @@ use crate::interrupt;
 use crate::queue;
 use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::run::failure::Failure;
-use crate::run::record::{afterwards, interrupted_retention, retain};
+use crate::run::record::{afterwards, in_use, interrupted_retention, retain};
 use crate::run::{Options, Run, result, serve};
 use crate::store::Store;
 
@@ -95,6 +95,7 @@ fn prune_under_lock(
         let retained = retain(context, &mut schedule, None, is_gone);
         result.pruned = retained.removed;
         result.held_back = retained.held_back;
+        result.notes.extend(in_use(&retained.in_use));
         failures = retained.failures;
         if retained.is_interrupted {
             result = interrupted_retention(result);

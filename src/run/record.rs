@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
+use crate::engine::EngineError;
 use crate::interrupt;
 use crate::plan::{self, Afterwards, Terms};
 use crate::report::run::{InstanceResult, Outcome};
@@ -95,6 +96,7 @@ pub(super) fn record(
     let retained = retain(context, &mut schedule, taken.as_ref(), is_gone);
     result.pruned = retained.removed;
     result.held_back = retained.held_back;
+    result.notes.extend(in_use(&retained.in_use));
     if retained.is_interrupted {
         result = interrupted_retention(result);
     }
@@ -190,6 +192,8 @@ pub(super) struct Retained {
     pub(super) removed: Vec<SnapshotId>,
     /// What goes as well and waits for the next run, oldest first.
     pub(super) held_back: Vec<SnapshotId>,
+    /// What goes as well and is being read, so that the next run removes it.
+    pub(super) in_use: Vec<SnapshotId>,
     /// What could not be judged, removed or recorded.
     pub(super) failures: Vec<Failure>,
     /// Whether a signal ended it before all was removed that goes.
@@ -221,6 +225,8 @@ pub(super) fn retain(
                     Ok(true) => retained.removed.push(id),
                     // Protected since.
                     Ok(false) => {}
+                    // The next run removes it.
+                    Err(Failure::Engine(EngineError::InUse(id))) => retained.in_use.push(id),
                     Err(Failure::Engine(error)) => undeleted.push((id, error)),
                     Err(failure) => {
                         retained.failures.push(failure);
@@ -231,7 +237,9 @@ pub(super) fn retain(
             if !undeleted.is_empty() {
                 retained.failures.push(Failure::Undeleted(undeleted));
             }
-            let is_done = retained.failures.is_empty() && !retained.is_interrupted;
+            let is_done = retained.failures.is_empty()
+                && retained.in_use.is_empty()
+                && !retained.is_interrupted;
             retained.retires = afterwards.retires && is_done;
         }
         Err(failure) => retained.failures.push(failure),
@@ -245,6 +253,13 @@ pub(super) fn retain(
         retained.failures.extend(context.save(schedule).err());
     }
     retained
+}
+
+/// That snapshots which are to go are being read, a line for each.
+pub(super) fn in_use(snapshots: &[SnapshotId]) -> impl Iterator<Item = String> {
+    snapshots
+        .iter()
+        .map(|id| format!("snapshot {id} is in use, and goes with the next run"))
 }
 
 /// Deletes a snapshot unless it is protected by now, and says whether it is gone.

@@ -51,9 +51,7 @@ impl SnapshotStore {
             Err(error) => return Err(failed(error)),
         };
         if claimed.is_none() {
-            return Err(EngineError::instance(format!(
-                "can't delete {shown}: another run is at it"
-            )));
+            return Err(EngineError::InUse(id.clone()));
         }
         // Without its record first: hypeman lists what has one, whatever it is called.
         hide(&directory).map_err(failed)?;
