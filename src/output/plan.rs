@@ -26,7 +26,7 @@ pub fn text(planned: &Planned, view: &View) -> String {
     );
     if !forecast.runs.is_empty() {
         text.push('\n');
-        text.push_str(&table::plan(&periods(forecast), view));
+        text.push_str(&table::plan(periods(forecast), view));
     }
     if forecast.kept_at_end() > 0 {
         text.push('\n');
@@ -65,17 +65,9 @@ fn schedule(planned: &Planned, view: &View) -> String {
     )
 }
 
-/// What happens in a day or a month, by the host's clock.
-pub struct Period {
-    /// Such as `2026-09-02` or `2026-09`.
-    pub name: String,
-    pub runs: usize,
-    pub removed: usize,
-    /// How many snapshots are there when it ends.
-    pub stay: i64,
-}
-
-fn periods(forecast: &Forecast) -> Vec<Period> {
+/// What happens in each day or month, by the host's clock: its name, such as `2026-09-02` or `2026-09`, runs, removals, and
+/// how many snapshots are there when it ends.
+fn periods(forecast: &Forecast) -> Vec<[String; 4]> {
     let by_month = forecast.until - forecast.from > TimeDelta::days(MOST_DAYS);
     let key = |at: DateTime<Utc>| {
         let local = at.with_timezone(&Local);
@@ -95,16 +87,17 @@ fn periods(forecast: &Forecast) -> Vec<Period> {
         .map(|((year, month, day), (runs, removed))| {
             let change = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
             stay += change(runs) - change(removed);
-            Period {
-                name: if by_month {
-                    format!("{year}-{month:02}")
-                } else {
-                    format!("{year}-{month:02}-{day:02}")
-                },
-                runs,
-                removed,
-                stay,
-            }
+            let name = if by_month {
+                format!("{year}-{month:02}")
+            } else {
+                format!("{year}-{month:02}-{day:02}")
+            };
+            [
+                name,
+                runs.to_string(),
+                removed.to_string(),
+                stay.to_string(),
+            ]
         })
         .collect()
 }

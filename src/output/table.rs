@@ -5,7 +5,6 @@ use tabled::settings::object::{Cell, Rows};
 use tabled::settings::{Color, Padding, Style};
 
 use super::View;
-use super::plan::Period;
 use super::text::{Tint, shortened, visible};
 use super::{lines, units};
 use crate::finding::{Finding, Status};
@@ -115,19 +114,11 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
     table.render(view)
 }
 
-/// `plan`.
-pub fn plan(periods: &[Period], view: &View) -> String {
+/// `plan`: what happens in each period.
+pub fn plan(periods: Vec<[String; 4]>, view: &View) -> String {
     let mut table = Table::new(["PERIOD", "RUNS", "REMOVED", "STAY"]);
     for period in periods {
-        table.push(
-            [
-                period.name.clone(),
-                period.runs.to_string(),
-                period.removed.to_string(),
-                period.stay.to_string(),
-            ],
-            None,
-        );
+        table.push(period, None);
     }
     table.render(view)
 }

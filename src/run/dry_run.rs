@@ -13,9 +13,6 @@ use crate::run::{Run, result};
 use crate::schedule::Schedule;
 use crate::schedule::hooks::Stage;
 
-/// That a schedule has served its purpose.
-pub(super) const RETIRED: &str = "the instance is gone for good; its schedule was removed";
-
 /// What a run would come to.
 pub(super) fn result(
     context: &Run<'_>,
@@ -54,7 +51,7 @@ pub(super) fn result(
             result.foresee(afterwards);
             if retires {
                 result.outcome = Outcome::Retired;
-                result = result.noting(RETIRED);
+                result = result.noting(result::RETIRED);
             }
         }
         Err(failure) => failures.push(failure),

@@ -11,7 +11,6 @@ use crate::error;
 use crate::instance::Instance;
 use crate::interrupt;
 use crate::plan;
-use crate::run::hooks::HookFailed;
 use crate::schedule::duration::format_human;
 use crate::snapshot::SnapshotId;
 use crate::store::{LockError, StoreError};
@@ -68,6 +67,11 @@ pub(super) enum Failure {
     )]
     Panicked,
 }
+
+/// A hook failed, or is not run: which one, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct HookFailed(pub(super) String);
 
 struct Undeleted<'a>(&'a [(SnapshotId, EngineError)]);
 

@@ -14,7 +14,7 @@ use crate::instance::InstanceId;
 use crate::interrupt;
 use crate::report::run::{HookRun, Outcome};
 use crate::run::at_work::AtWork;
-use crate::run::failure::Failure;
+use crate::run::failure::{Failure, HookFailed};
 use crate::schedule::hooks::{Hooks as Declared, Stage};
 use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Kind, Snapshot};
@@ -288,11 +288,6 @@ struct Call {
     command: Command,
     timeout: Duration,
 }
-
-/// A hook failed, or is not run: which one, and why.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct HookFailed(pub(super) String);
 
 impl Call {
     /// Runs it, and passes on what it said.

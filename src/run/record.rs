@@ -8,9 +8,9 @@ use crate::interrupt;
 use crate::plan::{self, Afterwards, Terms};
 use crate::report::run::{InstanceResult, Outcome};
 use crate::run::carry_out::End;
-use crate::run::failure::Failure;
-use crate::run::hooks::{HookFailed, Hooks};
-use crate::run::{Run, dry_run, result};
+use crate::run::failure::{Failure, HookFailed};
+use crate::run::hooks::Hooks;
+use crate::run::{Run, result};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule};
 use crate::snapshot::{Snapshot, SnapshotId};
@@ -105,7 +105,7 @@ pub(super) fn record(
         match context.store.remove(&id) {
             Ok(_) => {
                 result.outcome = Outcome::Retired;
-                result = result.noting(dry_run::RETIRED);
+                result = result.noting(result::RETIRED);
             }
             Err(error) => failures.push(error.into()),
         }

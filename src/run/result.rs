@@ -4,6 +4,9 @@ use crate::instance::InstanceId;
 use crate::report::run::{InstanceResult, Outcome};
 use crate::run::failure::Failure;
 
+/// That a schedule has served its purpose.
+pub(super) const RETIRED: &str = "the instance is gone for good; its schedule was removed";
+
 /// A failure.
 pub(super) fn failed(id: &InstanceId, failure: &Failure) -> InstanceResult {
     InstanceResult {

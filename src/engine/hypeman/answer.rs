@@ -14,8 +14,7 @@ use rustix::io::Errno;
 use rustls::CertificateError;
 use serde::Deserialize;
 
-use super::body::TooLong;
-use super::fault::{Fault, Refusal};
+use super::fault::{Fault, Refusal, TooLong};
 use super::key::Secret;
 use crate::http::{one_line, root_cause};
 

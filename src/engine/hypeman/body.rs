@@ -9,14 +9,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::answer;
-use super::fault::Fault;
-
-/// A body is longer than asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("it is longer than {} KiB", max_bytes / 1024)]
-pub(super) struct TooLong {
-    max_bytes: u64,
-}
+use super::fault::{Fault, TooLong};
 
 /// A body that comes in.
 pub(super) struct Body<R> {

@@ -9,6 +9,13 @@ use reqwest::StatusCode;
 use super::key::Secret;
 use crate::engine::EngineError;
 
+/// A body is longer than asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("it is longer than {} KiB", max_bytes / 1024)]
+pub(super) struct TooLong {
+    pub(super) max_bytes: u64,
+}
+
 /// Where a request without a key could get one.
 const KEY_PLACES: &str = "HYPEMAN_API_KEY_FILE, HYPEMAN_API_KEY, the systemd credential hypeman-api-key, or api_key in \
                           ~/.config/hypeman/cli.yaml";

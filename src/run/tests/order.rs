@@ -1,8 +1,7 @@
 //! Who is served first, and that those that hang keep nobody from being served.
 
 use super::*;
-use crate::run::failure::Failure;
-use crate::run::hooks::HookFailed;
+use crate::run::failure::{Failure, HookFailed};
 use crate::run::pick::{self, Job};
 use crate::run::result;
 
