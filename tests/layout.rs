@@ -3,7 +3,7 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -430,4 +430,80 @@ fn the_reading_of_imports_is_right() {
     assert!(!is_allowed("engine::local::Local", &["engine"]));
     assert!(!is_allowed("engineering", &["engine"]));
     assert!(!is_allowed("run::Options", &["run::report"]));
+}
+
+/// The other files that a file uses by its `use` items, as module paths; those above it and below it are its own.
+fn uses(source: &Source, modules: &BTreeSet<String>) -> BTreeSet<String> {
+    let own = source.module_path().join("::");
+    // Unit tests at the end of a file are no part of the house.
+    let code = source.code.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let code = without_strings(code).replace('\n', " ");
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("use ") {
+        let mut rest = &code[at + "use ".len()..];
+        let mut base: Vec<&str> = source.module_path();
+        if let Some(from_root) = rest.strip_prefix("crate::") {
+            (rest, base) = (from_root, Vec::new());
+        } else if rest.starts_with("super::") {
+            while let Some(above) = rest.strip_prefix("super::") {
+                rest = above;
+                base.pop();
+            }
+        } else if let Some(here) = rest.strip_prefix("self::") {
+            rest = here;
+        } else {
+            continue;
+        }
+        collect(rest, &base.join("::"), &mut found);
+    }
+    found
+        .into_iter()
+        .filter_map(|path| {
+            // The file is the longest part of the path that is a module.
+            let mut module = path.as_str();
+            while !modules.contains(module) {
+                module = module.rsplit_once("::")?.0;
+            }
+            Some(module.to_owned())
+        })
+        .filter(|module| {
+            let is_above = own.starts_with(&format!("{module}::"));
+            *module != own && !is_above
+        })
+        .collect()
+}
+
+#[test]
+fn no_two_files_use_each_other() {
+    let sources: Vec<Source> = sources()
+        .into_iter()
+        .filter(|it| !it.is_unit_test())
+        .collect();
+    let modules: BTreeSet<String> = sources
+        .iter()
+        .map(|it| it.module_path().join("::"))
+        .collect();
+    let graph: BTreeMap<String, BTreeSet<String>> = sources
+        .iter()
+        .map(|it| (it.module_path().join("::"), uses(it, &modules)))
+        .collect();
+    let count: usize = graph.values().map(BTreeSet::len).sum();
+    assert!(count > 300, "{count} uses were read");
+    // What is left when files that use no others are taken away, again and again, goes round in circles.
+    let mut left = graph;
+    loop {
+        let done: Vec<String> = left
+            .iter()
+            .filter(|(_, uses)| uses.iter().all(|it| !left.contains_key(it)))
+            .map(|(module, _)| module.clone())
+            .collect();
+        if done.is_empty() {
+            break;
+        }
+        left.retain(|module, _| !done.contains(module));
+    }
+    assert!(
+        left.is_empty(),
+        "these go round in circles, or use those that do: {left:#?}"
+    );
 }
