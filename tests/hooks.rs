@@ -84,7 +84,8 @@ impl Scene {
 
 #[test]
 fn hooks_run_around_the_snapshot_and_are_told_about_it() {
-    let script = "sh -c 'env | grep ^HYPEMAN_ | grep -v _DI[R]= | sort >> LOG; pwd >> LOG'";
+    let script =
+        "sh -c 'env | grep ^HYPEMAN_ | grep -v -e _DI[R]= -e _RUN= | sort >> LOG; pwd >> LOG'";
     let scene = Scene::new(&[
         "--pre-hook",
         script,

@@ -1,6 +1,7 @@
 //! One hook as a process: started without a shell, in a group of its own, its output kept, and ended with all its
 //! children when its time is up. Knows nothing of schedules and snapshots.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group};
 
 /// How much of the output is kept: the end of it.
 const OUTPUT_MAX_BYTES: usize = 16 << 10;
@@ -20,6 +21,9 @@ const OUTPUT_MAX_BYTES: usize = 16 << 10;
 const END_GRACE: Duration = Duration::from_secs(5);
 /// How often the process and the clock are looked at; output wakes up at once.
 const SLICE: Duration = Duration::from_millis(20);
+
+/// By what a hook's children are known that left its group (setsid(2)): they inherit its environment.
+const MARK: &str = "HYPEMAN_SNAP_HOOK_RUN";
 
 /// When a hook is ended before it ends by itself.
 pub(super) struct Limits<'a> {
@@ -51,6 +55,8 @@ pub(super) struct Ended {
 
 /// Runs `command` to its end. A hook that ends by itself may leave children; nobody hears them any more.
 pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
+    let mark = format!("{}-{:016x}", std::process::id(), fastrand::u64(..));
+    command.env(MARK, &mark);
     let (child, output) = match start(command) {
         Ok(started) => started,
         Err(error) => {
@@ -66,6 +72,7 @@ pub(super) fn run(command: &mut Command, limits: &Limits<'_>) -> Ended {
         output,
         tail: Tail::default(),
         is_open: true,
+        mark,
     };
     let failure = match hook.wait(limits) {
         Wait::Ended => hook.reap().map_or_else(
@@ -136,6 +143,8 @@ struct Running {
     tail: Tail,
     /// Whether anybody can still write to `output`.
     is_open: bool,
+    /// What its environment says.
+    mark: String,
 }
 
 impl Running {
@@ -163,14 +172,35 @@ impl Running {
     fn end(&mut self, why: &str, limits: &Limits<'_>) -> String {
         // A group that is gone already is what is wanted.
         let _ = kill_process_group(self.group, Signal::TERM);
+        self.signal_strays(Signal::TERM);
         self.wait_to_end(limits);
         let _ = kill_process_group(self.group, Signal::KILL);
+        self.signal_strays(Signal::KILL);
         if !self.wait_to_end(limits) {
             return format!("{why}, and can't be killed");
         }
         match self.reap() {
             Ok(_) => format!("{why} and was ended"),
             Err(error) => format!("{why}, and could not be waited for: {error}"),
+        }
+    }
+
+    /// Signals the children that left the group. Those that others may not look at, or that changed their environment, are
+    /// not found.
+    fn signal_strays(&self, signal: Signal) {
+        let Ok(all) = procfs::process::all_processes() else {
+            return;
+        };
+        for process in all.flatten() {
+            let is_ours = process.environ().is_ok_and(|environment| {
+                environment
+                    .get(OsStr::new(MARK))
+                    .is_some_and(|mark| mark == OsStr::new(&self.mark))
+            });
+            let pid = Pid::from_raw(process.pid).filter(|pid| is_ours && *pid != self.group);
+            if let Some(pid) = pid {
+                let _ = kill_process(pid, signal);
+            }
         }
     }
 

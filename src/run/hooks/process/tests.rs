@@ -190,3 +190,16 @@ fn a_child_that_stays_behind_does_not_hold_the_run_up() {
     let id = Pid::from_raw(id.trim().parse().unwrap()).unwrap();
     rustix::process::kill_process(id, Signal::KILL).unwrap();
 }
+
+#[test]
+fn a_child_that_left_the_group_ends_with_a_hook_that_takes_too_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let script = format!(
+        "setsid sh -c 'trap \"\" TERM; echo $$ >{0}; while :; do sleep 1; done' & while [ ! -s {0} ]; do sleep 0.01; done; sleep 1000",
+        pid.display()
+    );
+    let ended = run_for(&mut sh(&script), Duration::from_secs(1));
+    assert!(ended.failure.unwrap().contains("was ended"));
+    dies(&pid);
+}
