@@ -254,6 +254,25 @@ fn a_vm_of_another_user_gets_its_files_and_one_that_does_not_run_is_ended_and_sa
             .uid(),
         65534
     );
+    // Compressed memory is laid down and not started from.
+    let memory = host
+        .snapshot_dir(id)
+        .join("guest/snapshots/snapshot-latest/memory");
+    let packed = memory.with_extension("zst");
+    fs::rename(&memory, &packed).unwrap();
+    let third = place.path().join("third");
+    let said = host.tool(&[
+        "restore",
+        ID,
+        id,
+        "--to",
+        third.to_str().unwrap(),
+        "--start",
+    ]);
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("its memory is compressed"), "{text}");
+    assert!(!third.exists());
+    fs::rename(&packed, &memory).unwrap();
     // A program that others can change is not run as it was told.
     let mine = place.path().join("qemu-system-x86_64");
     fs::copy("/bin/true", &mine).unwrap();

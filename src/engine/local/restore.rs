@@ -66,7 +66,12 @@ impl Restorer for Local {
             preflight.findings.extend(checks::others(manifest));
         }
         preflight.has_memory = snapshot.kind == Kind::Standby && !wanted.disks_only;
-        let borrowed = self.with_known_process(snapshot, stored.manifest.as_ref())?;
+        // Memory fits only the very devices that it was saved with.
+        let borrowed = if preflight.has_memory {
+            None
+        } else {
+            self.with_known_process(snapshot, stored.manifest.as_ref())?
+        };
         let manifest = match &borrowed {
             Some((manifest, from)) => {
                 preflight.findings.push(Finding::ok(
@@ -81,7 +86,7 @@ impl Restorer for Local {
             }
             None => stored.manifest.as_ref(),
         };
-        match start::launch(manifest, wanted, preflight.has_memory) {
+        match start::launch(manifest, &stored.directory, wanted, preflight.has_memory) {
             Ok((launch, findings)) => {
                 preflight.findings.extend(findings);
                 preflight.launch = Some(launch);

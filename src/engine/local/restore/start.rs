@@ -36,6 +36,10 @@ pub(super) enum NotStartable {
     NoProgram,
     #[error("its manifest names no memory")]
     NoMemory,
+    #[error(
+        "its memory is compressed: a hypeman server restores it, or unpack it first (zstd, lz4)"
+    )]
+    Packed,
     #[error(transparent)]
     Arguments(#[from] Unlaunchable),
     #[error("it ran as user {0}, and only root can start it as another user")]
@@ -61,6 +65,7 @@ pub(super) enum NotStartable {
 /// How the VM is started, and what is to be said of that; else why it can't be.
 pub(super) fn launch(
     manifest: Option<&Manifest>,
+    stored: &Path,
     wanted: &Wanted<'_>,
     has_memory: bool,
 ) -> Result<(Launch, Vec<Finding>), NotStartable> {
@@ -75,6 +80,9 @@ pub(super) fn launch(
     }
     let binary = vmm.binary.as_ref().ok_or(NotStartable::NoProgram)?;
     let memory = match (has_memory, manifest.state_dir()) {
+        (true, Some(dir)) if !stored.join(dir).join(MEMORY).is_file() => {
+            return Err(NotStartable::Packed);
+        }
         (true, Some(dir)) => Some(wanted.to.join(dir).join(MEMORY)),
         (true, None) => return Err(NotStartable::NoMemory),
         (false, _) => None,
