@@ -5,13 +5,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::cli::Host;
 use support::disk::DiskFormat;
 use support::qmp::Qmp;
+use support::skip::skipped;
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
 
@@ -370,4 +372,120 @@ fn what_is_in_the_way_is_named_and_nothing_is_made() {
     ])
     .exits(3);
     assert!(!other.exists());
+}
+
+/// Every file below `dir` with its content.
+fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let (mut all, mut dirs) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                all.push((path.clone(), fs::read(path).unwrap()));
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Killed or told to end at whatever step, the directory is there as a whole or not at all, the snapshot is what it was,
+/// and the same command works afterwards.
+#[test]
+fn a_restore_that_is_cut_short_leaves_all_or_nothing() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        skipped("a restore that is killed: install strace");
+        return;
+    }
+    let host = Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"));
+    host.add_snapshot(
+        "s1",
+        (WEB_A, "web-a"),
+        std::time::Duration::from_secs(60),
+        true,
+    );
+    let stored = host.data_dir().join("snapshots/s1");
+    fs::create_dir(stored.join("guest/disks")).unwrap();
+    fs::write(stored.join("guest/disks/0-a.raw"), vec![7; 1 << 20]).unwrap();
+    let before = content(&stored);
+    let to = host.dir().join("back");
+    let args = ["restore", "web-a", "s1", "--to", to.to_str().unwrap()];
+    let mut cut = 0;
+    for call in [
+        "fsync", "rename", "mkdir", "mkdirat", "openat", "fchmod", "flock",
+    ] {
+        for signal in ["SIGKILL", "SIGTERM"] {
+            for step in (1..).step_by(if call == "openat" { 7 } else { 1 }) {
+                let plain = host.std_command();
+                let mut strace = Command::new("strace");
+                strace.args([
+                    "-f",
+                    "-qqq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    &format!("trace={call}"),
+                    "-e",
+                ]);
+                strace.arg(format!("inject={call}:signal={signal}:when={step}"));
+                strace
+                    .arg(plain.get_program())
+                    .args(plain.get_args())
+                    .args(args);
+                for (name, value) in plain.get_envs() {
+                    match value {
+                        Some(value) => strace.env(name, value),
+                        None => strace.env_remove(name),
+                    };
+                }
+                let status = strace
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status()
+                    .unwrap();
+                let is_whole = to.exists();
+                if is_whole {
+                    assert_eq!(
+                        fs::read(to.join("overlay.raw")).unwrap(),
+                        b"a disk",
+                        "{call} {step}"
+                    );
+                    assert_eq!(
+                        fs::read(to.join("disks/0-a.raw")).unwrap(),
+                        vec![7; 1 << 20]
+                    );
+                    fs::remove_dir_all(&to).unwrap();
+                }
+                assert!(
+                    before == content(&stored),
+                    "{call} {step}: the snapshot changed"
+                );
+                if status.success() {
+                    break;
+                }
+                cut += 1;
+                if signal == "SIGTERM" {
+                    let left: Vec<_> = fs::read_dir(host.dir())
+                        .unwrap()
+                        .flatten()
+                        .map(|it| it.file_name())
+                        .collect();
+                    let is_left =
+                        |name: &std::ffi::OsString| name.to_string_lossy().contains(".restoring-");
+                    assert!(!left.iter().any(is_left), "{call} {step}: {left:?}");
+                } else {
+                    for entry in fs::read_dir(host.dir()).unwrap().flatten() {
+                        if entry.file_name().to_string_lossy().contains(".restoring-") {
+                            fs::remove_dir_all(entry.path()).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(cut > 20, "only {cut} restores were cut short");
+    host.run(&args).exits(0);
+    host.run(&["delete-snapshot", "--yes", "s1"]).exits(0);
 }
