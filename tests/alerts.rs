@@ -2,12 +2,11 @@
 
 #![cfg(test)]
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use fs2::FileExt;
 use serde_json::{Value, json};
 use support::cli::{Host, Said, now, said};
 use support::skip::skipped;
@@ -168,12 +167,10 @@ fn alerts_tell_what_is_wrong() {
 fn alert_tells_of_retention_that_fails() {
     let scraped = Scraped::new();
     let host = &scraped.host;
-    // Somebody reads the snapshot that is to go.
     host.add_snapshot("old", (ID, "web-a"), Duration::from_secs(7200), true);
-    let held = File::open(host.data_dir().join("snapshots/old")).unwrap();
-    FileExt::try_lock_exclusive(&held).unwrap();
     scraped.run_due(&["--force"]).exits(0);
     scraped.fires(14, &[]);
+    let _held = host.obstruct_deletion("old");
     scraped.run_due(&["--force"]).exits(1);
     scraped.fires(14, &[("HypemanSnapRetentionFailing", "warning", WEB_A)]);
 }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fs2::FileExt;
 use support::cli::{Host, Said, said};
 use support::guests;
 
@@ -160,8 +159,7 @@ fn retention_that_fails_is_a_failure_until_it_succeeds() {
     for id in ["old", "older", "oldest"] {
         host.add_snapshot(id, (ID, "web-a"), Duration::from_secs(7200), true);
     }
-    let held = fs::File::open(host.data_dir().join("snapshots/old")).unwrap();
-    FileExt::try_lock_exclusive(&held).unwrap();
+    let held = host.obstruct_deletion("old");
     let monitor = Monitor::start(&[]);
     let url = monitor.url("/s3cret");
     let failure = format!("POST /s3cret/fail 1 of 1 schedules fail: {ID}");

@@ -198,10 +198,9 @@ fn retention_that_fails_has_a_metric_until_it_succeeds() {
     set(&host, ID);
     let web_a = format!("retention_failing{{instance_id=\"{ID}\",name=\"web-a\"}}");
     host.add_snapshot("old", (ID, "web-a"), Duration::from_secs(7200), true);
-    let held = fs::File::open(host.data_dir().join("snapshots/old")).unwrap();
-    FileExt::try_lock_exclusive(&held).unwrap();
     run_due(&host, &["--force"]).exits(0);
     assert_eq!(value(&text(&host), &web_a), 0.0);
+    let held = host.obstruct_deletion("old");
     run_due(&host, &["--force"]).exits(1);
     assert_eq!(value(&text(&host), &web_a), 1.0);
     run_due(&host, &[]).exits(0);

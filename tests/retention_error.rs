@@ -2,13 +2,12 @@
 
 #![cfg(test)]
 
-use std::fs::{self, File};
-use std::path::PathBuf;
+use std::fs::File;
 use std::time::Duration;
 
 use fs2::FileExt;
 use serde_json::Value;
-use support::cli::Host;
+use support::cli::{Host, Obstacle};
 
 const ID: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
 const WEB_A: (&str, &str) = (ID, "web-a");
@@ -22,19 +21,8 @@ fn host_with_a_snapshot_that_is_held() -> (Host, Obstacle) {
     for (id, hours) in [("goes", 5), ("held", 4), ("kept", 3)] {
         host.add_snapshot(id, WEB_A, hours * HOUR, true);
     }
-    // Where it would be renamed to.
-    let obstacle = host.data_dir().join("snapshots/.trash-held");
-    fs::write(&obstacle, "").unwrap();
-    (host, Obstacle(obstacle))
-}
-
-/// What is in the way of a deletion until this is dropped.
-struct Obstacle(PathBuf);
-
-impl Drop for Obstacle {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+    let obstacle = host.obstruct_deletion("held");
+    (host, obstacle)
 }
 
 fn row(host: &Host, args: &[&str], code: i32) -> Value {

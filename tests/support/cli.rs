@@ -234,6 +234,21 @@ impl Host {
         fs::remove_dir_all(self.data_dir().join("guests").join(id)).unwrap();
     }
 
+    /// Makes each deletion of the snapshot `id` fail, until what this returns is dropped: something is where it would be
+    /// renamed to.
+    ///
+    /// # Panics
+    /// When that can't be written.
+    #[must_use]
+    pub fn obstruct_deletion(&self, id: &str) -> Obstacle {
+        let obstacle = self
+            .data_dir()
+            .join("snapshots")
+            .join(format!(".trash-{id}"));
+        fs::write(&obstacle, "").unwrap();
+        Obstacle(obstacle)
+    }
+
     /// Adds a snapshot of `instance` that is `age` old: a manual one, or one made by the instance's schedule.
     ///
     /// # Panics
@@ -432,4 +447,14 @@ fn hide(text: &str, pattern: &str, replacement: &str) -> String {
         }
     }
     result
+}
+
+/// What is in the way of a deletion until this is dropped.
+#[derive(Debug)]
+pub struct Obstacle(PathBuf);
+
+impl Drop for Obstacle {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
