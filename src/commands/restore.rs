@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::Context;
 use super::failure::Refused;
 use crate::cli::RestoreArgs;
-use crate::engine::restorer::Wanted;
+use crate::engine::restorer::{Destination, Wanted};
 use crate::error::in_words;
 use crate::finding::{Finding, Status};
 use crate::instance::{InstanceId, InstanceRef, Presence, State, resolve};
@@ -42,7 +42,7 @@ pub fn run(context: &Context<'_>, args: &RestoreArgs) -> anyhow::Result<Answer> 
     let snapshot = find(&args.snapshot, &instance, &listing)?;
     let wanted = Wanted {
         snapshot,
-        to: &to,
+        to: Destination::Directory(&to),
         disks_only: args.disks_only,
         starts: args.start,
     };

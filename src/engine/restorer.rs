@@ -11,12 +11,19 @@ use crate::snapshot::Snapshot;
 pub struct Wanted<'a> {
     /// The snapshot.
     pub snapshot: &'a Snapshot,
-    /// The directory that its content goes into: absolute, and not there yet, or empty.
-    pub to: &'a Path,
+    /// Where its content goes.
+    pub to: Destination<'a>,
     /// Whether memory is left out, so that the guest boots anew.
     pub disks_only: bool,
     /// Whether the VM is to be started.
     pub starts: bool,
+}
+
+/// Where a snapshot is given back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// A directory: absolute, and not there yet, or empty.
+    Directory(&'a Path),
 }
 
 /// What giving it back comes to.

@@ -1,6 +1,6 @@
-//! QEMU's command line for a copy of a guest (qemu(1)): the recorded one with the disks where they are now, without what
-//! belongs to the process that it was recorded of: monitors, pid file, descriptors, how it went into the background, and
-//! what it loaded itself.
+//! QEMU's command line for a guest from a snapshot (qemu(1)): the recorded one with the disks where they are now, without
+//! what belongs to the process that it was recorded of: descriptors, how it went into the background, and what it loaded
+//! itself; for a copy beside it also monitors and pid file.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,9 @@ use serde_json::Value;
 use super::Unlaunchable;
 
 /// Options that go, with their value.
-const WITH_VALUE: [&str; 6] = [
-    "incoming",
-    "loadvm",
-    "monitor",
-    "pidfile",
-    "qmp",
-    "qmp-pretty",
-];
+const WITH_VALUE: [&str; 2] = ["incoming", "loadvm"];
+/// Options that name what only one process can have, with their value.
+const OF_ONE_PROCESS: [&str; 5] = ["mon", "monitor", "pidfile", "qmp", "qmp-pretty"];
 /// Options that go and have none.
 const ALONE: [&str; 2] = ["S", "daemonize"];
 /// What a key is called whose value is a file.
@@ -33,6 +28,15 @@ pub struct Moved {
     pub to: PathBuf,
 }
 
+/// What becomes of the monitors and the pid file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Monitors<'a> {
+    /// They are the VM's own again.
+    Kept,
+    /// They are another VM's: there is one monitor, at this path.
+    Only(&'a Path),
+}
+
 /// The command line, without the program's name. `is_same` says whether a path as it was typed means the disk that was at
 /// the other one. With `memory`, the guest is loaded from it and waits to be told to go on.
 ///
@@ -42,13 +46,14 @@ pub fn arguments(
     recorded: &[String],
     disks: &[Moved],
     is_same: &dyn Fn(&str, &Path) -> bool,
-    monitor: &Path,
+    monitors: Monitors<'_>,
     memory: Option<&Path>,
 ) -> Result<Vec<String>, Unlaunchable> {
     let Some((_, recorded)) = recorded.split_first() else {
         return Err(Unlaunchable::NoCommandLine);
     };
-    let monitors = chardevs_of_monitors(recorded);
+    let is_kept = monitors == Monitors::Kept;
+    let chardevs = chardevs_of_monitors(recorded);
     let mut found = vec![false; disks.len()];
     let mut moved = |text: &str| {
         let at = disks.iter().position(|disk| is_same(text, &disk.from))?;
@@ -71,7 +76,7 @@ pub fn arguments(
             arguments.extend(value.map(|value| moved(value).unwrap_or_else(|| value.clone())));
             continue;
         }
-        if WITH_VALUE.contains(&option) || option == "mon" {
+        if WITH_VALUE.contains(&option) || (!is_kept && OF_ONE_PROCESS.contains(&option)) {
             continue;
         }
         let Some(value) = value else {
@@ -81,7 +86,8 @@ pub fn arguments(
         if option == "add-fd" || has_descriptor(value) {
             return Err(Unlaunchable::Descriptor(format!("{word} {value}")));
         }
-        if option == "chardev" && id_of(value).is_some_and(|id| monitors.contains(&id)) {
+        let is_monitors = || id_of(value).is_some_and(|id| chardevs.contains(&id));
+        if !is_kept && option == "chardev" && is_monitors() {
             continue;
         }
         arguments.push(word.clone());
@@ -92,11 +98,13 @@ pub fn arguments(
     if let Some((_, disk)) = found.iter().zip(disks).find(|(found, _)| !**found) {
         return Err(Unlaunchable::UnnamedDisk(disk.from.clone()));
     }
-    arguments.push("-qmp".to_owned());
-    arguments.push(format!(
-        "unix:{},server=on,wait=off",
-        monitor.display().to_string().replace(',', ",,")
-    ));
+    if let Monitors::Only(monitor) = monitors {
+        arguments.push("-qmp".to_owned());
+        arguments.push(format!(
+            "unix:{},server=on,wait=off",
+            monitor.display().to_string().replace(',', ",,")
+        ));
+    }
     if let Some(memory) = memory {
         let memory = memory.display().to_string();
         arguments.push("-S".to_owned());
@@ -226,7 +234,8 @@ mod tests {
     fn line(words: &str, disks: &[Moved]) -> Result<String, Unlaunchable> {
         let words = shell_words::split(words).unwrap();
         let is_same = |typed: &str, disk: &Path| Path::new("/srv").join(typed) == disk;
-        arguments(&words, disks, &is_same, Path::new("/r/qmp"), None).map(|words| words.join(" "))
+        let only = Monitors::Only(Path::new("/r/qmp"));
+        arguments(&words, disks, &is_same, only, None).map(|words| words.join(" "))
     }
 
     const END: &str = " -qmp unix:/r/qmp,server=on,wait=off";
@@ -287,12 +296,25 @@ mod tests {
             line(recorded, &[]).unwrap(),
             format!("-name db -chardev file,id=serial,path=/tmp/s -m 1G -no-reboot{END}")
         );
+        let kept = arguments(
+            &shell_words::split(recorded).unwrap(),
+            &[],
+            &|_, _| false,
+            Monitors::Kept,
+            None,
+        );
+        assert_eq!(
+            kept.unwrap().join(" "),
+            "-name db -pidfile /run/db.pid -qmp unix:/run/q,server=on,wait=off -monitor stdio \
+             -chardev socket,id=mon0,path=/run/m,server=on,wait=off -mon chardev=mon0,mode=control \
+             -chardev file,id=serial,path=/tmp/s -m 1G -no-reboot"
+        );
         let words = shell_words::split("qemu -m 1G").unwrap();
         let with_memory = arguments(
             &words,
             &[],
             &|_, _| false,
-            Path::new("/r, s/qmp"),
+            Monitors::Only(Path::new("/r, s/qmp")),
             Some(Path::new("/r/it's/memory")),
         );
         assert_eq!(
@@ -326,7 +348,7 @@ mod tests {
             let error = line(recorded, one).unwrap_err().to_string();
             assert!(error.contains(part), "{recorded}: {error}");
         }
-        let none = arguments(&[], &[], &|_, _| false, Path::new("/q"), None);
+        let none = arguments(&[], &[], &|_, _| false, Monitors::Kept, None);
         assert_eq!(none, Err(Unlaunchable::NoCommandLine));
     }
 }

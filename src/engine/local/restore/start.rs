@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::checks;
-use crate::engine::restorer::{Launch, Wanted};
+use crate::engine::restorer::Launch;
 use crate::finding::Finding;
 use crate::fs::trust;
 use crate::snapshot::manifest::{Manifest, Vmm};
 use crate::vmm::launch::Unlaunchable;
-use crate::vmm::launch::qemu::{Moved, arguments};
+use crate::vmm::launch::qemu::{Monitors, Moved, arguments};
 
 /// The memory file of a QEMU guest in its state directory.
 const MEMORY: &str = "memory";
@@ -62,16 +62,45 @@ pub(super) enum NotStartable {
     },
 }
 
+/// Where everything is that a VM is started from, once the snapshot is laid down.
+#[derive(Debug)]
+pub(super) struct Laid {
+    /// The directory of its state and of what goes with it.
+    pub(super) directory: PathBuf,
+    /// Its disks, as the manifest lists them.
+    pub(super) disks: Vec<PathBuf>,
+    /// Where its own monitor is; `None` for a monitor that is made in the directory, instead of its own ones.
+    pub(super) monitor: Option<PathBuf>,
+    /// Where what it says goes.
+    pub(super) log: PathBuf,
+}
+
+impl Laid {
+    /// In a directory of its own.
+    pub(super) fn beside(directory: &Path, manifest: Option<&Manifest>) -> Self {
+        let disks = manifest.map_or(&[][..], |it| &it.disks);
+        Self {
+            directory: directory.to_owned(),
+            disks: disks
+                .iter()
+                .map(|disk| directory.join(&disk.file))
+                .collect(),
+            monitor: None,
+            log: directory.join(LOG),
+        }
+    }
+}
+
 /// How the VM is started, and what is to be said of that; else why it can't be.
 pub(super) fn launch(
     manifest: Option<&Manifest>,
     stored: &Path,
-    wanted: &Wanted<'_>,
+    laid: &Laid,
+    hypervisor: &str,
     has_memory: bool,
 ) -> Result<(Launch, Vec<Finding>), NotStartable> {
-    let hypervisor = &wanted.snapshot.source_hypervisor;
-    if !matches!(hypervisor.as_str(), "qemu" | "qemu-microvm") {
-        return Err(NotStartable::Hypervisor(hypervisor.clone()));
+    if !matches!(hypervisor, "qemu" | "qemu-microvm") {
+        return Err(NotStartable::Hypervisor(hypervisor.to_owned()));
     }
     let manifest = manifest.ok_or(NotStartable::NoManifest)?;
     let vmm = manifest.vmm().ok_or(NotStartable::NoProcess)?;
@@ -83,16 +112,17 @@ pub(super) fn launch(
         (true, Some(dir)) if !stored.join(dir).join(MEMORY).is_file() => {
             return Err(NotStartable::Packed);
         }
-        (true, Some(dir)) => Some(wanted.to.join(dir).join(MEMORY)),
+        (true, Some(dir)) => Some(laid.directory.join(dir).join(MEMORY)),
         (true, None) => return Err(NotStartable::NoMemory),
         (false, _) => None,
     };
     let disks: Vec<Moved> = manifest
         .disks
         .iter()
-        .map(|disk| Moved {
+        .zip(&laid.disks)
+        .map(|(disk, now)| Moved {
             from: disk.source.clone(),
-            to: wanted.to.join(&disk.file),
+            to: now.clone(),
         })
         .collect();
     let cwd = vmm.directory.clone().unwrap_or_else(|| PathBuf::from("/"));
@@ -100,8 +130,12 @@ pub(super) fn launch(
         let typed = cwd.join(typed);
         typed == disk || typed.canonicalize().is_ok_and(|real| real == disk)
     };
-    let monitor = wanted.to.join(MONITOR);
-    let arguments = arguments(&vmm.argv, &disks, &is_same, &monitor, memory.as_deref())?;
+    let own = laid.directory.join(MONITOR);
+    let monitor = match &laid.monitor {
+        Some(_) => Monitors::Kept,
+        None => Monitors::Only(&own),
+    };
+    let arguments = arguments(&vmm.argv, &disks, &is_same, monitor, memory.as_deref())?;
     let mut argv = Vec::new();
     let (us, our_group) = (rustix::process::geteuid(), rustix::process::getegid());
     let owner = vmm.user.zip(vmm.group);
@@ -119,13 +153,13 @@ pub(super) fn launch(
     let directory = if cwd.is_dir() {
         cwd.clone()
     } else {
-        wanted.to.to_owned()
+        laid.directory.clone()
     };
     let launch = Launch {
         argv,
         directory,
-        log: wanted.to.join(LOG),
-        monitor,
+        log: laid.log.clone(),
+        monitor: laid.monitor.clone().unwrap_or(own),
         owner,
     };
     Ok((launch, findings))

@@ -1,0 +1,56 @@
+//! What a stored snapshot holds, held.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use crate::engine::EngineError;
+use crate::engine::local::manifest;
+use crate::engine::local::store::SnapshotStore;
+use crate::fs::beneath::Beneath;
+use crate::fs::lock;
+use crate::snapshot::SnapshotId;
+use crate::snapshot::manifest::Manifest;
+
+/// A snapshot that can't be deleted as long as this is there.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// Its content.
+    pub(super) guest: Beneath,
+    /// Where that is.
+    pub(super) directory: PathBuf,
+    /// Its manifest; `None` where there is none of its own.
+    pub(super) manifest: Option<Manifest>,
+    _reading: File,
+}
+
+impl Stored {
+    /// Holds the snapshot `id`.
+    ///
+    /// # Errors
+    /// When it is not there, or is being deleted.
+    pub(super) fn hold(store: &SnapshotStore, id: &SnapshotId) -> Result<Self, EngineError> {
+        let directory = store.snapshot_dir(id);
+        let shown = directory.display();
+        let failed =
+            |error: io::Error| EngineError::caused(format!("can't open snapshot {shown}"), error);
+        let reading = File::open(&directory).map_err(failed)?;
+        if !lock::try_share(&reading).map_err(failed)? {
+            return Err(EngineError::instance(format!(
+                "snapshot {id} is being deleted"
+            )));
+        }
+        let held = Beneath::open(&directory).map_err(failed)?;
+        let guest = held.open_dir("guest").map_err(failed)?;
+        let manifest = match manifest::read(&guest) {
+            Ok(manifest) if manifest.is_of(id) => Some(manifest),
+            Ok(_) | Err(_) => None,
+        };
+        Ok(Self {
+            directory: directory.join("guest"),
+            guest,
+            manifest,
+            _reading: reading,
+        })
+    }
+}
