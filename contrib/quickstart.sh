@@ -139,7 +139,7 @@ libraries=$(tr '\0' '\n' <"/proc/$vm/environ" | sed -n 's/^LD_LIBRARY_PATH=//p')
 [[ -z $libraries ]] || export LD_LIBRARY_PATH=$libraries
 stop_vms
 rm "$work/vm/serial"
-show hypeman-snap restore "$INSTANCE" latest --to "$work/restored" --start | tee "$work/restored.txt"
+show hypeman-snap restore "$INSTANCE" latest --start | tee "$work/restored.txt"
 vm=$(sed -n 's/^started it: process \([0-9]*\),.*/\1/p' "$work/restored.txt")
 [[ -n $vm ]] || die "the VM did not come back"
 vms+=("$vm")

@@ -181,7 +181,7 @@ pub enum Command {
     /// Take a snapshot of an instance now, which no schedule owns
     Snapshot(SnapshotArgs),
 
-    /// Give a snapshot back into a directory, and start a VM from it
+    /// Give a snapshot back, in place or into a directory, and start the VM from it
     Restore(RestoreArgs),
 
     /// Make snapshots stay, whatever retention says

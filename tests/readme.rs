@@ -73,8 +73,9 @@ grep --quiet 'tick' "$SHARED/serial"
 grep --quiet TORN "$SHARED/serial" && exit 1
 for process in /proc/[0-9]*; do
   case $(readlink "$process/exe" || true) in *qemu-system*) ;; *) continue ;; esac
-  if grep --quiet web-1.back "$process/cmdline"; then back=${process#/proc/}; fi
+  if grep --quiet /srv/web-1.raw "$process/cmdline"; then back=${process#/proc/}; fi
 done
+test -e /srv/web-1.back/disks/0-web-1.raw
 kill "$back"
 while kill -0 "$back" 2>/dev/null; do sleep 0.1; done
 hypeman-snap run-due --force --instance web-1 >&2
@@ -115,7 +116,11 @@ fn first_schedule_works_as_printed() {
     };
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(kinds(&machine, "first.json"), ["Standby"]);
-    assert_eq!(kinds(&machine, "second.json"), ["Standby", "Stopped"]);
+    // What was lost, and the restored VM at rest.
+    assert_eq!(
+        kinds(&machine, "second.json"),
+        ["Standby", "Stopped", "Stopped"]
+    );
     let snapshots: Value = serde_json::from_str(&machine.read("second.json")).unwrap();
     for snapshot in snapshots.as_array().unwrap() {
         let size = snapshot["size_bytes"].as_u64().unwrap();

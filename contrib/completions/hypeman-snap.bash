@@ -1095,7 +1095,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__restore)
-            opts="-n -o -v -q -h --to --disks-only --start --force --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --to --disks-only --start --no-save --force --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -51,7 +51,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "prune" -d
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "plan" -d 'Show what a schedule will do: its runs, and what becomes of each snapshot'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "snapshot" -d 'Take a snapshot of an instance now, which no schedule owns'
-complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "restore" -d 'Give a snapshot back into a directory, and start a VM from it'
+complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "restore" -d 'Give a snapshot back, in place or into a directory, and start the VM from it'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "protect" -d 'Make snapshots stay, whatever retention says'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "unprotect" -d 'Take back the protection of snapshots'
 complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "delete-snapshot" -d 'Delete snapshots by id or name, also those that no schedule made'
@@ -290,7 +290,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -l j
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s v -l verbose -d 'Say more on stderr: -v what is done, -vv also how'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand snapshot" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l to -d 'The directory to make, with the snapshot\'s content; it must not be there, or be empty' -r -F
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l to -d 'Make this directory with the snapshot\'s content instead, and leave the VM alone; it must not be there, or be empty' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'
@@ -302,8 +302,9 @@ wide\t'The same with all columns, however narrow the terminal is'
 json\t'For programs'"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l lock-timeout -d 'How long to wait for a schedule that another run holds [default: 10s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l disks-only -d 'Leave the memory out, so that the guest boots anew from its disks'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l start -d 'Start the VM from the directory, and wait until its guest runs'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l force -d 'Start it although that may fail, or although the instance runs'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l start -d 'Start the VM, and wait until its guest runs'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l no-save -d 'Don\'t keep what was there before in a snapshot, once all has gone well'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l force -d 'Go on although it may fail, or, with --to and --start, although the instance runs'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -s n -l dry-run -d 'Look at what could be in the way, and do nothing'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l insecure-http -d 'Allow plain http to a server on another host; the API key then travels unencrypted'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand restore" -l json -d 'The same as --output json'
@@ -449,7 +450,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not 
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "snapshots" -d 'List snapshots, and say why each is kept'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "plan" -d 'Show what a schedule will do: its runs, and what becomes of each snapshot'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "snapshot" -d 'Take a snapshot of an instance now, which no schedule owns'
-complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "restore" -d 'Give a snapshot back into a directory, and start a VM from it'
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "restore" -d 'Give a snapshot back, in place or into a directory, and start the VM from it'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "protect" -d 'Make snapshots stay, whatever retention says'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "unprotect" -d 'Take back the protection of snapshots'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand help; and not __fish_seen_subcommand_from set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help" -f -a "delete-snapshot" -d 'Delete snapshots by id or name, also those that no schedule made'

@@ -64,20 +64,24 @@ pub struct RestoreArgs {
     /// The snapshot: an id, a name, a unique prefix of an id, or latest
     pub snapshot: String,
 
-    /// The directory to make, with the snapshot's content; it must not be there, or be empty
+    /// Make this directory with the snapshot's content instead, and leave the VM alone; it must not be there, or be empty
     #[arg(long, value_name = "DIRECTORY")]
-    pub to: PathBuf,
+    pub to: Option<PathBuf>,
 
     /// Leave the memory out, so that the guest boots anew from its disks
     #[arg(long)]
     pub disks_only: bool,
 
-    /// Start the VM from the directory, and wait until its guest runs
+    /// Start the VM, and wait until its guest runs
     #[arg(long)]
     pub start: bool,
 
-    /// Start it although that may fail, or although the instance runs
-    #[arg(long, requires = "start")]
+    /// Don't keep what was there before in a snapshot, once all has gone well
+    #[arg(long, conflicts_with = "to")]
+    pub no_save: bool,
+
+    /// Go on although it may fail, or, with --to and --start, although the instance runs
+    #[arg(long)]
     pub force: bool,
 
     /// Look at what could be in the way, and do nothing

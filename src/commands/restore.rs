@@ -1,23 +1,25 @@
-//! `restore`: gives a snapshot back into a directory of its own, and starts a VM from that.
+//! `restore`: gives a snapshot back in place, or into a directory of its own, and starts the VM from that.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 
 use super::Context;
 use super::failure::Refused;
 use crate::cli::RestoreArgs;
-use crate::engine::restorer::{Destination, Wanted};
+use crate::engine::Ports;
+use crate::engine::restorer::{Destination, Restorer, Wanted};
 use crate::error::in_words;
 use crate::finding::{Finding, Status};
 use crate::instance::{InstanceId, InstanceRef, Presence, State, resolve};
 use crate::report::{Answer, Restored};
 use crate::snapshot::{self, Snapshot};
-use crate::{clock, interrupt};
+use crate::{clock, interrupt, run};
 
 /// The newest usable snapshot.
 const LATEST: &str = "latest";
-/// What somebody else's restore keeps of the state before; nobody means it by `latest`.
+/// What a restore keeps of the state before; nobody means it by `latest`.
 const BEFORE_RESTORE: &str = "before-restore-";
 
 /// Looks at everything that could be in the way, and carries it out if nothing is.
@@ -26,77 +28,161 @@ const BEFORE_RESTORE: &str = "before-restore-";
 /// When there is no such instance or snapshot, when the engine keeps no snapshots on this host, and when something fails
 /// on the way; then nothing is left. What was in the way from the start is in the answer.
 pub fn run(context: &Context<'_>, args: &RestoreArgs) -> anyhow::Result<Answer> {
+    if args.force && args.to.is_some() && !args.start {
+        let rule = "--force: with --to, it goes with --start: nothing else may fail there";
+        return Err(Refused::Usage(rule.to_owned()).into());
+    }
     interrupt::catch().context("can't catch signals")?;
     let ports = (context.ports)()?;
-    let restorer = ports.restorer.ok_or_else(|| {
+    let restorer = ports.restorer.clone().ok_or_else(|| {
         Refused::Usage(
-            "`restore --to` is for the local engine, but the engine is hypeman, whose server keeps the snapshots; its own \
+            "`restore` is for the local engine, but the engine is hypeman, whose server keeps the snapshots; its own \
              client restores them"
                 .to_owned(),
         )
     })?;
-    let to = std::path::absolute(&args.to)
-        .with_context(|| format!("can't make the path {} absolute", args.to.display()))?;
     let listing = ports.engine.list()?.snapshots;
     let instance = source(&args.instance, &listing)?;
     let snapshot = find(&args.snapshot, &instance, &listing)?;
+    let now = clock::now();
+    let undo_name = undo_name(&instance, &listing, now);
+    let to = match &args.to {
+        Some(to) => Some(
+            std::path::absolute(to)
+                .with_context(|| format!("can't make the path {} absolute", to.display()))?,
+        ),
+        None => None,
+    };
     let wanted = Wanted {
         snapshot,
-        to: Destination::Directory(&to),
+        to: to
+            .as_deref()
+            .map_or(Destination::InPlace(&undo_name), Destination::Directory),
         disks_only: args.disks_only,
         starts: args.start,
+        now,
     };
-    let mut preflight = restorer.preflight(&wanted)?;
-    if args.start {
-        let presence = ports.engine.find(&instance.id);
-        preflight.findings.push(twin(&instance, &presence));
-    }
-    let is_stopped = preflight.findings.iter().any(|it| match it.status {
-        Status::Ok => false,
-        // What only may fail when the VM starts is no reason not to lay the files down.
-        Status::Warning => args.start && !args.force,
-        Status::Broken => true,
-    });
-    let mut restored = Restored {
+    let work = Work {
+        ports: &ports,
+        restorer: restorer.as_ref(),
+        args,
         instance,
-        snapshot: snapshot.clone(),
-        findings: std::mem::take(&mut preflight.findings),
-        argv: preflight.launch.as_ref().map(|launch| launch.argv.clone()),
-        directory: preflight
-            .launch
-            .as_ref()
-            .map(|launch| launch.directory.clone()),
-        monitor: preflight
-            .launch
-            .as_ref()
-            .map(|launch| launch.monitor.clone()),
-        to: to.clone(),
-        has_memory: preflight.has_memory,
-        is_stopped,
-        is_dry_run: args.dry_run,
-        pid: None,
-        behind: None,
     };
-    if is_stopped || args.dry_run {
-        return Ok(Answer::Restored(Box::new(restored)));
+    if to.is_some() {
+        return work.carry_out(&wanted);
     }
-    restorer.lay_down(&wanted, &preflight)?;
-    if let (true, Some(launch)) = (args.start, &preflight.launch) {
-        let pid = restorer
-            .start(launch, preflight.has_memory)
-            .map_err(|error| {
-                anyhow::anyhow!(in_words(&error)).context(format!(
-                    "the files are in {}, and the VM was not started",
-                    to.display()
-                ))
+    if matches!(ports.engine.find(&work.instance.id), Presence::Gone) {
+        return Err(Refused::NotFound(format!(
+            "instance {} is gone, so that there is no place to restore it in; --to DIRECTORY restores it beside, and \
+             --start starts it from there",
+            work.instance
+        ))
+        .into());
+    }
+    if args.dry_run {
+        return work.carry_out(&wanted);
+    }
+    let timeout = context.settings.lock_timeout;
+    let id = work.instance.id.clone();
+    run::with_lock(context.store, &ports, &id, timeout, || {
+        work.carry_out(&wanted)
+    })
+}
+
+/// One restore.
+struct Work<'a> {
+    ports: &'a Ports,
+    restorer: &'a dyn Restorer,
+    args: &'a RestoreArgs,
+    instance: InstanceRef,
+}
+
+impl Work<'_> {
+    fn carry_out(&self, wanted: &Wanted<'_>) -> anyhow::Result<Answer> {
+        let args = self.args;
+        let mut preflight = self.restorer.preflight(wanted)?;
+        if args.start && args.to.is_some() {
+            let presence = self.ports.engine.find(&self.instance.id);
+            preflight.findings.push(twin(&self.instance, &presence));
+        }
+        let is_stopped = preflight.findings.iter().any(|it| match it.status {
+            Status::Ok => false,
+            // What only may fail when the VM starts is no reason not to lay the files down in a directory of their own.
+            Status::Warning => (args.start || args.to.is_none()) && !args.force,
+            Status::Broken => true,
+        });
+        let launch = preflight.launch.as_ref();
+        let mut restored = Restored {
+            instance: self.instance.clone(),
+            snapshot: wanted.snapshot.clone(),
+            findings: std::mem::take(&mut preflight.findings),
+            argv: launch.map(|launch| launch.argv.clone()),
+            directory: launch.map(|launch| launch.directory.clone()),
+            monitor: launch.map(|launch| launch.monitor.clone()),
+            to: match wanted.to {
+                Destination::Directory(to) => Some(to.to_owned()),
+                Destination::InPlace(_) => None,
+            },
+            has_memory: preflight.has_memory,
+            is_stopped,
+            is_dry_run: args.dry_run,
+            before: None,
+            pid: None,
+            behind: None,
+        };
+        if is_stopped || args.dry_run {
+            return Ok(Answer::Restored(Box::new(restored)));
+        }
+        restored.before = self.restorer.lay_down(wanted, &preflight)?;
+        if let (true, Some(launch)) = (args.start, &preflight.launch) {
+            let started = self.restorer.start(wanted, launch, preflight.has_memory);
+            let pid = started.map_err(|error| {
+                anyhow::anyhow!(in_words(&error)).context(not_started(&restored))
             })?;
-        restored.pid = Some(pid);
-        restored.behind = (clock::now() - snapshot.created_at)
-            .to_std()
-            .ok()
-            .filter(|_| preflight.has_memory);
+            restored.pid = Some(pid);
+            restored.behind = (clock::now() - wanted.snapshot.created_at)
+                .to_std()
+                .ok()
+                .filter(|_| preflight.has_memory);
+        }
+        if let Some(before) = restored.before.take_if(|_| args.no_save) {
+            self.ports.engine.delete(&before.id)?;
+        }
+        Ok(Answer::Restored(Box::new(restored)))
     }
-    Ok(Answer::Restored(Box::new(restored)))
+}
+
+/// What there is although the VM could not be started.
+fn not_started(restored: &Restored) -> String {
+    let place = match &restored.to {
+        Some(to) => format!("the files are in {}", to.display()),
+        None => format!("{} is restored", restored.instance),
+    };
+    let before = restored.before.as_ref().map(|before| {
+        format!(
+            ", what was there before is snapshot {} ({})",
+            before.name, before.id
+        )
+    });
+    format!(
+        "{place}{}, and the VM was not started",
+        before.unwrap_or_default()
+    )
+}
+
+/// The name of the snapshot of what is there before; none of the instance's has it.
+fn undo_name(instance: &InstanceRef, listing: &[Snapshot], now: DateTime<Utc>) -> String {
+    let mut at = now;
+    loop {
+        let name = snapshot::scheduled_name(Some(BEFORE_RESTORE.trim_end_matches('-')), at);
+        let is_taken = listing
+            .iter()
+            .any(|it| it.name == name && it.source_instance_id == instance.id.as_str());
+        if !is_taken {
+            return name;
+        }
+        at += chrono::TimeDelta::seconds(1);
+    }
 }
 
 /// The instance by what its snapshots say: it need not be there any more.

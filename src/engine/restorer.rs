@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+
 use crate::engine::EngineError;
 use crate::finding::Finding;
 use crate::snapshot::Snapshot;
@@ -17,6 +19,8 @@ pub struct Wanted<'a> {
     pub disks_only: bool,
     /// Whether the VM is to be started.
     pub starts: bool,
+    /// The moment that counts as the one of the restore.
+    pub now: DateTime<Utc>,
 }
 
 /// Where a snapshot is given back to.
@@ -24,6 +28,9 @@ pub struct Wanted<'a> {
 pub enum Destination<'a> {
     /// A directory: absolute, and not there yet, or empty.
     Directory(&'a Path),
+    /// The instance itself, whose lock the caller holds: its disks become what they were, and what they are now becomes a
+    /// snapshot of this name.
+    InPlace(&'a str),
 }
 
 /// What giving it back comes to.
@@ -61,15 +68,25 @@ pub trait Restorer: Send + Sync {
     fn preflight(&self, wanted: &Wanted<'_>) -> Result<Preflight, EngineError>;
 
     /// Lays the snapshot's content down, whole and durable, or not at all. The snapshot is only read, and can't be
-    /// deleted meanwhile.
+    /// deleted meanwhile. Returns the snapshot of what was there, in place.
     ///
     /// # Errors
-    /// When something is there, or it can't be written; then nothing is left.
-    fn lay_down(&self, wanted: &Wanted<'_>, preflight: &Preflight) -> Result<(), EngineError>;
+    /// When something is there, the instance is not off, or it can't be written. Then nothing is changed; a restore in
+    /// place that died half way is finished by [`super::Recovery::recover`].
+    fn lay_down(
+        &self,
+        wanted: &Wanted<'_>,
+        preflight: &Preflight,
+    ) -> Result<Option<Snapshot>, EngineError>;
 
     /// Starts the VM, detached, and returns its process once the guest runs.
     ///
     /// # Errors
     /// When it ends or does not run in time; then it is ended, and what was laid down stays.
-    fn start(&self, launch: &Launch, has_memory: bool) -> Result<u32, EngineError>;
+    fn start(
+        &self,
+        wanted: &Wanted<'_>,
+        launch: &Launch,
+        has_memory: bool,
+    ) -> Result<u32, EngineError>;
 }

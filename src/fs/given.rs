@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -119,7 +119,7 @@ pub fn trusted_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The path of what is held, as the kernel has it; a hint.
-pub fn path_of(held: &OwnedFd) -> Option<PathBuf> {
+pub fn path_of(held: &impl AsRawFd) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).ok()
 }
 

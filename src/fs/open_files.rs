@@ -42,6 +42,15 @@ impl FileId {
         Ok(Self::from_stat(&statx(CWD, path, AtFlags::empty())?))
     }
 
+    /// Whether `other` is this file as far as that can be told at another time: the numbers of file systems may change with
+    /// a boot, that of an inode does not.
+    pub fn is_same_inode(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::File(_, own), Self::File(_, inode)) => own == inode,
+            (own, other) => own == other,
+        }
+    }
+
     fn from_stat(stat: &Statx) -> Self {
         let mode = FileType::from_raw_mode(u32::from(stat.stx_mode));
         if mode == FileType::BlockDevice {

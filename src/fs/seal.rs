@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
+use super::beneath::Beneath;
 use super::tree::{OPEN, TreeError, open_dir, private_file_mode};
 
 /// Makes `directory` and everything below it private (files 0600, executable for the owner if they were, directories
@@ -18,7 +19,18 @@ use super::tree::{OPEN, TreeError, open_dir, private_file_mode};
 /// When something can't be opened, changed or synced.
 pub fn seal(directory: &Path) -> Result<(), TreeError> {
     let opened = open_dir(CWD, directory).map_err(|cause| error(directory, cause))?;
-    below(&File::from(opened), directory)
+    below(&File::from(opened), directory, None)
+}
+
+/// As [`seal`], of a directory that is held; everything but symlinks becomes the `owner`'s, a user and a group, if one is
+/// given.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_for(directory: &Beneath, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
+    let path = directory.path();
+    let opened = open_dir(directory, ".").map_err(|cause| error(path, cause))?;
+    below(&File::from(opened), path, owner)
 }
 
 fn error(path: &Path, source: impl Into<io::Error>) -> TreeError {
@@ -29,7 +41,7 @@ fn error(path: &Path, source: impl Into<io::Error>) -> TreeError {
     }
 }
 
-fn below(directory: &File, path: &Path) -> Result<(), TreeError> {
+fn below(directory: &File, path: &Path, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
     let entries = Dir::read_from(directory).map_err(|cause| error(path, cause))?;
     for entry in entries {
         let entry = entry.map_err(|cause| error(path, cause))?;
@@ -43,12 +55,14 @@ fn below(directory: &File, path: &Path) -> Result<(), TreeError> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let opened = open_dir(directory, name).map_err(|cause| error(&path, cause))?;
-                below(&File::from(opened), &path)?;
+                below(&File::from(opened), &path, owner)?;
             }
             FileType::RegularFile => {
                 rustix::fs::openat(directory, name, OPEN | OFlags::RDONLY, Mode::empty())
                     .map_err(io::Error::from)
-                    .and_then(|opened| one(&File::from(opened), private_file_mode(stat.st_mode)))
+                    .and_then(|opened| {
+                        one(&File::from(opened), private_file_mode(stat.st_mode), owner)
+                    })
                     .map_err(|cause| error(&path, cause))?;
             }
             FileType::Symlink
@@ -59,10 +73,13 @@ fn below(directory: &File, path: &Path) -> Result<(), TreeError> {
             | FileType::Unknown => {}
         }
     }
-    one(directory, 0o700).map_err(|cause| error(path, cause))
+    one(directory, 0o700, owner).map_err(|cause| error(path, cause))
 }
 
-fn one(file: &File, mode: u32) -> io::Result<()> {
+fn one(file: &File, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::fchown(file, Some(user), Some(group))?;
+    }
     if file.metadata()?.mode() & 0o7777 != mode {
         file.set_permissions(Permissions::from_mode(mode))?;
     }

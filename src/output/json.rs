@@ -124,6 +124,8 @@ fn restored(restored: &Restored) -> Value {
         "snapshot_name": restored.snapshot.name,
         "checks": restored.findings.iter().map(examined).collect::<Vec<_>>(),
         "directory": restored.to,
+        "before_snapshot_id": restored.before.as_ref().map(|before| &before.id),
+        "before_snapshot_name": restored.before.as_ref().map(|before| &before.name),
         "has_memory": restored.has_memory,
         "command": restored.argv,
         "command_directory": restored.directory,

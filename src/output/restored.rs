@@ -8,19 +8,28 @@ use crate::schedule::hooks::command_line;
 
 pub fn text(restored: &Restored, view: &View) -> String {
     let mut text = table::findings(&restored.findings, view);
-    let to = visible(&restored.to.display().to_string());
+    let place = match &restored.to {
+        Some(to) => format!(" into {}", visible(&to.display().to_string())),
+        None => ", in place".to_owned(),
+    };
     let snapshot = visible(&restored.snapshot.name);
     let instance = visible(&restored.instance.to_string());
     if restored.is_stopped {
         text.push_str("nothing was restored: something is in the way, see above\n");
         return text;
     }
-    if restored.is_dry_run {
-        text.push_str(&format!(
-            "would restore {snapshot} of {instance} into {to}\n"
-        ));
+    let done = if restored.is_dry_run {
+        "would restore"
     } else {
-        text.push_str(&format!("restored {snapshot} of {instance} into {to}\n"));
+        "restored"
+    };
+    text.push_str(&format!("{done} {snapshot} of {instance}{place}\n"));
+    if let Some(before) = &restored.before {
+        text.push_str(&format!(
+            "what was there before is snapshot {} ({})\n",
+            visible(&before.name),
+            before.id
+        ));
     }
     match (restored.pid, &restored.argv) {
         (Some(pid), _) => {
@@ -33,11 +42,12 @@ pub fn text(restored: &Restored, view: &View) -> String {
             }
         }
         (None, Some(argv)) => {
-            let directory = restored.directory.as_deref().unwrap_or(&restored.to);
-            let directory = directory.display().to_string();
+            let directory = restored.directory.as_ref();
+            let directory = directory.map(|it| command_line(&[it.display().to_string()]));
+            let cd = directory.map(|it| format!("cd {} && ", visible(&it)));
             text.push_str(&format!(
-                "start it:\n  cd {} && {}\n",
-                visible(&command_line(&[directory])),
+                "start it:\n  {}{}\n",
+                cd.unwrap_or_default(),
                 visible(&command_line(argv))
             ));
             if let (true, Some(monitor)) = (restored.has_memory, &restored.monitor) {

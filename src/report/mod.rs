@@ -179,8 +179,8 @@ pub struct Restored {
     pub snapshot: Snapshot,
     /// What was looked at before.
     pub findings: Vec<finding::Finding>,
-    /// The directory with its content.
-    pub to: PathBuf,
+    /// The directory with its content; `None` in place.
+    pub to: Option<PathBuf>,
     /// What starts the VM; `None` where nothing is known of that.
     pub argv: Option<Vec<String>>,
     /// The directory to start it in.
@@ -193,6 +193,8 @@ pub struct Restored {
     pub is_stopped: bool,
     /// Whether nothing was to be done.
     pub is_dry_run: bool,
+    /// The snapshot of what was there before, in place.
+    pub before: Option<Snapshot>,
     /// The VM's process, if it was started.
     pub pid: Option<u32>,
     /// How far the guest's clock is behind, if it goes on from its memory.

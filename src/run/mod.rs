@@ -33,7 +33,7 @@ use crate::schedule::Schedule;
 use crate::store::Store;
 use at_work::AtWork;
 use failure::Failure;
-pub use manual::snapshot;
+pub use manual::{snapshot, with_lock};
 use pick::Job;
 
 pub use hooks::refused as refused_hooks;

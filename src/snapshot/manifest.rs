@@ -301,6 +301,19 @@ impl Manifest {
         })
     }
 
+    /// The same with the memory of another snapshot, and what is known of how that was made.
+    pub fn with_state_of(&self, other: &Self) -> Self {
+        Self {
+            vmm_version: other.vmm_version.clone(),
+            state_dir: other.state_dir.clone(),
+            vmm: other.vmm.clone(),
+            devices: other.devices.clone(),
+            host: other.host.clone(),
+            read_only_disks: other.read_only_disks.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The VMM's process; `None` if no VMM ran, or it is not known.
     pub const fn vmm(&self) -> Option<&Vmm> {
         self.vmm.as_ref()

@@ -18,7 +18,7 @@ use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
 use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
-use crate::fs::space;
+use crate::fs::{remove, space};
 use crate::instance::InstanceId;
 use crate::progress::Progress;
 use crate::snapshot::manifest::{Manifest, Running};
@@ -101,9 +101,19 @@ pub(super) fn running(
         read_only_disks: plan.read_only.clone(),
     };
     let learnt = plan.learnt()?;
+    // It runs: memory that a restore laid down was used, or does not go with its disks any more.
+    if let Some(used) = metadata.restored_memory() {
+        if let Err(error) = remove::tree(&used.directory) {
+            log::warn!(
+                instance = metadata.id.as_str();
+                "can't remove the memory that was restored, in {}: {error}", used.directory.display()
+            );
+        }
+    }
     around.instances.learn(&metadata.id, |all| {
         all.vmm = seen;
         all.disks = learnt;
+        all.restored = None;
     })?;
     let disk_bytes = plan.needed_bytes()?;
     // Pages that the guest never touched are not saved.

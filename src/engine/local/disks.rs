@@ -324,7 +324,7 @@ fn choose(
 }
 
 /// Creates the directory for the copy `file` in `staged`.
-fn make_parent(staged: &Beneath, file: &Path) -> Result<Beneath, EngineError> {
+pub(super) fn make_parent(staged: &Beneath, file: &Path) -> Result<Beneath, EngineError> {
     let directory = file.parent().unwrap_or(Path::new(""));
     staged.create_dir(directory).map_err(|error| {
         let path = staged.path().join(directory);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::data_dir::DataDir;
 use super::instances::Instances;
-use super::journal::{Entry, Journal, Phase};
+use super::journal::{Journal, Journaled, Phase, RestorePhase, Restoring};
 use super::metadata::Metadata;
 use super::off::{self, Surveys};
 use super::ownership;
@@ -215,7 +215,7 @@ impl Examination<'_> {
             }
         };
         if (self.is_busy)(id) {
-            let detail = "a run takes a snapshot at this moment";
+            let detail = "a run is at work at this moment";
             return Some(Finding::ok(JOURNAL, id, detail));
         }
         // Its run may have ended between the two looks; then the journal is gone, or another run's.
@@ -225,7 +225,11 @@ impl Examination<'_> {
 }
 
 /// A journal whose run died.
-fn left_behind(entry: &Entry) -> Finding {
+fn left_behind(journaled: &Journaled) -> Finding {
+    let entry = match journaled {
+        Journaled::Capture(entry) => entry,
+        Journaled::Restore(restoring) => return half_restored(restoring),
+    };
     let effect = match entry.phase {
         Phase::Preparing => "its VMM may hold what was left in it",
         Phase::Pausing => "its guest may be paused since",
@@ -239,6 +243,25 @@ fn left_behind(entry: &Entry) -> Finding {
             entry.began_at.format("%Y-%m-%d %H:%M:%SZ")
         ),
         "hypeman-snap run-due --recover-only",
+    )
+}
+
+/// A restore in place that died.
+fn half_restored(restoring: &Restoring) -> Finding {
+    let effect = match restoring.phase {
+        RestorePhase::Laying => "files of it lie beside the disks, which are as they were",
+        RestorePhase::Exchanging => "some of the disks may be the snapshot's and others not",
+        RestorePhase::Keeping => "what was there before is no snapshot yet",
+    };
+    Finding::broken(
+        JOURNAL,
+        &restoring.instance_id,
+        format!(
+            "a restore of {} that began at {} died: {effect}",
+            restoring.snapshot_id,
+            restoring.began_at.format("%Y-%m-%d %H:%M:%SZ")
+        ),
+        "with the VM off: hypeman-snap run-due --recover-only",
     )
 }
 

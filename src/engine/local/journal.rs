@@ -1,7 +1,8 @@
-//! The journal: what a later run must know of a capture that died. One small file per instance.
+//! The journal: what a later run must know of a capture or a restore that died. One small file per instance.
 //!
-//! It is on disk before anything is changed in a VMM and stays until nothing of the capture is left there, so that
-//! SIGKILL, OOM or power loss of this tool can't leave a guest paused for longer than until the next run.
+//! It is on disk before anything is changed in a VMM or beside a disk and stays until nothing of that is left, so that
+//! SIGKILL, OOM or power loss of this tool can't leave a guest paused, or half restored, for longer than until the next
+//! run.
 
 use std::fs;
 use std::io;
@@ -13,9 +14,12 @@ use serde_json::Value;
 
 use crate::engine::EngineError;
 use crate::engine::local::json::{self, ReadError};
+use crate::engine::local::registration::RestoredMemory;
 use crate::fs::durable;
+use crate::fs::open_files::FileId;
 use crate::instance::{Hypervisor, InstanceId};
 use crate::snapshot::SnapshotId;
+use crate::snapshot::manifest::Manifest;
 use crate::vmm::{Process, Tuning};
 
 /// How far a capture had come.
@@ -37,6 +41,79 @@ pub(super) enum Operation {
     /// A snapshot is being taken.
     #[default]
     Capture,
+    /// One is being given back in place.
+    Restore,
+}
+
+/// What a journal says.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Journaled {
+    /// A capture is under way or died.
+    Capture(Box<Entry>),
+    /// A restore in place is under way or died.
+    Restore(Box<Restoring>),
+}
+
+/// One restore in place under way. Disks that are exchanged can be told by their inodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Restoring {
+    /// [`Operation::Restore`].
+    pub(super) operation: Operation,
+    /// The instance.
+    pub(super) instance_id: InstanceId,
+    /// The snapshot that is given back.
+    pub(super) snapshot_id: SnapshotId,
+    /// The snapshot that what was there becomes.
+    pub(super) undo_id: SnapshotId,
+    /// Its name.
+    pub(super) undo_name: String,
+    /// How far it has come.
+    pub(super) phase: RestorePhase,
+    /// The disks.
+    pub(super) disks: Vec<RestoringDisk>,
+    /// The new directory with the guest's memory, if that comes back too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) memory: Option<PathBuf>,
+    /// The memory that an earlier restore laid down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) old_memory: Option<RestoredMemory>,
+    /// Whether that went with the disks that were there.
+    #[serde(default)]
+    pub(super) is_old_memory_fresh: bool,
+    /// The snapshot's manifest.
+    pub(super) manifest: Manifest,
+    /// When it began.
+    pub(super) began_at: DateTime<Utc>,
+}
+
+/// How far a restore had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RestorePhase {
+    /// Files of ours may lie beside the disks; nothing else has changed.
+    Laying,
+    /// Some of the disks may have been exchanged with those.
+    Exchanging,
+    /// All are exchanged; what was there may not be a snapshot yet.
+    Keeping,
+}
+
+/// One disk of a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RestoringDisk {
+    /// Where it is, without symlinks.
+    pub(super) path: PathBuf,
+    /// The name beside it: of its new content before the exchange, of its old one behind it.
+    pub(super) beside: String,
+    /// The new file; absent before the exchanges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) new: Option<FileId>,
+    /// When the new file was last written, in seconds and nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) modified: Option<(i64, i64)>,
+    /// The file that was there; absent if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) old: Option<FileId>,
 }
 
 /// One capture under way.
@@ -84,7 +161,16 @@ impl Journal {
 
     /// Makes `entry` the instance's journal, durably.
     pub(super) fn write(&self, entry: &Entry) -> Result<(), EngineError> {
-        let path = self.path(&entry.instance_id);
+        self.write_one(&entry.instance_id, entry)
+    }
+
+    /// Makes `restoring` the instance's journal, durably.
+    pub(super) fn write_restore(&self, restoring: &Restoring) -> Result<(), EngineError> {
+        self.write_one(&restoring.instance_id, restoring)
+    }
+
+    fn write_one(&self, id: &InstanceId, entry: &impl Serialize) -> Result<(), EngineError> {
+        let path = self.path(id);
         let written = durable::create_dir(&self.directory).and_then(|()| {
             let bytes = serde_json::to_vec_pretty(entry)?;
             durable::write(&path, &bytes, 0o600)
@@ -94,15 +180,21 @@ impl Journal {
         })
     }
 
-    /// The instance's journal, if a capture is under way or died.
-    pub(super) fn read(&self, id: &InstanceId) -> Result<Option<Entry>, EngineError> {
+    /// The instance's journal, if something is under way or died.
+    pub(super) fn read(&self, id: &InstanceId) -> Result<Option<Journaled>, EngineError> {
         let path = self.path(id);
         let read = json::read_once::<Value>(&path).and_then(|value| {
-            let operation = value.get("operation").cloned();
-            if let Some(other) = operation.filter(|it| Operation::deserialize(it).is_err()) {
-                return Ok(Err(other));
-            }
-            Ok(Ok(Entry::deserialize(value)?))
+            let operation = match value.get("operation") {
+                None => Operation::default(),
+                Some(known) => match Operation::deserialize(known) {
+                    Ok(operation) => operation,
+                    Err(_) => return Ok(Err(known.clone())),
+                },
+            };
+            Ok(Ok(match operation {
+                Operation::Capture => Journaled::Capture(Box::new(Entry::deserialize(value)?)),
+                Operation::Restore => Journaled::Restore(Box::new(Restoring::deserialize(value)?)),
+            }))
         });
         match read {
             Ok(Ok(entry)) => Ok(Some(entry)),
@@ -127,7 +219,7 @@ impl Journal {
         }
     }
 
-    /// Removes the instance's journal: nothing of its capture is left anywhere.
+    /// Removes the instance's journal: nothing of what was under way is left anywhere.
     pub(super) fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
         let path = self.path(id);
         durable::remove(&path).map(|_| ()).map_err(|error| {
@@ -192,7 +284,8 @@ mod tests {
         assert_eq!(journal.read(&id).unwrap(), None);
         for phase in [Phase::Preparing, Phase::Pausing, Phase::Saving] {
             journal.write(&entry(phase)).unwrap();
-            assert_eq!(journal.read(&id).unwrap(), Some(entry(phase)));
+            let read = journal.read(&id).unwrap();
+            assert_eq!(read, Some(Journaled::Capture(Box::new(entry(phase)))));
             assert_eq!(journal.ids().unwrap(), std::slice::from_ref(&id));
         }
         journal.remove(&id).unwrap();
@@ -225,11 +318,15 @@ mod tests {
         assert_eq!(value["operation"], "capture");
         value.as_object_mut().unwrap().remove("operation");
         fs::write(&path, value.to_string()).unwrap();
-        assert_eq!(journal.read(&id).unwrap(), Some(entry(Phase::Pausing)));
+        let read = journal.read(&id).unwrap();
+        assert_eq!(
+            read,
+            Some(Journaled::Capture(Box::new(entry(Phase::Pausing))))
+        );
 
-        fs::write(&path, r#"{"operation": "restore", "targets": []}"#).unwrap();
+        fs::write(&path, r#"{"operation": "migrate", "targets": []}"#).unwrap();
         let error = journal.read(&id).unwrap_err().to_string();
-        assert!(error.contains("operation \"restore\""), "{error}");
+        assert!(error.contains("operation \"migrate\""), "{error}");
         assert!(!error.contains("remove"), "{error}");
         assert!(path.exists());
     }

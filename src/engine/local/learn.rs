@@ -118,22 +118,12 @@ impl DiskAtRest<'_> {
             Self::Learnt(learnt) => learnt,
         };
         let given = Given::plain(&learnt.path)?;
-        if learnt.is(given.id()) {
+        if learnt.file.is_same_inode(given.id()) {
             return given.open();
         }
         Err(io::Error::other(
             "it is not the file that the VMM had; name the disk with `hypeman-snap register --disk`, or register the VM \
              again while it runs",
         ))
-    }
-}
-
-impl LearntDisk {
-    /// Whether `file` is this disk. The numbers of devices may change with a boot, that of an inode does not.
-    fn is(&self, file: FileId) -> bool {
-        match (file, self.file) {
-            (FileId::File(_, ino), FileId::File(_, learnt)) => ino == learnt,
-            (now, learnt) => now == learnt,
-        }
     }
 }

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::json::{self, ReadError};
-use super::registration::{DiskAtRest, Registration};
+use super::registration::{DiskAtRest, Registration, RestoredMemory};
+use crate::fs::absence::is_there;
 use crate::instance::{Hypervisor, InstanceId, State, UnknownHypervisor};
 
 /// Keys that hypeman keeps in `metadata.json` only, not in a snapshot's record (contract, section 4).
@@ -188,6 +189,23 @@ impl Metadata {
             .as_ref()
             .map(Registration::disks_at_rest)
             .unwrap_or_default()
+    }
+
+    /// The memory that a restore laid down for a registered VM.
+    pub fn restored_memory(&self) -> Option<&RestoredMemory> {
+        self.registration.as_ref()?.learnt.restored.as_ref()
+    }
+
+    /// The same without memory that a restore laid down, and without disks that are gone.
+    pub fn what_is_left(&self) -> Self {
+        let mut left = self.clone();
+        if let Some(registration) = &mut left.registration {
+            registration.learnt.restored = None;
+            let is_left = |path: &Path| !matches!(is_there(path), Ok(false));
+            registration.declared.disks.retain(|it| is_left(it));
+            registration.learnt.disks.retain(|it| is_left(&it.path));
+        }
+        left
     }
 
     /// Whether a snapshot of this VM at rest would hold nothing; of hypeman's instances that is not known from here.

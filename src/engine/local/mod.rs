@@ -22,6 +22,7 @@ mod processes;
 pub mod record;
 mod registration;
 mod rest;
+mod resting;
 mod restore;
 mod second_scheduler;
 mod session;
@@ -51,7 +52,7 @@ use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
 use instances::Instances;
-use journal::Journal;
+use journal::{Journal, Journaled};
 use metadata::Metadata;
 use off::Surveys;
 use staging::Staging;
@@ -85,6 +86,7 @@ pub struct Local {
     instances: Instances,
     surveys: Surveys,
     data_dir: PathBuf,
+    state_dir: PathBuf,
     journal: Journal,
     pause_timeout: Duration,
     timeouts: Timeouts,
@@ -103,6 +105,7 @@ impl Local {
             surveys: Surveys::default(),
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
+            state_dir: settings.state_dir,
             pause_timeout: settings.pause_timeout,
             timeouts: Timeouts {
                 request: REQUEST_TIMEOUT,
@@ -172,13 +175,23 @@ impl Local {
                 capture::running(&around, metadata, guest_dir, staging, request)
             }
             at_rest @ (State::Stopped | State::Standby) => {
+                let restored = metadata
+                    .restored_memory()
+                    .filter(|_| at_rest == State::Standby);
                 let before = off::files(metadata, guest_dir).map_err(EngineError::instance)?;
                 if before.is_empty() {
                     return Err(EngineError::instance(off::nothing_to_copy(metadata)));
                 }
                 self.require_rest(metadata, at_rest, None)?;
-                let mut captured =
-                    rest::at_rest(metadata, guest_dir, staging, timeouts.watch, &self.progress)?;
+                let watch = timeouts.watch;
+                let mut captured = rest::at_rest(
+                    metadata,
+                    guest_dir,
+                    restored,
+                    staging,
+                    watch,
+                    &self.progress,
+                )?;
                 self.require_rest(metadata, at_rest, Some(Instant::now()))?;
                 if off::files(metadata, guest_dir).as_ref() != Ok(&before) {
                     return Err(did_not_stay(at_rest, Some("its files changed")));
@@ -330,8 +343,10 @@ impl Recovery for Local {
     }
 
     fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError> {
-        let Some(entry) = self.journal.read(id)? else {
-            return Ok(Vec::new());
+        let entry = match self.journal.read(id)? {
+            None => return Ok(Vec::new()),
+            Some(Journaled::Capture(entry)) => *entry,
+            Some(Journaled::Restore(restoring)) => return self.recover_restore(*restoring),
         };
         let snapshot_id = entry.snapshot_id.clone();
         let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;

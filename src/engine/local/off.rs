@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +13,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use super::guest_files;
 use super::metadata::Metadata;
 use super::processes;
-use crate::fs::open_files::{FileId, Survey};
+use super::resting::RestingFile;
+use crate::fs::open_files::Survey;
 
 /// How old a look at the whole host may be before a copy.
 const RECENT: Duration = Duration::from_secs(1);
@@ -53,15 +53,6 @@ impl Surveys {
             )
         })
     }
-}
-
-/// A file of a guest at rest that must not change while it is copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RestingFile {
-    path: PathBuf,
-    id: FileId,
-    size_bytes: u64,
-    modified: (i64, i64),
 }
 
 /// The files of a guest at rest.
@@ -126,15 +117,15 @@ pub(super) fn nothing_to_copy(metadata: &Metadata) -> String {
 
 fn in_use(files: &[RestingFile], survey: &Survey) -> io::Result<Option<String>> {
     for file in files {
-        let shown = file.path.display();
-        if let Some(pid) = survey.writers(file.id).first() {
+        let shown = file.path().display();
+        if let Some(pid) = survey.writers(file.id()).first() {
             return Ok(Some(format!(
                 "{} has {shown} open for writing",
                 processes::in_words(*pid)
             )));
         }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let open = rustix::fs::openat(CWD, &file.path, flags, Mode::empty())?;
+        let open = rustix::fs::openat(CWD, file.path(), flags, Mode::empty())?;
         if survey.is_locked_for_writing(&open)? {
             return Ok(Some(format!(
                 "somebody holds a writer's lock on {shown} (lslocks shows who)"
@@ -142,18 +133,6 @@ fn in_use(files: &[RestingFile], survey: &Survey) -> io::Result<Option<String>> 
         }
     }
     Ok(None)
-}
-
-impl RestingFile {
-    fn at(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            id: FileId::at(path)?,
-            size_bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
-    }
 }
 
 /// The regular files below `directory` that belong to a snapshot, except for those that describe the guest: hypeman

@@ -6,22 +6,25 @@ use crate::engine::EngineError;
 use crate::engine::local::capture::{Captured, require_space};
 use crate::engine::local::guest_files;
 use crate::engine::local::metadata::Metadata;
+use crate::engine::local::registration::RestoredMemory;
 use crate::engine::local::staging::Staging;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
-use crate::snapshot::manifest::Manifest;
+use crate::snapshot::manifest::{DiskEntry, Manifest};
 
-/// Copies the guest's files into `staging`. Whether it stayed at rest meanwhile is the caller's to check.
+/// Copies the guest's files into `staging`, with the memory that was `restored` for it. Whether it stayed at rest meanwhile is the caller's to check.
 pub(super) fn at_rest(
     metadata: &Metadata,
     guest_dir: Option<&Path>,
+    restored: Option<&RestoredMemory>,
     staging: &Staging,
     watch: Watch,
     progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.dir();
+    let guest_dir = guest_dir.or(restored.map(|it| it.directory.as_path()));
     let disks = guest_files::registered_disks(&metadata.disks_at_rest())?;
     let mut tree_bytes = None;
     if let Some(guest_dir) = guest_dir.filter(|guest_dir| !can_share_blocks(guest_dir, guest)) {
@@ -45,10 +48,19 @@ pub(super) fn at_rest(
     let disks = guest_files::copy_registered_disks(disks, guest, watch, &step)?;
     drop(step);
     Ok(Captured {
-        manifest: Manifest::at_rest(disks),
+        manifest: manifest(disks, restored),
         pause: None,
         warnings: Vec::new(),
     })
+}
+
+/// The manifest of a guest at rest with these disks: how its memory was made, if it has some of a restore, goes with it.
+pub(super) fn manifest(disks: Vec<DiskEntry>, restored: Option<&RestoredMemory>) -> Manifest {
+    let manifest = Manifest::at_rest(disks);
+    match restored {
+        Some(restored) => manifest.with_state_of(&restored.manifest),
+        None => manifest,
+    }
 }
 
 /// Whether copies from the guest directory take no space, as tried with its metadata.

@@ -2,48 +2,203 @@
 
 mod checks;
 mod directory;
+mod in_place;
 mod running;
 mod start;
 mod stored;
+mod targets;
+mod undo;
 
 use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
 
+use super::journal::{Operation, RestorePhase, Restoring, RestoringDisk};
+use super::metadata::Metadata;
+use super::store::SnapshotStore;
 use super::{Local, manifest};
 use crate::engine::EngineError;
 use crate::engine::restorer::{Destination, Launch, Preflight, Restorer, Wanted};
 use crate::finding::Finding;
+use crate::fs::durable;
+use crate::instance::{InstanceId, State};
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::{Kind, Snapshot};
 
 use directory::Content;
+use in_place::{beside, memory_beside};
 use start::Laid;
 use stored::Stored;
 
+/// Where it is kept what the VMs said that were started in place, in the state directory.
+const LOGS: &str = "vm-logs";
+
 impl Restorer for Local {
     fn preflight(&self, wanted: &Wanted<'_>) -> Result<Preflight, EngineError> {
-        let Destination::Directory(to) = wanted.to;
         let stored = self.stored(wanted)?;
-        let mut preflight = Preflight::default();
         let snapshot = wanted.snapshot;
-        preflight.findings.push(match &snapshot.unusable {
-            None => Finding::ok(
-                "snapshot",
-                &snapshot.id,
-                format!("{} is usable", snapshot.name),
-            ),
-            Some(flaw) => Finding::broken(
-                "snapshot",
-                &snapshot.id,
-                format!("nothing can be restored from it: {flaw}"),
-                "take another one: hypeman-snap snapshots",
-            ),
-        });
-        preflight.findings.extend(checks::target(to));
-        preflight.findings.push(checks::room(&stored.directory, to));
+        let mut preflight = Preflight {
+            findings: vec![checks::usable(snapshot)],
+            ..Preflight::default()
+        };
+        let laid = match wanted.to {
+            Destination::Directory(to) => {
+                preflight.findings.extend(checks::target(to));
+                preflight.findings.push(checks::room(&stored.directory, to));
+                Some(Laid::beside(to, stored.manifest.as_ref()))
+            }
+            Destination::InPlace(undo_name) => {
+                let (laid, findings) = self.examine_place(wanted, &stored, undo_name)?;
+                preflight.findings.extend(findings);
+                laid
+            }
+        };
         if let Some(manifest) = &stored.manifest {
             preflight.findings.extend(checks::others(manifest));
         }
         preflight.has_memory = snapshot.kind == Kind::Standby && !wanted.disks_only;
+        if let Some(laid) = laid {
+            self.examine_start(wanted, &stored, &laid, &mut preflight)?;
+        }
+        Ok(preflight)
+    }
+
+    fn lay_down(
+        &self,
+        wanted: &Wanted<'_>,
+        preflight: &Preflight,
+    ) -> Result<Option<Snapshot>, EngineError> {
+        let stored = self.stored(wanted)?;
+        let owner = preflight.launch.as_ref().and_then(|launch| launch.owner);
+        let to = match wanted.to {
+            Destination::Directory(to) => to,
+            Destination::InPlace(undo_name) => {
+                return self.give_back(wanted, &stored, preflight, undo_name);
+            }
+        };
+        let state_dir = stored.manifest.as_ref().and_then(Manifest::state_dir);
+        let name = &wanted.snapshot.source_instance_name;
+        let step = (self.progress).begin(name, "copying", Some(wanted.snapshot.size_bytes));
+        let content = Content {
+            stored: &stored,
+            skip: &|path| !preflight.has_memory && state_dir == Some(path),
+            owner,
+            watch: self.timeouts.watch,
+            step: &step,
+        };
+        content.lay_down(to)?;
+        Ok(None)
+    }
+
+    fn start(
+        &self,
+        wanted: &Wanted<'_>,
+        launch: &Launch,
+        has_memory: bool,
+    ) -> Result<u32, EngineError> {
+        let log_dir = launch.log.parent().unwrap_or(Path::new("/"));
+        durable::create_dir(log_dir).map_err(|error| {
+            EngineError::caused(format!("can't create {}", log_dir.display()), error)
+        })?;
+        let pid = running::start(launch, has_memory, self.timeouts)?;
+        if matches!(wanted.to, Destination::InPlace(_)) {
+            self.forget_memory(wanted)?;
+        }
+        Ok(pid)
+    }
+}
+
+impl Local {
+    fn stored(&self, wanted: &Wanted<'_>) -> Result<Stored, EngineError> {
+        Stored::hold(&self.instances.store()?, &wanted.snapshot.id)
+    }
+
+    /// The instance that the snapshot is of.
+    fn owner_of(&self, wanted: &Wanted<'_>) -> Result<Metadata, EngineError> {
+        let id = &wanted.snapshot.source_instance_id;
+        let gone = || EngineError::instance(format!("instance {id} is gone"));
+        let id: InstanceId = id.parse().map_err(|_| gone())?;
+        self.instances.find(&id)?.ok_or_else(gone)
+    }
+
+    /// What speaks against taking the instance for off at this moment. Memory that a restore laid down does not, and neither
+    /// do disks that are gone.
+    fn objection(&self, metadata: &Metadata) -> Result<Option<String>, EngineError> {
+        let derived = self.derive_since(&metadata.what_is_left(), Some(Instant::now()))?;
+        Ok(match derived.state {
+            State::Stopped | State::Standby => None,
+            other @ (State::Created
+            | State::Initializing
+            | State::Running
+            | State::Paused
+            | State::Shutdown
+            | State::Unknown) => Some(derived.note.unwrap_or_else(|| format!("it is {other}"))),
+        })
+    }
+
+    /// What could be in the way of a restore in place; nowhere to lay it down if that is certain.
+    fn examine_place(
+        &self,
+        wanted: &Wanted<'_>,
+        stored: &Stored,
+        undo_name: &str,
+    ) -> Result<(Option<Laid>, Vec<Finding>), EngineError> {
+        let metadata = self.owner_of(wanted)?;
+        let name = &metadata.name;
+        if !metadata.is_registered() {
+            let finding = Finding::broken(
+                "instance",
+                name,
+                "is one of hypeman's: only its server gives it back in place",
+                "use --engine hypeman, or restore beside it: --to",
+            );
+            return Ok((None, vec![finding]));
+        }
+        let mut findings = vec![checks::off(name, self.objection(&metadata))];
+        let Some(manifest) = &stored.manifest else {
+            findings.push(Finding::broken(
+                "manifest",
+                &wanted.snapshot.id,
+                "has none: which file is which disk is not known",
+                "restore beside it: --to",
+            ));
+            return Ok((None, findings));
+        };
+        let (targets, of_disks) = checks::places(manifest, &metadata);
+        findings.extend(of_disks);
+        let Some(targets) = targets else {
+            return Ok((None, findings));
+        };
+        let has_memory = wanted.snapshot.kind == Kind::Standby && !wanted.disks_only;
+        let store = self.instances.store()?;
+        findings.extend(checks::room_in_place(
+            &stored.directory,
+            manifest,
+            &targets,
+            has_memory,
+            store.directory(),
+        ));
+        let laid = targets.first().map(|first| Laid {
+            directory: memory_beside(&metadata.id, undo_name, first),
+            disks: targets.iter().map(|it| it.path.clone()).collect(),
+            monitor: Some(metadata.socket.clone()),
+            log: self
+                .state_dir
+                .join(LOGS)
+                .join(format!("{}.log", metadata.id)),
+        });
+        Ok((laid, findings))
+    }
+
+    /// How the VM is started from what is laid down, and what could be in the way of that.
+    fn examine_start(
+        &self,
+        wanted: &Wanted<'_>,
+        stored: &Stored,
+        laid: &Laid,
+        preflight: &mut Preflight,
+    ) -> Result<(), EngineError> {
+        let snapshot = wanted.snapshot;
         // Memory fits only the very devices that it was saved with.
         let borrowed = if preflight.has_memory {
             None
@@ -64,61 +219,126 @@ impl Restorer for Local {
             }
             None => stored.manifest.as_ref(),
         };
-        let laid = Laid::beside(to, manifest);
         let hypervisor = &snapshot.source_hypervisor;
-        match start::launch(
-            manifest,
-            &stored.directory,
-            &laid,
-            hypervisor,
-            preflight.has_memory,
-        ) {
+        let has_memory = preflight.has_memory;
+        let why = match start::launch(manifest, &stored.directory, laid, hypervisor, has_memory) {
             Ok((launch, findings)) => {
                 preflight.findings.extend(findings);
                 preflight.launch = Some(launch);
+                return Ok(());
             }
-            Err(why) => preflight.findings.push(if wanted.starts {
-                Finding::broken(
-                    "start",
-                    &snapshot.source_instance_name,
-                    why.to_string(),
-                    "leave --start out",
-                )
-            } else {
-                Finding::ok(
-                    "start",
-                    &snapshot.source_instance_name,
-                    format!("by hand, from the files: {why}"),
-                )
-            }),
-        }
-        Ok(preflight)
-    }
-
-    fn lay_down(&self, wanted: &Wanted<'_>, preflight: &Preflight) -> Result<(), EngineError> {
-        let Destination::Directory(to) = wanted.to;
-        let stored = self.stored(wanted)?;
-        let state_dir = stored.manifest.as_ref().and_then(Manifest::state_dir);
-        let name = &wanted.snapshot.source_instance_name;
-        let step = (self.progress).begin(name, "copying", Some(wanted.snapshot.size_bytes));
-        let content = Content {
-            stored: &stored,
-            skip: &|path| !preflight.has_memory && state_dir == Some(path),
-            owner: preflight.launch.as_ref().and_then(|launch| launch.owner),
-            watch: self.timeouts.watch,
-            step: &step,
+            Err(why) => why,
         };
-        content.lay_down(to)
+        let name = &snapshot.source_instance_name;
+        let is_in_place = matches!(wanted.to, Destination::InPlace(_));
+        preflight.findings.push(if wanted.starts {
+            Finding::broken("start", name, why.to_string(), "leave --start out")
+        } else if is_in_place && has_memory {
+            // Nobody could make use of it there.
+            preflight.has_memory = false;
+            Finding::warning(
+                "memory",
+                name,
+                format!("is left out, and the guest boots anew: {why}"),
+                "say that this is meant by --disks-only, or get the memory too, beside it: --to",
+            )
+        } else {
+            let from = if is_in_place {
+                "as ever"
+            } else {
+                "from the files"
+            };
+            Finding::ok("start", name, format!("by hand, {from}: {why}"))
+        });
+        Ok(())
     }
 
-    fn start(&self, launch: &Launch, has_memory: bool) -> Result<u32, EngineError> {
-        running::start(launch, has_memory, self.timeouts)
+    fn give_back(
+        &self,
+        wanted: &Wanted<'_>,
+        stored: &Stored,
+        preflight: &Preflight,
+        undo_name: &str,
+    ) -> Result<Option<Snapshot>, EngineError> {
+        let metadata = self.owner_of(wanted)?;
+        let changed =
+            || EngineError::instance("something has just changed; see what with --dry-run");
+        let manifest = stored.manifest.as_ref().ok_or_else(changed)?;
+        let (targets, _) = checks::places(manifest, &metadata);
+        let targets = targets.ok_or_else(changed)?;
+        let undo_id = SnapshotStore::new_id()?;
+        let memory = targets
+            .first()
+            .filter(|_| preflight.has_memory)
+            .map(|first| memory_beside(&metadata.id, undo_name, first));
+        let disks = targets.iter().enumerate().map(|(index, target)| {
+            Ok(RestoringDisk {
+                path: target.path.clone(),
+                beside: beside(&undo_id, index),
+                new: None,
+                modified: None,
+                old: target.id()?,
+            })
+        });
+        let disks: std::io::Result<Vec<RestoringDisk>> = disks.collect();
+        let restoring = Restoring {
+            operation: Operation::Restore,
+            instance_id: metadata.id.clone(),
+            snapshot_id: wanted.snapshot.id.clone(),
+            undo_id,
+            undo_name: undo_name.to_owned(),
+            phase: RestorePhase::Laying,
+            disks: disks.map_err(|error| EngineError::caused("can't look at the disks", error))?,
+            memory,
+            old_memory: metadata.restored_memory().cloned(),
+            is_old_memory_fresh: self.derive(&metadata)?.state == State::Standby,
+            manifest: manifest.clone(),
+            began_at: wanted.now,
+        };
+        let content = in_place::Content {
+            stored,
+            manifest,
+            targets: &targets,
+            owner: (preflight.launch.as_ref()).and_then(|launch| launch.owner),
+            size_bytes: wanted.snapshot.size_bytes,
+        };
+        let objection = || self.objection(&metadata);
+        self.place(&objection)?
+            .give_back(&metadata, &content, restoring)
     }
-}
 
-impl Local {
-    fn stored(&self, wanted: &Wanted<'_>) -> Result<Stored, EngineError> {
-        Stored::hold(&self.instances.store()?, &wanted.snapshot.id)
+    fn place<'a>(
+        &'a self,
+        objection: &'a dyn Fn() -> Result<Option<String>, EngineError>,
+    ) -> Result<in_place::Place<'a>, EngineError> {
+        Ok(in_place::Place {
+            journal: &self.journal,
+            instances: &self.instances,
+            store: self.instances.store()?,
+            progress: &self.progress,
+            watch: self.timeouts.watch,
+            objection,
+        })
+    }
+
+    /// Puts right what a restore in place that died left.
+    pub(super) fn recover_restore(&self, restoring: Restoring) -> Result<Vec<String>, EngineError> {
+        let id = restoring.instance_id.clone();
+        let objection = || match self.instances.find(&id)? {
+            Some(metadata) => self.objection(&metadata),
+            None => Ok(None),
+        };
+        self.place(&objection)?.recover(restoring)
+    }
+
+    /// Removes the memory that the VM was started from.
+    fn forget_memory(&self, wanted: &Wanted<'_>) -> Result<(), EngineError> {
+        let metadata = self.owner_of(wanted)?;
+        if let Some(used) = metadata.restored_memory() {
+            in_place::remove_directory(&used.directory)?;
+        }
+        self.instances
+            .learn(&metadata.id, |learnt| learnt.restored = None)
     }
 
     /// The manifest of a snapshot at rest with the process of the newest one of the same disks that was taken while the

@@ -9,9 +9,11 @@ use super::learn;
 use super::metadata::{Metadata, RecordedProcess};
 use super::ownership;
 use super::processes;
+use super::registration::RestoredMemory;
+use super::resting::RestingFile;
 use crate::engine::EngineError;
 use crate::error::in_words;
-use crate::fs::absence::is_absent;
+use crate::fs::absence::{is_absent, is_there};
 use crate::instance::State;
 use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
 
@@ -252,7 +254,7 @@ fn without_vmm(
         ));
     }
     let Some(guest_dir) = guest_dir else {
-        return Derived::plain(State::Stopped);
+        return by_restored_memory(learnt.and_then(|it| it.restored.as_ref()));
     };
     let saved = guest_dir.join("snapshots").join("snapshot-latest");
     let has_entry = std::fs::read_dir(&saved).and_then(|mut entries| entries.next().transpose());
@@ -261,6 +263,29 @@ fn without_vmm(
         Ok(None) => Derived::plain(State::Stopped),
         Err(error) if is_absent(&error) => Derived::plain(State::Stopped),
         Err(error) => Derived::unknown(format!("can't look into {}: {error}", saved.display())),
+    }
+}
+
+/// The state of a registered VM that is off, by the memory that a restore laid down for it.
+fn by_restored_memory(restored: Option<&RestoredMemory>) -> Derived {
+    let Some(restored) = restored else {
+        return Derived::plain(State::Stopped);
+    };
+    match is_there(&restored.directory) {
+        Ok(false) => Derived::plain(State::Stopped),
+        Err(error) => Derived::unknown(format!(
+            "can't look at {}: {error}",
+            restored.directory.display()
+        )),
+        Ok(true) if restored.disks.iter().all(RestingFile::is_unchanged) => {
+            Derived::plain(State::Standby)
+        }
+        Ok(true) => Derived::unknown(format!(
+            "its disks were changed since snapshot {} was restored, so that the memory in {} does not go with them any \
+             more: start it from its disks, then that memory is removed, or restore it again",
+            restored.snapshot_id,
+            restored.directory.display()
+        )),
     }
 }
 

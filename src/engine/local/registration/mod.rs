@@ -10,8 +10,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::engine::local::resting::RestingFile;
 use crate::engine::registrar::Declared;
 use crate::fs::open_files::FileId;
+use crate::snapshot::SnapshotId;
+use crate::snapshot::manifest::Manifest;
 
 pub(super) use old::{Old, adopt, find as find_old};
 pub(super) use register::hidden_from_units;
@@ -19,7 +22,7 @@ pub(super) use register::{is_registered, register, unregister};
 pub use registry::Registry;
 
 /// A registered VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     /// What the admin said.
     #[serde(flatten)]
@@ -32,7 +35,7 @@ pub struct Registration {
 }
 
 /// What was learnt from the VM itself. None of it is the admin's word.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Learnt {
     /// Its VMM's process when it last answered.
@@ -45,6 +48,22 @@ pub struct Learnt {
     /// mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshots_in: Option<PathBuf>,
+    /// The memory that a restore laid down and that the VM was not started from yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredMemory>,
+}
+
+/// Memory that goes with disks as they were at one moment, and with no other ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoredMemory {
+    /// The directory that it lies in, as in a snapshot's `guest/`.
+    pub directory: PathBuf,
+    /// The snapshot that it is from.
+    pub snapshot_id: SnapshotId,
+    /// The disks.
+    pub disks: Vec<RestingFile>,
+    /// How it was made: the snapshot's manifest. What lies beside the memory is the VM's user's to change.
+    pub manifest: Manifest,
 }
 
 /// A VMM's process as it was met: the same one if all of it is the same.

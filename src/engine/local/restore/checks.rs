@@ -1,15 +1,38 @@
 //! What could be in the way of giving a snapshot back. Looks, and touches nothing.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
+use super::targets::{Refusal, Target};
+use crate::engine::EngineError;
+use crate::engine::local::metadata::Metadata;
 use crate::engine::local::processes;
+use crate::engine::local::registration::DiskAtRest;
+use crate::error::in_words;
 use crate::finding::Finding;
 use crate::fs::{copy, space};
+use crate::snapshot::Snapshot;
 use crate::snapshot::manifest::{Manifest, Stamp};
 
 /// Free space that must be left, in bytes.
 const RESERVE_BYTES: u64 = 16 << 20;
+
+pub(super) fn usable(snapshot: &Snapshot) -> Finding {
+    match &snapshot.unusable {
+        None => Finding::ok(
+            "snapshot",
+            &snapshot.id,
+            format!("{} is usable", snapshot.name),
+        ),
+        Some(flaw) => Finding::broken(
+            "snapshot",
+            &snapshot.id,
+            format!("nothing can be restored from it: {flaw}"),
+            "take another one: hypeman-snap snapshots",
+        ),
+    }
+}
 
 pub(super) fn target(to: &Path) -> Option<Finding> {
     const CHECK: &str = "directory";
@@ -76,6 +99,176 @@ pub(super) fn room(stored: &Path, to: &Path) -> Finding {
             "name another directory",
         ),
     }
+}
+
+/// The instance can only be written under while it is off.
+pub(super) fn off(name: &str, objection: Result<Option<String>, EngineError>) -> Finding {
+    const CHECK: &str = "instance";
+    match objection {
+        Ok(None) => Finding::ok(CHECK, name, "is off"),
+        Ok(Some(why)) => Finding::broken(
+            CHECK,
+            name,
+            format!("is not off: {why}"),
+            "shut it down first, or restore beside it: --to",
+        ),
+        Err(error) => Finding::broken(
+            CHECK,
+            name,
+            in_words(&error),
+            "see that it is off, or restore beside it: --to",
+        ),
+    }
+}
+
+/// The places of the disks in the manifest, and what is to be said of them; no places if one can't be had.
+pub(super) fn places(
+    manifest: &Manifest,
+    metadata: &Metadata,
+) -> (Option<Vec<Target>>, Vec<Finding>) {
+    const CHECK: &str = "disk";
+    let known = metadata.disks_at_rest();
+    let mut targets = Vec::new();
+    let mut findings = Vec::new();
+    let mut broken = |path: &Path, why: String, remedy: &str| {
+        findings.push(Finding::broken(CHECK, path.display(), why, remedy));
+    };
+    let mut paths = Vec::new();
+    for entry in &manifest.disks {
+        let path = &entry.source;
+        let is_it = |disk: &&DiskAtRest<'_>| {
+            disk.path() == path || disk.path().canonicalize().is_ok_and(|real| real == *path)
+        };
+        let Some(disk) = known.iter().find(is_it) else {
+            broken(
+                path,
+                "is not known as a disk of this VM, and only such ones are written to".to_owned(),
+                "name it with `hypeman-snap register --disk`, or restore beside it: --to",
+            );
+            continue;
+        };
+        let writable = |target: Target| match target.require_writable() {
+            Ok(()) => Ok(target),
+            Err(error) => Err(Refusal::Io(error)),
+        };
+        match Target::of(*disk).and_then(writable) {
+            Ok(target) if paths.contains(&target.path) => {
+                broken(
+                    path,
+                    "stands there twice".to_owned(),
+                    "restore beside it: --to",
+                );
+            }
+            Ok(target) => {
+                paths.push(target.path.clone());
+                targets.push(target);
+            }
+            Err(why) => broken(
+                path,
+                format!("can't be replaced: {why}"),
+                "restore beside it: --to",
+            ),
+        }
+    }
+    if manifest.disks.is_empty() {
+        broken(
+            Path::new("(none)"),
+            "the snapshot does not say which file is which disk".to_owned(),
+            "restore beside it: --to",
+        );
+    }
+    for target in &targets {
+        let what = match &target.now {
+            Some(_) => "will be replaced, and kept in a snapshot",
+            None => "is gone, and will be made",
+        };
+        findings.push(Finding::ok(CHECK, target.path.display(), what));
+    }
+    let others = known.iter().filter(|disk| {
+        let real = disk.path().canonicalize();
+        let real = real.as_deref().unwrap_or(disk.path());
+        !paths.iter().any(|path| path == real) && !manifest.disks.iter().any(|it| it.source == real)
+    });
+    for disk in others {
+        findings.push(Finding::warning(
+            CHECK,
+            disk.path().display(),
+            "is not in the snapshot: it stays as it is, and does not go with the others",
+            "use --force where that is meant",
+        ));
+    }
+    let is_whole = targets.len() == manifest.disks.len() && !targets.is_empty();
+    (is_whole.then_some(targets), findings)
+}
+
+/// Whether there is room beside the disks for their new content, and in the store for what is there now.
+pub(super) fn room_in_place(
+    stored: &Path,
+    manifest: &Manifest,
+    targets: &[Target],
+    has_memory: bool,
+    store: &Path,
+) -> Vec<Finding> {
+    const CHECK: &str = "free space";
+    let mut needs: Vec<(u64, PathBuf, u64)> = Vec::new();
+    let mut need = |directory: &Path, bytes: u64| {
+        let device = directory.metadata().map_or(0, |it| it.dev());
+        match needs.iter_mut().find(|(known, ..)| *known == device) {
+            Some((_, _, needed)) => *needed = needed.saturating_add(bytes),
+            None => needs.push((device, directory.to_owned(), bytes)),
+        }
+    };
+    let usage = |path: &Path| {
+        path.metadata()
+            .map_or(0, |it| it.blocks().saturating_mul(512))
+    };
+    for (entry, target) in manifest.disks.iter().zip(targets) {
+        let directory = target.directory();
+        let is_shared = copy::can_reflink(stored, directory).unwrap_or(false);
+        need(
+            directory,
+            if is_shared {
+                0
+            } else {
+                usage(&stored.join(&entry.file))
+            },
+        );
+        let is_linked = directory.metadata().ok().map(|it| it.dev())
+            == store.metadata().ok().map(|it| it.dev());
+        if !is_linked && target.now.is_some() {
+            need(store, usage(&target.path));
+        }
+    }
+    if let (true, Some(state), Some(first)) = (has_memory, manifest.state_dir(), targets.first()) {
+        let is_shared = copy::can_reflink(stored, first.directory()).unwrap_or(false);
+        let bytes = space::disk_usage(&stored.join(state)).unwrap_or(0);
+        need(first.directory(), if is_shared { 0 } else { bytes });
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    let one = |(_, directory, needed): (u64, PathBuf, u64)| match space::free_bytes(&directory) {
+        Ok(free) if free >= needed.saturating_add(RESERVE_BYTES) => Finding::ok(
+            CHECK,
+            directory.display(),
+            format!("{} MiB are copied, {} MiB are free", mib(needed), mib(free)),
+        ),
+        Ok(free) => Finding::broken(
+            CHECK,
+            directory.display(),
+            format!(
+                "{} MiB are copied, and only {} MiB are free",
+                mib(needed),
+                mib(free)
+            ),
+            "make room, or restore beside it: --to",
+        ),
+        Err(error) => Finding::broken(
+            CHECK,
+            directory.display(),
+            error.to_string(),
+            "restore beside it: --to",
+        ),
+    };
+    needs.into_iter().map(one).collect()
 }
 
 /// Files that the snapshot needs and does not hold.

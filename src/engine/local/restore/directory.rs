@@ -58,9 +58,9 @@ impl Content<'_> {
     }
 
     fn fill(&self, into: &Path) -> Result<(), EngineError> {
-        let target = Beneath::open(into).map_err(|error| {
-            EngineError::caused(format!("can't open {}", into.display()), error)
-        })?;
+        let failed = |error| EngineError::caused(format!("can't open {}", into.display()), error);
+        let target = Beneath::open(into).map_err(failed)?;
+        require_own(&target).map_err(failed)?;
         let is_over = || self.watch.is_over();
         let progress = |bytes| self.step.advance(bytes);
         if let Err(error) = tree::copy(&self.stored.guest, &target, self.skip, &is_over, &progress)
@@ -68,24 +68,22 @@ impl Content<'_> {
             self.watch.check()?;
             return Err(EngineError::caused("can't copy the snapshot", error));
         }
-        seal::seal(into).map_err(|error| EngineError::caused("can't make it durable", error))?;
-        if let Some(owner) = self.owner {
-            give(into, owner)
-                .map_err(|error| EngineError::caused("can't give it to the VM's user", error))?;
-        }
+        seal::seal_for(&target, self.owner)
+            .map_err(|error| EngineError::caused("can't finish the copy", error))?;
         Ok(())
     }
 }
 
-/// Gives everything below `directory`, and itself, to its user. Nobody else has had a hand in it yet.
-fn give(directory: &Path, (user, group): (u32, u32)) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            give(&entry.path(), (user, group))?;
-        } else {
-            std::os::unix::fs::lchown(entry.path(), Some(user), Some(group))?;
-        }
+/// Refuses a directory that somebody put in the place of the one that was made, as who owns the one above it could.
+fn require_own(made: &Beneath) -> io::Result<()> {
+    let stat = rustix::fs::fstat(made)?;
+    let is_private =
+        stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
+    let is_empty = std::fs::read_dir(made.path())?.next().is_none();
+    if is_private && is_empty {
+        return Ok(());
     }
-    std::os::unix::fs::lchown(directory, Some(user), Some(group))
+    Err(io::Error::other(
+        "it is not the directory that was made a moment ago",
+    ))
 }

@@ -1,0 +1,322 @@
+//! `restore` in place, on real QEMU: the VM's own disks become what they were, what was there becomes a snapshot, and
+//! nothing is touched while the VM is not off.
+
+#![cfg(test)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use support::disk::DiskFormat;
+use support::filesystems::{Kind, Mount};
+use support::vm_host::{ID, VmHost};
+use support::wait::wait_until;
+
+/// A process that the tool started; it ends with this.
+struct Started(Pid);
+
+impl Started {
+    fn of(json: &Value) -> Self {
+        let pid = json["pid"].as_i64();
+        let pid = pid.unwrap_or_else(|| panic!("nothing was started: {json}"));
+        Self(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap())
+    }
+
+    /// Ends it, as a power cut would, and waits until it is gone.
+    fn end(self) {
+        let directory = format!("/proc/{}", self.0.as_raw_nonzero());
+        drop(self);
+        wait_until("the restored VM to end", || {
+            fs::read_to_string(format!("{directory}/stat"))
+                .map_or(true, |stat| stat.contains(") Z "))
+        });
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+fn ticks(serial: &Path) -> Vec<u64> {
+    let said = fs::read_to_string(serial).unwrap_or_default();
+    assert!(!said.contains("TORN"), "{said}");
+    said.lines()
+        .filter_map(|line| line.strip_prefix("tick ")?.trim().parse().ok())
+        .collect()
+}
+
+fn check(json: &Value, name: &str) -> Value {
+    let checks = json["checks"].as_array().unwrap();
+    let found = checks.iter().find(|it| it["check"] == name);
+    found
+        .unwrap_or_else(|| panic!("no {name} in {json}"))
+        .clone()
+}
+
+/// What lies in the directory of the disks and is no disk or file of the VM's own.
+fn litter(host: &VmHost) -> Vec<String> {
+    let directory = host.vm.disks()[0].parent().unwrap().to_owned();
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('.'))
+        .collect()
+}
+
+fn restore(host: &VmHost, arguments: &[&str]) -> Value {
+    let all = [&["restore", ID], arguments, &["-o", "json"]].concat();
+    let output = host.tool(&all);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn goes_back(parent: &Path, format: DiskFormat, disks: usize) {
+    let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), parent, |options| {
+        options.disk_format = format;
+        options.disks = disks;
+    });
+    host.schedule(3);
+    host.vm.wait_ticks_beyond(100);
+    host.json(&["run-due", "--force"]);
+    let taken = host.vm.wait_next_tick();
+    host.vm.wait_ticks_beyond(taken + 200);
+    let before = |host: &VmHost| -> Vec<(PathBuf, u64, u32)> {
+        let look = |path: &PathBuf| {
+            let it = path.metadata().unwrap();
+            (path.clone(), it.ino(), it.mode())
+        };
+        host.vm.disks().iter().map(look).collect()
+    };
+    fs::set_permissions(&host.vm.disks()[0], fs::Permissions::from_mode(0o640)).unwrap();
+    let running = before(&host);
+
+    // It runs: nothing is touched, and it is said which process it is.
+    let refused = restore(&host, &["latest", "--start"]);
+    assert_eq!(refused["restored"], false, "{refused}");
+    assert_eq!(check(&refused, "instance")["status"], "broken", "{refused}");
+    assert_eq!(before(&host), running);
+
+    host.vm.kill();
+    let lost: Vec<Vec<u8>> = host
+        .vm
+        .disks()
+        .iter()
+        .map(|it| fs::read(it).unwrap())
+        .collect();
+    let dry = restore(&host, &["latest", "--start", "--dry-run"]);
+    for name in ["snapshot", "instance", "disk", "free space", "program"] {
+        assert_eq!(check(&dry, name)["status"], "ok", "{dry}");
+    }
+    assert_eq!(dry["restored"], false);
+    assert_eq!(before(&host), running);
+
+    let json = restore(&host, &["latest", "--start"]);
+    assert_eq!(json["restored"], true, "{json}");
+    let started = Started::of(&json);
+    let serial = host.vm.serial_path();
+    wait_until("the restored guest", || {
+        ticks(&serial)
+            .last()
+            .is_some_and(|last| *last > taken + 100)
+    });
+    assert!(ticks(&serial)[0] <= taken);
+    // New files under the old names, with the old rights, and nothing beside them.
+    for ((path, inode, mode), (_, old_inode, old_mode)) in before(&host).iter().zip(&running) {
+        assert_ne!(inode, old_inode, "{}", path.display());
+        assert_eq!(mode, old_mode, "{}", path.display());
+    }
+    assert_eq!(litter(&host), Vec::<String>::new());
+    assert_eq!(host.journals(), Vec::<String>::new());
+    // Its own monitor is there again: the next run takes a snapshot of it.
+    let run = host.json(&["run-due", "--force"]);
+    assert_eq!(run["results"][0]["kind"], "Standby", "{run}");
+
+    // What was there is a snapshot, byte for byte, which nobody means by `latest`, and the way back from the way back.
+    let undo = json["before_snapshot_id"].as_str().unwrap().to_owned();
+    let name = json["before_snapshot_name"].as_str().unwrap();
+    assert!(name.starts_with("before-restore-"), "{name}");
+    for (copy, lost) in host.disk_copies(&undo).iter().zip(&lost) {
+        assert!(&fs::read(copy).unwrap() == lost, "{}", copy.display());
+    }
+    started.end();
+    fs::remove_file(&serial).unwrap();
+    let json = restore(&host, &[&undo, "--start", "--no-save"]);
+    assert_eq!(json["has_memory"], false, "{json}");
+    assert_eq!(json["before_snapshot_id"], Value::Null);
+    let started = Started::of(&json);
+    wait_until("the guest that boots anew", || !ticks(&serial).is_empty());
+    started.end();
+    let kept = host.snapshots();
+    let names: Vec<&str> = kept.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let undone = names.iter().filter(|it| it.starts_with("before-restore-"));
+    assert_eq!(undone.count(), 1, "{names:?}");
+    host.tool_ok(&["run-due"]);
+}
+
+#[test]
+fn a_guest_goes_back_with_a_raw_disk_and_its_memory() {
+    let place = tempfile::tempdir().unwrap();
+    goes_back(place.path(), DiskFormat::Raw, 1);
+}
+
+#[test]
+fn a_guest_goes_back_with_two_qcow2_disks_and_its_memory() {
+    let place = tempfile::tempdir().unwrap();
+    goes_back(place.path(), DiskFormat::Qcow2, 2);
+}
+
+#[test]
+fn a_guest_goes_back_where_copies_share_their_blocks() {
+    let Some(xfs) = Mount::create(Kind::Xfs, 600) else {
+        return;
+    };
+    goes_back(&xfs.path(), DiskFormat::Raw, 2);
+}
+
+#[test]
+fn memory_that_was_laid_down_goes_with_the_disks_as_they_are_and_with_no_others() {
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), place.path(), |_| {});
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(50);
+    let run = host.json(&["run-due", "--force"]);
+    let taken = run["results"][0]["snapshot_id"].as_str().unwrap();
+    host.vm.kill();
+    let text = host.tool_ok(&["restore", ID, taken]);
+    for part in [
+        ", in place\n",
+        "what was there before is snapshot before-restore-",
+        "start it:\n",
+        "-incoming",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let memory = || {
+        let found = litter(&host);
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next()
+    };
+    assert!(memory().is_some_and(|it| it.contains("-memory-")));
+    // It stands by, and a snapshot of it has the memory too.
+    let json = host.json(&["run-due", "--force"]);
+    assert_eq!(json["results"][0]["kind"], "Standby", "{json}");
+    let again = json["results"][0]["snapshot_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    host.assert_goes_on(&again);
+    // Somebody boots it from its disks, and shuts it down: the memory does not go with them any more.
+    let disk = &host.vm.disks()[0];
+    let mut content = fs::read(disk).unwrap();
+    content[0] ^= 1;
+    fs::write(disk, &content).unwrap();
+    let said = host.tool(&["run-due", "--force"]);
+    assert_eq!(said.status.code(), Some(1));
+    let said = String::from_utf8(said.stdout).unwrap() + &String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("does not go with them any more"), "{said}");
+    // Restored once more, with its disks alone: the stale memory is gone, and what is kept of it has none.
+    let json = restore(&host, &[taken, "--disks-only"]);
+    assert_eq!(json["restored"], true, "{json}");
+    assert_eq!(memory(), None);
+    let undo = json["before_snapshot_id"].as_str().unwrap();
+    let kept = host.snapshots();
+    let kept = kept.iter().find(|it| it["id"] == undo).unwrap();
+    assert_eq!(kept["kind"], "Stopped", "{kept}");
+    let json = host.json(&["run-due", "--force"]);
+    assert_eq!(json["results"][0]["kind"], "Stopped", "{json}");
+    // And with its memory again, the snapshot of what was there keeps nothing stale either; started, none is left.
+    let json = restore(&host, &[&again]);
+    assert_eq!(json["restored"], true, "{json}");
+    let json = restore(&host, &[taken, "--start"]);
+    let undo = json["before_snapshot_id"].as_str().unwrap().to_owned();
+    let kept = host.snapshots();
+    let kept = kept.iter().find(|it| it["id"] == undo.as_str()).unwrap();
+    assert_eq!(kept["kind"], "Standby", "{kept}");
+    let started = Started::of(&json);
+    assert_eq!(memory(), None);
+    started.end();
+    host.assert_goes_on(&undo);
+}
+
+#[test]
+fn a_disk_that_is_gone_is_made_again_and_what_is_no_disk_of_the_vm_is_not_written_to() {
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(
+        env!("CARGO_BIN_EXE_hypeman-snap"),
+        place.path(),
+        |options| {
+            options.disks = 2;
+        },
+    );
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(50);
+    let run = host.json(&["run-due", "--force"]);
+    let taken = run["results"][0]["snapshot_id"].as_str().unwrap();
+    host.vm.kill();
+    let disk = host.vm.disks()[1].clone();
+    fs::remove_file(&disk).unwrap();
+    let json = restore(&host, &[taken, "--start"]);
+    let started = Started::of(&json);
+    assert!(disk.exists());
+    started.end();
+
+    // A second name would keep the old content, and a link of somebody else may lead anywhere.
+    let other = disk.with_extension("other");
+    fs::hard_link(&disk, &other).unwrap();
+    let refused = restore(&host, &[taken]);
+    assert!(
+        refused.to_string().contains("2 names (hard links)"),
+        "{refused}"
+    );
+    fs::remove_file(&other).unwrap();
+    fs::rename(&disk, &other).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", &disk).unwrap();
+    let hostname = fs::read("/etc/hostname").ok();
+    let refused = restore(&host, &[taken]);
+    assert_eq!(refused["restored"], false, "{refused}");
+    assert_eq!(fs::read("/etc/hostname").ok(), hostname);
+    fs::remove_file(&disk).unwrap();
+    fs::rename(&other, &disk).unwrap();
+
+    // The manifest's word alone makes nothing a disk.
+    let path = host.snapshot_dir(taken).join("guest/hypeman-snap.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let precious = host.state_dir().join("precious");
+    fs::write(&precious, "x").unwrap();
+    manifest["disks"][1]["source"] = json!(precious);
+    fs::write(&path, manifest.to_string()).unwrap();
+    let refused = restore(&host, &[taken, "--force"]);
+    assert!(
+        refused
+            .to_string()
+            .contains("is not known as a disk of this VM"),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&precious).unwrap(), b"x");
+    assert_eq!(host.journals(), Vec::<String>::new());
+}
+
+#[test]
+fn what_can_not_be_done_in_place_is_told_with_its_exit_code() {
+    let host = support::cli::Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"));
+    let hour = std::time::Duration::from_secs(3600);
+    host.add_snapshot("s1", ("mk3v9t0xq2r7w5d8h1c6b4za", "web-a"), hour, true);
+    host.add_snapshot("s9", ("mk3w0000000000000000009z", "lost"), hour, true);
+    let said = host.run(&["restore", "web-a", "s1"]).exits(1);
+    assert!(
+        said.stdout.contains("is one of hypeman's"),
+        "{}",
+        said.stdout
+    );
+    host.run(&["restore", "lost", "s9"])
+        .exits(3)
+        .complains(&["is gone", "--to DIRECTORY"]);
+    host.run(&["restore", "web-a", "s1", "--to", "/x", "--no-save"])
+        .exits(2);
+    host.run(&["restore", "web-a", "s1", "--to", "/x", "--force"])
+        .exits(2)
+        .complains(&["--force"]);
+}
