@@ -362,3 +362,65 @@ fn a_guest_that_somebody_else_paused_stays_paused() {
         scene.assert_nothing_unfinished(0);
     }
 }
+
+#[test]
+fn firecracker_that_can_leaves_the_sync_of_its_files_to_the_time_after_the_pause() {
+    for knows in [false, true] {
+        let scene = Scene::new(Dialect::Firecracker);
+        if knows {
+            scene.fake.know_sync_snapshot_files();
+        }
+        scene.force(&[]).0.exits(0);
+        let asked = scene.fake.last_save();
+        let expected = knows.then_some(&Value::Bool(false));
+        assert_eq!(asked.get("sync_snapshot_files"), expected, "{asked}");
+        scene.assert_clean(1);
+    }
+}
+
+#[test]
+fn guests_whose_snapshots_go_to_one_disk_are_paused_one_after_the_other() {
+    let scene = Scene::new(Dialect::CloudHypervisor);
+    let disks = scene.host.dir().join("disks");
+    fs::create_dir(&disks).unwrap();
+    let other = TestVm::boot(&VmOptions::new(&disks));
+    scene.host.register("vm-b", "qemu", other.socket());
+    let force = |id: &str, more: &[&str]| {
+        let mut command = scene.host.std_command();
+        command
+            .args(["run-due", "--force", "--instance", id])
+            .args(more)
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    scene.fake.on(Request::Save, Fault::Hang);
+    let mut first = force(ID, &[]);
+    wait_until("the save", || {
+        scene.fake.requests().contains(&Request::Save)
+    });
+
+    // It waits before it pauses anything, and no longer than it may.
+    let waited = force("vm-b", &["--instance-timeout", "1s"]);
+    let waited = waited.wait_with_output().unwrap();
+    let said = String::from_utf8(waited.stderr).unwrap();
+    assert_eq!(waited.status.code(), Some(1), "{said}");
+    assert!(said.contains("--instance-timeout"), "{said}");
+
+    let stopped = force("vm-b", &[]);
+    let journal = scene.host.state_dir().join("journal/vm-b.json");
+    wait_until("it is prepared", || journal.exists());
+    kill_process(Pid::from_child(&stopped), Signal::TERM).unwrap();
+    let stopped = stopped.wait_with_output().unwrap();
+    let said = String::from_utf8(stopped.stderr).unwrap();
+    assert!(said.contains("interrupted"), "{said}");
+
+    let mut second = force("vm-b", &[]);
+    wait_until("it is prepared", || journal.exists());
+    assert_eq!(other.pauses_ms(), Vec::<f64>::new());
+    scene.fake.release();
+    assert!(first.wait().unwrap().success());
+    assert!(second.wait().unwrap().success());
+    assert_eq!(other.pauses_ms().len(), 1);
+    assert!(other.is_running());
+    scene.assert_clean(2);
+}

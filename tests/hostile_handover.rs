@@ -106,7 +106,7 @@ fn a_vmm_that_swaps_the_directory_in_the_save_loses_its_own_snapshot_alone() {
         let canary = Canary::new();
         let host = Host::new(TOOL);
         let save = match program {
-            Program::Firecracker => "PUT /snapshot/create ",
+            Program::Firecracker => "mem_file_path",
             Program::CloudHypervisor | Program::Qemu => "PUT /api/v1/vm.snapshot ",
         };
         // It can rename what stands in its directory, and not what the tool holds.

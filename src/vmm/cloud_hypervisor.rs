@@ -298,6 +298,15 @@ struct Capture<'v> {
 }
 
 impl Stages for Capture<'_> {
+    fn other_target(&self) -> Result<Option<u64>, VmmError> {
+        self.handover.device().map(Some)
+    }
+
+    fn write_out(&mut self) -> Result<(), VmmError> {
+        self.handover.write_out();
+        Ok(())
+    }
+
     fn pause(&mut self) -> Result<(), VmmError> {
         self.vmm.pause_clock.begin();
         let refused = match self.vmm.put(PAUSE, self.vmm.http.limit()) {

@@ -10,7 +10,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -150,12 +150,38 @@ impl Handover {
         place.map_or(Ok(()), |place| place.clear())
     }
 
-    /// Refuses a directory with less room than `needed_bytes`.
-    fn check_space(&self, needed_bytes: u64) -> Result<(), VmmError> {
-        let (dir, path) = match &self.own {
+    /// Where the VMM writes.
+    fn directory(&self) -> (BorrowedFd<'_>, &Path) {
+        match &self.own {
             Some(own) => (own.dir.as_fd(), own.place.path.as_path()),
             None => (self.state_dir.as_fd(), self.state_dir.path()),
-        };
+        }
+    }
+
+    /// The file system that the VMM writes to, by its device number.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn device(&self) -> Result<u64, VmmError> {
+        let (dir, path) = self.directory();
+        let stat = rustix::fs::fstat(dir)
+            .map_err(|error| file_error("can't look at", path)(error.into()))?;
+        Ok(stat.st_dev)
+    }
+
+    /// Has the file system write out what it still holds: the VMM's own writes would have to wait behind that, with the
+    /// guest paused.
+    pub fn write_out(&self) {
+        let (dir, path) = self.directory();
+        // What failed before is not this snapshot's; its own files are synced one by one in the end.
+        if let Err(error) = rustix::fs::syncfs(dir) {
+            debug!("syncfs of {}: {error}", path.display());
+        }
+    }
+
+    /// Refuses a directory with less room than `needed_bytes`.
+    fn check_space(&self, needed_bytes: u64) -> Result<(), VmmError> {
+        let (dir, path) = self.directory();
         let free_bytes =
             space::free_bytes_in(dir).map_err(file_error("can't tell the free space of", path))?;
         if free_bytes < needed_bytes {

@@ -107,6 +107,20 @@ pub struct SavePlan {
     pub disks: Vec<DiskCopy>,
 }
 
+impl SavePlan {
+    /// The file system of the directory, by its device number.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn device(&self) -> Result<u64, VmmError> {
+        let stat = rustix::fs::fstat(&self.state_dir).map_err(|error| VmmError::File {
+            what: format!("can't look at {}", self.state_dir.path().display()),
+            source: error.into(),
+        })?;
+        Ok(stat.st_dev)
+    }
+}
+
 /// How a VMM is set where a capture sets it otherwise and puts it back, also after this process has died.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {

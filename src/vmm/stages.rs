@@ -12,6 +12,10 @@ use super::{Deadline, VmmError};
 
 /// What a driver does in each stage.
 pub(super) trait Stages: Debug {
+    fn other_target(&self) -> Result<Option<u64>, VmmError> {
+        Ok(None)
+    }
+    fn write_out(&mut self) -> Result<(), VmmError>;
     fn pause(&mut self) -> Result<(), VmmError>;
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError>;
     fn resume(&mut self) -> Result<(), VmmError>;
@@ -46,6 +50,23 @@ pub struct Resumed<'v>(Box<dyn Stages + 'v>);
 impl<'v> Prepared<'v> {
     pub(super) fn new(stages: impl Stages + 'v) -> Self {
         Self(Box::new(stages))
+    }
+
+    /// The file system, by its device number, that this save fills besides that of the plan's directory.
+    ///
+    /// # Errors
+    /// When that can't be told.
+    pub fn other_target(&self) -> Result<Option<u64>, VmmError> {
+        self.0.other_target()
+    }
+
+    /// Writes out what the pause would have to wait for. The guest runs, and this may take long; call it right before
+    /// [`Prepared::pause`].
+    ///
+    /// # Errors
+    /// [`VmmError::File`] when a disk fails.
+    pub fn write_out(&mut self) -> Result<(), VmmError> {
+        self.0.write_out()
     }
 
     /// Stops the guest and returns when it is paused, with its requests to disks drained if its disks settle

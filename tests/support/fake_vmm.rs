@@ -104,6 +104,8 @@ struct Inner {
     requests: Vec<Request>,
     saves: usize,
     late_write: Option<Vec<u8>>,
+    leaves_sync: bool,
+    last_save: Value,
     /// The disks, open as they are in a VMM.
     _open: Vec<File>,
     is_released: bool,
@@ -133,6 +135,8 @@ impl FakeVmm {
                 requests: Vec::new(),
                 saves: 0,
                 late_write: None,
+                leaves_sync: false,
+                last_save: Value::Null,
                 _open: open(disks),
                 is_released: false,
                 is_ending: false,
@@ -181,6 +185,16 @@ impl FakeVmm {
     /// Adds the members of the object `extra` to the configuration that the VMM tells.
     pub fn add_config(&self, extra: Value) {
         self.shared.lock().extra_config = extra;
+    }
+
+    /// A Firecracker that can leave the files of a save unsynced, as later ones can.
+    pub fn know_sync_snapshot_files(&self) {
+        self.shared.lock().leaves_sync = true;
+    }
+
+    /// What the last save was asked for with.
+    pub fn last_save(&self) -> Value {
+        self.shared.lock().last_save.clone()
     }
 
     /// How many saves were carried out, with or without success.
@@ -236,6 +250,10 @@ impl Shared {
         if has_hung_up(connection) {
             return Next::Serve;
         }
+        if let Some(refusal) = self.refuse_by_reading(&line, &body) {
+            send(connection, self.dialect, &refusal);
+            return Next::Serve;
+        }
         let Some(request) = self.understand(&line, &body) else {
             send(
                 connection,
@@ -279,6 +297,24 @@ impl Shared {
             None => send(connection, self.dialect, &self.carry_out(request, &body)),
         }
         Next::Serve
+    }
+
+    /// What Firecracker refuses before it looks at its guest: a save with fields that it doesn't know, or without some
+    /// that it needs.
+    fn refuse_by_reading(&self, line: &str, body: &Value) -> Option<(u16, String)> {
+        if (self.dialect, line) != (Dialect::Firecracker, "PUT /snapshot/create") {
+            return None;
+        }
+        let wrong = if !self.lock().leaves_sync && !body["sync_snapshot_files"].is_null() {
+            "unknown field `sync_snapshot_files`, expected one of `snapshot_type`, `snapshot_path`, `mem_file_path`"
+        } else if body["snapshot_path"].is_null() {
+            "missing field `snapshot_path`"
+        } else {
+            return None;
+        };
+        let said =
+            format!("An error occurred when deserializing the json body of a request: {wrong}.");
+        Some(self.error(400, &said))
     }
 
     fn understand(&self, line: &str, body: &Value) -> Option<Request> {
@@ -347,7 +383,9 @@ impl Shared {
                     Dialect::CloudHypervisor => self.save_cloud_hypervisor(body),
                     Dialect::Firecracker => self.save_firecracker(body),
                 };
-                self.lock().saves += 1;
+                let mut inner = self.lock();
+                inner.saves += 1;
+                inner.last_save = body.clone();
                 answer
             }
         }

@@ -16,6 +16,7 @@ use crate::engine::local::ownership;
 use crate::engine::local::processes;
 use crate::engine::local::session::Session;
 use crate::engine::local::staging::Staging;
+use crate::engine::local::turns::Turns;
 use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
 use crate::fs::{remove, space};
@@ -45,6 +46,8 @@ pub(super) struct Captured {
 pub(super) struct Surroundings<'a> {
     /// Where journals go.
     pub(super) journal: &'a Journal,
+    /// Whose turn it is to pause a guest.
+    pub(super) turns: &'a Turns,
     /// How long a VMM may take to answer.
     pub(super) timeouts: Timeouts,
     /// How long a guest may be paused.
@@ -158,7 +161,8 @@ pub(super) fn running(
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match session.capture(&save_plan, &plan, around.pause_timeout, &step) {
+    let saved = match session.capture(&save_plan, &plan, around.turns, around.pause_timeout, &step)
+    {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, &metadata.id, error)),
     };

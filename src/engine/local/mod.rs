@@ -31,6 +31,7 @@ pub mod staging;
 pub mod state;
 pub mod store;
 mod sweep;
+mod turns;
 mod writers;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ use off::Surveys;
 use staging::Staging;
 use state::Derived;
 use store::SnapshotStore;
+use turns::Turns;
 
 /// How long a VMM may take for one answer that needs no long work.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,6 +90,7 @@ pub struct Local {
     data_dir: PathBuf,
     state_dir: PathBuf,
     journal: Journal,
+    turns: Turns,
     pause_timeout: Duration,
     timeouts: Timeouts,
     server: ServerPresence,
@@ -105,6 +108,7 @@ impl Local {
             surveys: Surveys::default(),
             data_dir: settings.data_dir,
             journal: Journal::new(&settings.state_dir),
+            turns: Turns::new(&settings.state_dir),
             state_dir: settings.state_dir,
             pause_timeout: settings.pause_timeout,
             timeouts: Timeouts {
@@ -167,6 +171,7 @@ impl Local {
                 let around = Surroundings {
                     disk_roots: &self.disk_roots,
                     journal: &self.journal,
+                    turns: &self.turns,
                     timeouts,
                     pause_timeout: self.pause_timeout,
                     instances: &self.instances,

@@ -2,12 +2,14 @@
 //!
 //! Resuming is a guard: [`Session::abandon`] on an error, `Drop` on a panic, the journal when the process dies.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::journal::{Entry, Journal, Phase};
+use crate::engine::local::turns::{Turn, Turns};
 use crate::interrupt::Watch;
 use crate::progress::Step;
 use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, Vmm, VmmError, VmmState};
@@ -23,6 +25,8 @@ pub(super) struct Session<'a> {
     journal: &'a Journal,
     entry: Entry,
     timeouts: Timeouts,
+    /// Held as long as the guest is paused, or may be.
+    turn: Option<Turn>,
     /// Whether the guest may be paused because of us.
     owns_pause: bool,
     /// When that was asked for.
@@ -46,6 +50,7 @@ impl<'a> Session<'a> {
             journal,
             entry,
             timeouts,
+            turn: None,
             owns_pause: false,
             paused_at: None,
             pause: None,
@@ -66,6 +71,7 @@ impl<'a> Session<'a> {
             journal,
             entry,
             timeouts,
+            turn: None,
             owns_pause,
             paused_at: None,
             pause: None,
@@ -85,12 +91,17 @@ impl<'a> Session<'a> {
         &mut self,
         plan: &SavePlan,
         disks: &DiskPlan,
+        turns: &Turns,
         pause_timeout: Duration,
         step: &Step,
     ) -> Result<Saved, EngineError> {
         let watch = self.timeouts.watch;
         let settle = self.vmm.disks_settle();
-        let prepared = self.vmm.prepare(plan)?;
+        let mut prepared = self.vmm.prepare(plan)?;
+        let mut targets = BTreeSet::from([plan.device()?]);
+        targets.extend(prepared.other_target()?);
+        self.turn = Some(turns.wait(&targets, watch)?);
+        prepared.write_out()?;
         disks.write_out()?;
         watch.check()?;
 
@@ -123,6 +134,7 @@ impl<'a> Session<'a> {
         let resumed = secured.resume()?;
         self.owns_pause = false;
         self.pause = self.paused_at.take().map(|at| at.elapsed());
+        self.turn = None;
         self.entry.phase = Phase::Saving;
         self.journal.write(&self.entry)?;
         Ok(resumed.finish()?)

@@ -103,6 +103,9 @@ impl Save {
     /// # Errors
     /// [`VmmError::File`] when a disk fails.
     pub fn write_out(&self) -> Result<(), VmmError> {
+        if self.method != SaveMode::Background {
+            self.memory.write_out();
+        }
         for backup in &self.backups {
             backup.write_out().map_err(|source| VmmError::File {
                 what: format!("can't sync disk {}", backup.disk),

@@ -125,6 +125,14 @@ impl Memory {
         })
     }
 
+    /// Has its file system write out what it still holds, so that a save in the pause does not have to wait for that.
+    pub fn write_out(&self) {
+        // What failed before is not this snapshot's.
+        if let Err(error) = rustix::fs::syncfs(&self.file) {
+            log::debug!("syncfs for {}: {error}", self.path.display());
+        }
+    }
+
     /// The file, for messages.
     pub fn path(&self) -> &Path {
         &self.path

@@ -240,8 +240,11 @@ struct Capture<'v> {
 }
 
 impl Stages for Capture<'_> {
+    fn write_out(&mut self) -> Result<(), VmmError> {
+        self.save.write_out()
+    }
+
     fn pause(&mut self) -> Result<(), VmmError> {
-        self.save.write_out()?;
         let Qemu { qmp, pause, .. } = &mut *self.qemu;
         qmp.forget_changes()?;
         *pause = Pause::Ours;

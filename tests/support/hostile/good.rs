@@ -156,6 +156,11 @@ impl Script {
             .http("GET / ", 200, r#"{"state": "%{state}"}"#)
             .http("GET /version ", 200, r#"{"firecracker_version": "1.13.0"}"#)
             .http("GET /vm/config ", 200, &config.to_string())
+            .http(
+                "{\"sync_snapshot_files\":false}",
+                400,
+                r#"{"fault_message": "unknown field `sync_snapshot_files`, expected one of `snapshot_type`"}"#,
+            )
             .otherwise(
                 ("", ""),
                 &["PATCH /vm ", "Paused"],
@@ -168,7 +173,7 @@ impl Script {
             )
             .otherwise(
                 ("", ""),
-                &["PUT /snapshot/create "],
+                &["PUT /snapshot/create ", "mem_file_path"],
                 &[
                     Act::Open("state", "snapshot_path", ""),
                     Act::Write("state", 0, "the devices' state".to_owned()),
