@@ -4,13 +4,15 @@
 #![cfg(test)]
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::disk::DiskFormat;
 use support::filesystems::{Kind, Mount};
+use support::skip::skipped;
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
 
@@ -319,4 +321,308 @@ fn what_can_not_be_done_in_place_is_told_with_its_exit_code() {
     host.run(&["restore", "web-a", "s1", "--to", "/x", "--force"])
         .exits(2)
         .complains(&["--force"]);
+}
+
+/// How long a file is, and what is in it to begin with.
+type Begin = (u64, Vec<u8>);
+
+/// Disks are exchanged as whole files.
+fn begin(path: &PathBuf) -> Begin {
+    let file = fs::File::open(path).unwrap();
+    let mut content = vec![0; 64 << 10];
+    file.read_exact_at(&mut content, 0).unwrap();
+    (file.metadata().unwrap().len(), content)
+}
+
+fn host_disks(host: &VmHost) -> Vec<PathBuf> {
+    host.vm.disks().to_vec()
+}
+
+/// A VM of two disks that is off, its snapshot, and what the disks hold in that.
+struct Off {
+    host: VmHost,
+    taken: String,
+    saved: Vec<Begin>,
+    _place: tempfile::TempDir,
+}
+
+impl Off {
+    fn with_a_snapshot() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let host = VmHost::boot(
+            env!("CARGO_BIN_EXE_hypeman-snap"),
+            place.path(),
+            |options| {
+                options.disks = 2;
+            },
+        );
+        host.schedule(5);
+        host.vm.wait_ticks_beyond(50);
+        let run = host.json(&["run-due", "--force"]);
+        let taken = run["results"][0]["snapshot_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        host.vm.kill();
+        let saved = host.disk_copies(&taken).iter().map(begin).collect();
+        Self {
+            host,
+            taken,
+            saved,
+            _place: place,
+        }
+    }
+
+    /// Lets the disks hold something else than the snapshot.
+    fn go_on(&self) -> Vec<Begin> {
+        for disk in host_disks(&self.host) {
+            let disk = fs::File::options().write(true).open(disk).unwrap();
+            disk.write_all_at(&[7; 4096], 4096).unwrap();
+        }
+        self.disks()
+    }
+
+    fn disks(&self) -> Vec<Begin> {
+        host_disks(&self.host).iter().map(begin).collect()
+    }
+
+    /// A restore to which `signal` comes before the system call `call` for the `step`th time; whether it succeeded.
+    fn restore_cut_short(&self, call: &str, signal: &str, step: usize) -> bool {
+        let mut strace = Command::new("strace");
+        self.host.environment(&mut strace);
+        strace
+            .args(["-f", "-qqq", "-o", "/dev/null", "-e"])
+            .arg(format!("trace={call}"))
+            .arg("-e")
+            .arg(format!("inject={call}:signal={signal}:when={step}"))
+            .arg(self.host.binary())
+            .args(["restore", ID, &self.taken])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    /// The snapshots of what was there before, newest last.
+    fn undone(&self) -> Vec<String> {
+        let all = self.host.snapshots();
+        all.iter()
+            .filter(|it| it["name"].as_str().unwrap().starts_with("before-restore-"))
+            .map(|it| it["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+fn has_strace() -> bool {
+    let is_there = Command::new("strace").arg("-V").output().is_ok();
+    if !is_there {
+        skipped("a restore that is killed: install strace");
+    }
+    is_there
+}
+
+/// Killed or told to end at whatever step: the disks are all old or all new once the next run was there, nothing lies
+/// beside them, and where they are new, the old ones are a snapshot.
+#[test]
+fn a_restore_that_is_cut_short_is_undone_or_finished_by_the_next_run() {
+    if !has_strace() {
+        return;
+    }
+    let off = Off::with_a_snapshot();
+    let host = &off.host;
+    let (mut old_ones, mut new_ones) = (0, 0);
+    for call in [
+        "renameat2",
+        "rename",
+        "linkat",
+        "unlinkat",
+        "fsync",
+        "fdatasync",
+        "mkdir",
+        "mkdirat",
+        "fchown",
+        "fchmod",
+        "ftruncate",
+        "rmdir",
+        "copy_file_range",
+    ] {
+        for signal in ["SIGKILL", "SIGTERM"] {
+            if signal == "SIGTERM" && !["renameat2", "linkat"].contains(&call) {
+                continue;
+            }
+            for step in 1.. {
+                let old = off.go_on();
+                let is_done = off.restore_cut_short(call, signal, step);
+                let at = format!("{signal} before {call} {step}");
+                let recovered = host.tool(&["run-due", "--recover-only"]);
+                assert!(recovered.status.success(), "{at}: {recovered:?}");
+                // Temporary files are taken over by the next who writes.
+                let journals = host.journals();
+                assert!(
+                    journals.iter().all(|it| it.starts_with('.')),
+                    "{at}: {journals:?}"
+                );
+                let now = off.disks();
+                let undone = off.undone();
+                let beside = litter(host);
+                if now == off.saved {
+                    new_ones += 1;
+                    assert_eq!(undone.len(), 1, "{at}");
+                    let kept: Vec<Begin> = host.disk_copies(&undone[0]).iter().map(begin).collect();
+                    assert!(
+                        kept == old,
+                        "{at}: what was there before is not what was kept"
+                    );
+                    host.tool_ok(&["delete-snapshot", "--yes", &undone[0]]);
+                    assert_eq!(beside.len(), 1, "{at}: the memory alone: {beside:?}");
+                    // A run takes it away with the next restore.
+                } else {
+                    old_ones += 1;
+                    assert!(now == old, "{at}: the disks are mixed");
+                    assert!(undone.is_empty(), "{at}: {undone:?}");
+                    assert!(beside.len() <= 1, "{at}: {beside:?}");
+                }
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(
+        old_ones > 20 && new_ones > 20,
+        "{old_ones} old, {new_ones} new"
+    );
+    // The snapshot is what it was.
+    let saved: Vec<Begin> = host.disk_copies(&off.taken).iter().map(begin).collect();
+    assert!(saved == off.saved);
+    let json = restore(host, &[&off.taken, "--start"]);
+    Started::of(&json).end();
+    assert_eq!(litter(host), Vec::<String>::new());
+}
+
+/// Who starts the VM by hand in between is never written under, and its restore is finished once it is off.
+#[test]
+fn a_half_done_restore_waits_for_a_vm_that_was_started_meanwhile() {
+    if !has_strace() {
+        return;
+    }
+    let off = Off::with_a_snapshot();
+    let host = &off.host;
+    let old = off.go_on();
+    let mut halves = 0;
+    for step in 1..6 {
+        off.go_on();
+        off.restore_cut_short("renameat2", "SIGKILL", step);
+        let now = off.disks();
+        if now[0] == off.saved[0] && now[1] == old[1] {
+            halves += 1;
+            let started = fs::File::options()
+                .write(true)
+                .open(&host.vm.disks()[1])
+                .unwrap();
+            for command in [
+                &["run-due", "--recover-only"][..],
+                &["run-due", "--force"],
+                &["restore", ID, "latest"],
+            ] {
+                let said = host.tool(command);
+                assert_eq!(said.status.code(), Some(1), "{command:?}: {said:?}");
+                let text = String::from_utf8(said.stdout).unwrap()
+                    + &String::from_utf8(said.stderr).unwrap();
+                for part in ["is not finished", "open for writing", "--recover-only"] {
+                    assert!(text.contains(part), "{command:?}: {text}");
+                }
+                assert!(off.disks() == now);
+            }
+            let doctor = host.tool(&["doctor"]);
+            let text = String::from_utf8(doctor.stdout).unwrap();
+            assert!(
+                text.contains("some of the disks may be the snapshot's"),
+                "{text}"
+            );
+            drop(started);
+        }
+        host.tool_ok(&["run-due", "--recover-only"]);
+        assert!(off.disks() == off.saved || off.disks() == old);
+        for undo in off.undone() {
+            host.tool_ok(&["delete-snapshot", "--yes", &undo]);
+        }
+    }
+    assert_eq!(halves, 1);
+}
+
+#[test]
+fn what_was_there_is_copied_where_the_store_is_on_another_file_system_and_room_is_looked_for() {
+    let Some(elsewhere) = Mount::create(Kind::Tmpfs, 300) else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), place.path(), |_| {});
+    fs::create_dir_all(host.data_dir()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), host.data_dir().join("snapshots")).unwrap();
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(50);
+    let run = host.json(&["run-due", "--force"]);
+    let taken = run["results"][0]["snapshot_id"].as_str().unwrap();
+    host.vm.kill();
+    let disk = host.vm.disks()[0].clone();
+    let mut lost = fs::read(&disk).unwrap();
+    let end = lost.len() - 4096;
+    lost[end..].fill(7);
+    fs::write(&disk, &lost).unwrap();
+
+    let ballast = elsewhere.path().join("ballast");
+    let free = rustix::fs::statvfs(elsewhere.path()).unwrap();
+    let free = free.f_bavail * free.f_frsize;
+    fs::write(
+        &ballast,
+        vec![1; usize::try_from(free - (20 << 20)).unwrap()],
+    )
+    .unwrap();
+    let refused = restore(&host, &[taken]);
+    assert_eq!(refused["restored"], false, "{refused}");
+    assert!(refused.to_string().contains("MiB are free"), "{refused}");
+    assert!(fs::read(&disk).unwrap() == lost);
+    fs::remove_file(ballast).unwrap();
+
+    let json = restore(&host, &[taken, "--start"]);
+    let started = Started::of(&json);
+    let undo = json["before_snapshot_id"].as_str().unwrap();
+    assert!(fs::read(&host.disk_copies(undo)[0]).unwrap() == lost);
+    assert_eq!(litter(&host), Vec::<String>::new());
+    started.end();
+}
+
+/// Where a unit's sandbox, or a mount, lets nobody write beside the disks, a restore is refused, and one that was half done
+/// is left to who can.
+#[test]
+fn a_place_that_can_not_be_written_is_left_alone() {
+    let Some(xfs) = Mount::create(Kind::Xfs, 600) else {
+        return;
+    };
+    let host = VmHost::boot(env!("CARGO_BIN_EXE_hypeman-snap"), &xfs.path(), |_| {});
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(50);
+    let run = host.json(&["run-due", "--force"]);
+    let taken = run["results"][0]["snapshot_id"].as_str().unwrap();
+    host.vm.kill();
+    let disks = host.vm.disks()[0].parent().unwrap().to_owned();
+    let mut sandboxed = Command::new("unshare");
+    host.environment(&mut sandboxed);
+    let output = sandboxed
+        .args(["--mount", "sh", "-c"])
+        .arg(
+            "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && shift && exec \"$@\"",
+        )
+        .arg("sh")
+        .arg(&disks)
+        .arg(host.binary())
+        .args(["restore", ID, taken])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("Read-only file system"), "{text}");
+    assert_eq!(host.journals(), Vec::<String>::new());
 }

@@ -47,8 +47,8 @@ impl Restorer for Local {
                 preflight.findings.push(checks::room(&stored.directory, to));
                 Some(Laid::beside(to, stored.manifest.as_ref()))
             }
-            Destination::InPlace(undo_name) => {
-                let (laid, findings) = self.examine_place(wanted, &stored, undo_name)?;
+            Destination::InPlace(_) => {
+                let (laid, findings) = self.examine_place(wanted, &stored)?;
                 preflight.findings.extend(findings);
                 laid
             }
@@ -141,7 +141,6 @@ impl Local {
         &self,
         wanted: &Wanted<'_>,
         stored: &Stored,
-        undo_name: &str,
     ) -> Result<(Option<Laid>, Vec<Finding>), EngineError> {
         let metadata = self.owner_of(wanted)?;
         let name = &metadata.name;
@@ -179,7 +178,7 @@ impl Local {
             store.directory(),
         ));
         let laid = targets.first().map(|first| Laid {
-            directory: memory_beside(&metadata.id, undo_name, first),
+            directory: memory_beside(&metadata, first),
             disks: targets.iter().map(|it| it.path.clone()).collect(),
             monitor: Some(metadata.socket.clone()),
             log: self
@@ -270,7 +269,7 @@ impl Local {
         let memory = targets
             .first()
             .filter(|_| preflight.has_memory)
-            .map(|first| memory_beside(&metadata.id, undo_name, first));
+            .map(|first| memory_beside(&metadata, first));
         let disks = targets.iter().enumerate().map(|(index, target)| {
             Ok(RestoringDisk {
                 path: target.path.clone(),

@@ -32,29 +32,37 @@ impl Content<'_> {
     /// # Errors
     /// When something is there, or it can't be written; then nothing is left.
     pub(super) fn lay_down(&self, to: &Path) -> Result<(), EngineError> {
-        let failed = |what: &str, error: io::Error| {
-            EngineError::caused(format!("can't {what} {}", to.display()), error)
-        };
         let parent = to.parent().unwrap_or(Path::new("/"));
         let name = to.file_name().unwrap_or(OsStr::new("restored"));
         let mut hidden = OsStr::new(".").to_owned();
         hidden.push(name);
         hidden.push(format!(".restoring-{}", std::process::id()));
         let hidden = parent.join(hidden);
-        let mut made = std::fs::DirBuilder::new();
-        made.mode(0o700)
-            .create(&hidden)
-            .map_err(|error| failed("make a directory beside", error))?;
-        let laid = self.fill(&hidden).and_then(|()| {
-            // An empty directory of that name is replaced, anything else is an error.
-            std::fs::rename(&hidden, to).map_err(|error| failed("make", error))?;
-            durable::sync_dir(parent).map_err(|error| failed("make", error))
-        });
-        if laid.is_err() {
+        self.make(&hidden)?;
+        // An empty directory of that name is replaced, anything else is an error.
+        let named = std::fs::rename(&hidden, to).and_then(|()| durable::sync_dir(parent));
+        if named.is_err() {
             // What could not be written may not be removable either; the error says enough.
             let _ = remove::tree(&hidden);
         }
-        laid
+        named.map_err(|error| EngineError::caused(format!("can't make {}", to.display()), error))
+    }
+
+    /// Makes the directory `directory`, which is not there, under its name at once: for who knows what to do with a part
+    /// of it.
+    ///
+    /// # Errors
+    /// When something is there, or it can't be written; then nothing is left.
+    pub(super) fn make(&self, directory: &Path) -> Result<(), EngineError> {
+        let mut made = std::fs::DirBuilder::new();
+        made.mode(0o700).create(directory).map_err(|error| {
+            EngineError::caused(format!("can't make {}", directory.display()), error)
+        })?;
+        let filled = self.fill(directory);
+        if filled.is_err() {
+            let _ = remove::tree(directory);
+        }
+        filled
     }
 
     fn fill(&self, into: &Path) -> Result<(), EngineError> {

@@ -17,9 +17,9 @@ use crate::engine::local::metadata::Metadata;
 use crate::engine::local::registration::{LearntDisk, RestoredMemory};
 use crate::engine::local::resting::RestingFile;
 use crate::engine::local::store::SnapshotStore;
+use crate::fs::absence::is_there;
 use crate::fs::open_files::FileId;
 use crate::fs::{copy, remove};
-use crate::instance::InstanceId;
 use crate::interrupt::Watch;
 use crate::progress::{Progress, Step};
 use crate::snapshot::manifest::Manifest;
@@ -152,7 +152,7 @@ impl Place<'_> {
                 watch: self.watch,
                 step: &step,
             }
-            .lay_down(memory)?;
+            .make(memory)?;
         }
         Ok(())
     }
@@ -321,13 +321,17 @@ pub(super) fn beside(undo_id: &SnapshotId, index: usize) -> String {
     format!("{BESIDE}{undo_id}-{index}")
 }
 
-/// Where the memory is laid: beside the first disk, where whoever runs the VM can reach it. The name of the snapshot of what
-/// was there, which ends with the time, is another one each time.
-pub(super) fn memory_beside(id: &InstanceId, undo_name: &str, target: &Target) -> PathBuf {
-    let time = undo_name.trim_start_matches(|c: char| !c.is_ascii_digit());
-    target
-        .directory()
-        .join(format!("{BESIDE}{id}-memory-{time}"))
+/// Where the memory is laid: beside the first disk, where whoever runs the VM can reach it, under a name that nothing has
+/// and that no memory of an earlier restore had.
+pub(super) fn memory_beside(metadata: &Metadata, target: &Target) -> PathBuf {
+    let old = metadata.restored_memory().map(|it| it.directory.as_path());
+    let name = |number: u32| {
+        let name = format!("{BESIDE}{}-memory-{number}", metadata.id);
+        target.directory().join(name)
+    };
+    let is_free =
+        |path: &PathBuf| matches!(is_there(path), Ok(false)) && old != Some(path.as_path());
+    (1..u32::MAX).map(name).find(is_free).unwrap_or_default()
 }
 
 fn at(path: &Path) -> Result<Target, EngineError> {
