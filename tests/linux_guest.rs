@@ -8,12 +8,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::disk::DiskFormat;
 use support::filesystems::{Kind, Mount};
 use support::linux_guest::{LinuxGuest, complaints};
 use support::qemu::TestVm;
 use support::vm_host::{ID, VmHost};
+use support::wait::wait_until;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 
@@ -135,6 +137,68 @@ fn assert_is_at_rest_once_shut_down(
     let kept = of_kind(host, "Standby");
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0]["id"], id);
+}
+
+/// Lost again and again, the VM goes on in place from the snapshot, RAM and database agreeing; shut down then, it is at rest,
+/// and its snapshot has no memory.
+fn assert_goes_back_in_place(parent: &Path, format: DiskFormat, rounds: usize) {
+    let Some(linux) = LinuxGuest::build() else {
+        return;
+    };
+    let host = VmHost::boot(TOOL, parent, |options| {
+        options.linux = Some(linux.clone());
+        options.disk_format = format;
+    });
+    host.schedule(3);
+    host.vm.wait_ticks_beyond(50);
+    let result = host.snapshot();
+    let standby = result["snapshot_id"].as_str().unwrap();
+    let taken = host.vm.wait_next_tick();
+    let lost = host.vm.wait_ticks_beyond(taken + 20);
+    host.vm.kill();
+    for round in 1..=rounds {
+        let json = host.json(&["restore", ID, standby, "--start", "--no-save"]);
+        let pid = json["pid"].as_i64().unwrap();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let ended = || {
+            !Path::new("/proc")
+                .join(pid.as_raw_nonzero().to_string())
+                .exists()
+        };
+        let first = host.vm.wait_ticks_beyond(0);
+        assert!(first <= lost, "round {round}: it is at {first}");
+        assert_agrees(&host.vm);
+        if round < rounds {
+            kill_process(pid, Signal::KILL).unwrap();
+        } else {
+            host.vm.type_line("poweroff");
+        }
+        wait_until("the restored VM to end", ended);
+        host.vm.kill();
+    }
+    let result = host.snapshot();
+    assert_eq!(result["kind"], "Stopped", "{result}");
+    let stopped = result["snapshot_id"].as_str().unwrap();
+    linux.assert_shut_down_cleanly(&host.disk_copies(stopped)[0], format);
+}
+
+/// How often a VM is lost: each time takes some seconds.
+fn rounds() -> usize {
+    let set = std::env::var("HYPEMAN_SNAP_TEST_ROUNDS").ok();
+    set.map_or(2, |set| set.parse().unwrap())
+}
+
+#[test]
+fn a_linux_guest_on_a_raw_disk_goes_back_in_place() {
+    let parent = tempfile::tempdir().unwrap();
+    assert_goes_back_in_place(parent.path(), DiskFormat::Raw, rounds());
+}
+
+#[test]
+fn a_linux_guest_on_a_qcow2_disk_with_reflinks_goes_back_in_place() {
+    if let Some(xfs) = Mount::create(Kind::Xfs, 1024) {
+        assert_goes_back_in_place(&xfs.path(), DiskFormat::Qcow2, rounds());
+    }
 }
 
 #[test]

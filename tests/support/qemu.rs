@@ -191,6 +191,9 @@ impl TestVm {
         // It may have ended by itself already.
         let _ = child.kill();
         let _ = child.wait();
+        // Another QEMU may listen there later.
+        let mut port = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        *port = None;
     }
 
     /// Runs a QMP command on the test's own monitor.
