@@ -26,6 +26,7 @@ mod schedule;
 mod settings;
 mod snapshot;
 mod store;
+mod syscalls;
 mod vmm;
 
 use std::collections::BTreeMap;

@@ -4,10 +4,13 @@
 Started by pause.sh. One VM per size and file system; its guest (tests/support/guest) counts in RAM and writes to its
 disk as fast as it can. Every round takes one snapshot with each method, so that they meet the same machine:
 
-  stop, save, copy     stop; migrate to a file; cp --sparse=always; cont
-  stop, save, reflink  the same with cp --reflink=always, where the file system can
-  RAM alone            background-snapshot of the memory, disks left out: the VMM's own floor
-  hypeman-snap         run-due --force: memory and disks, of the same instant
+  tool     hypeman-snap run-due --force: memory and disks, of the same instant
+  floor    RAM alone: background-snapshot of the memory, disks left out, the VMM's own floor
+  copy     stop, save, copy: stop; migrate to a file; cp --sparse=always; cont
+  reflink  the same with cp --reflink=always, where the file system can
+
+The very first snapshot of a VM is the tool's and is told apart: each save by QEMU splits the guest's huge pages, and what
+the guest has in them before the first and after the last is told as well.
 
 Needs root for the part on XFS only (a loop mount).
 """
@@ -35,6 +38,9 @@ COPY = "stop, save, copy (`cp --sparse`)"
 REFLINK = "stop, save, reflink (`cp --reflink`)"
 FLOOR = "RAM alone by background snapshot: the VMM's own floor"
 TOOL = "**hypeman-snap**: memory and disks"
+FIRST = "**hypeman-snap**: the first snapshot of the VM"
+HUGE = "huge pages of the guest before and after all of them, MiB"
+NAMES = {"tool": TOOL, "floor": FLOOR, "copy": COPY, "reflink": REFLINK}
 
 
 class Qmp:
@@ -172,13 +178,20 @@ class Vm:
         self.qmp.save_memory(self.directory / "memory")
         self.qmp.run("migrate-set-capabilities", capabilities=[{**on, "state": False}])
 
-    def methods(self):
-        all_methods = {COPY: lambda: self.stop_save_copy("--reflink=never", "--sparse=always")}
+    def methods(self, wanted):
+        all_methods = {
+            TOOL: lambda: self.run_tool("run-due", "--instance", INSTANCE, "--force"),
+            FLOOR: self.memory_alone,
+            COPY: lambda: self.stop_save_copy("--reflink=never", "--sparse=always"),
+        }
         if can_reflink(self.directory):
             all_methods[REFLINK] = lambda: self.stop_save_copy("--reflink=always")
-        all_methods[FLOOR] = self.memory_alone
-        all_methods[TOOL] = lambda: self.run_tool("run-due", "--instance", INSTANCE, "--force")
-        return all_methods
+        return {name: take for name, take in all_methods.items() if name in wanted}
+
+    def huge_mib(self):
+        """What QEMU has in transparent huge pages."""
+        lines = Path(f"/proc/{self.qemu.pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) >> 10 for line in lines if line.startswith("AnonHugePages:"))
 
     def measure(self, method):
         """One snapshot: milliseconds of pause. What it left on the disk is removed afterwards, not measured."""
@@ -219,15 +232,22 @@ def bench(options, directory, name, ram_mib, disk_mib):
     try:
         vm = Vm(options, place, ram_mib, disk_mib)
         vm.register()
-        methods = vm.methods()
+        methods = vm.methods([NAMES[name] for name in options.methods.split(",")])
         rows = {method: [] for method in methods}
+        huge = [vm.huge_mib()]
         for run in range(options.runs + 1):
             print(f"==> {name}, {ram_mib} MiB: round {run} of {options.runs}", file=sys.stderr)
             for method, take in methods.items():
                 pause = vm.measure(take)
+                print(f"    {pause:8.1f} ms  {method}", file=sys.stderr)
                 # Round 0 warms caches and is not counted.
                 if run > 0:
                     rows[method].append(pause)
+                elif method == TOOL:
+                    rows[FIRST] = [pause]
+                if method == TOOL:
+                    huge[1:] = [vm.huge_mib()]
+        rows[HUGE] = huge
         return rows
     finally:
         if vm:
@@ -275,12 +295,15 @@ def print_table(results, options):
     )
     print("| method | " + " | ".join(results) + " |")
     print("| --- |" + " ---: |" * len(results))
-    for method in (COPY, REFLINK, FLOOR, TOOL):
+    for method in (COPY, REFLINK, FLOOR, FIRST, TOOL):
         measured = [rows.get(method) for rows in results.values()]
         cells = [f"{statistics.median(some):.1f} ({max(some):.1f})" if some else "–" for some in measured]
         print(f"| {method} | " + " | ".join(cells) + " |")
-    ratios = [statistics.median(rows[COPY]) / statistics.median(rows[TOOL]) for rows in results.values()]
-    print("| times shorter than stop, save, copy | " + " | ".join(f"{ratio:.0f}" for ratio in ratios) + " |")
+    print(f"| {HUGE} | " + " | ".join(" → ".join(map(str, rows[HUGE])) for rows in results.values()) + " |")
+    for what, other, over in (("times shorter than stop, save, copy", COPY, TOOL), ("times the floor", TOOL, FLOOR)):
+        if all(rows.get(other) and rows.get(over) for rows in results.values()):
+            ratios = [statistics.median(rows[other]) / statistics.median(rows[over]) for rows in results.values()]
+            print(f"| {what} | " + " | ".join(f"{ratio:.1f}" for ratio in ratios) + " |")
 
 
 def main():
@@ -289,6 +312,7 @@ def main():
     parser.add_argument("--guest", required=True, help="the test guest")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--sizes", default="256:1024,1024:8192", help="RAM:DISK in MiB, separated by commas")
+    parser.add_argument("--methods", default=",".join(NAMES), help="which of them, separated by commas (default: all)")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where the VM and its snapshots are kept")
     options = parser.parse_args()
     sizes = [tuple(map(int, size.split(":"))) for size in options.sizes.split(",")]

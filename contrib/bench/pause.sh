@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures how long a guest is paused for a snapshot: ./contrib/bench/pause.sh [--runs N] [--sizes RAM:DISK,…] [--dir DIR]
+# Measures how long a guest is paused for a snapshot: ./contrib/bench/pause.sh [--runs N] [--sizes RAM:DISK,…] [--methods M,…] [--dir DIR]
 # Prints a Markdown table; see pause.py for what is measured.
 set -euo pipefail
 

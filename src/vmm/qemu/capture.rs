@@ -98,6 +98,11 @@ impl Save {
         Ok(save)
     }
 
+    /// Whether memory is to be saved behind the running guest.
+    pub fn is_in_background(&self) -> bool {
+        self.method == SaveMode::Background
+    }
+
     /// Makes the pause that is to come shorter.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod disks;
 mod extents;
 mod files;
 mod foreign;
+mod huge_pages;
 mod inbox;
 mod jobs;
 mod memory;
@@ -26,6 +27,7 @@ mod wire;
 use std::path::Path;
 use std::time::Duration;
 
+use log::{Level, debug, log};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -112,6 +114,18 @@ impl Qemu {
             return migration::await_protection(&mut self.qmp);
         }
         migration::cancel(&mut self.qmp)
+    }
+
+    /// Makes the guest's memory huge pages again where that can be done; where it can't, the reason is logged.
+    fn rebuild_huge_pages(&self, obstacle_level: Level) {
+        let Some(process) = &self.process else {
+            return;
+        };
+        let socket = self.qmp.socket().display();
+        match huge_pages::rebuild(process, self.qmp.watch()) {
+            Ok(rebuilt) => debug!("{socket}: {rebuilt}"),
+            Err(obstacle) => log!(obstacle_level, "{socket}: {obstacle}"),
+        }
     }
 
     fn resume_now(&mut self) -> Result<(), VmmError> {
@@ -206,6 +220,9 @@ impl Vmm for Qemu {
             self.settings()?;
         }
         let save = Save::prepare(&mut self.qmp, plan, self.process.as_ref())?;
+        if save.is_in_background() {
+            self.rebuild_huge_pages(Level::Info);
+        }
         Ok(Prepared::new(Capture { qemu: self, save }))
     }
 
@@ -277,7 +294,11 @@ impl Stages for Capture<'_> {
         let settings = before.clone().unwrap_or_default();
         cleanup::remove_all(qmp, None, &settings)?;
         *before = None;
-        self.save.conclude(pause)
+        let saved = self.save.conclude(pause)?;
+        if self.save.is_in_background() {
+            self.qemu.rebuild_huge_pages(Level::Debug);
+        }
+        Ok(saved)
     }
 }
 

@@ -89,6 +89,16 @@ impl Qmp {
         self.limit
     }
 
+    /// What ends every wait.
+    pub fn watch(&self) -> Watch {
+        self.watch
+    }
+
+    /// The socket, for messages.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// From now on this is what ends every wait.
     pub fn set_watch(&mut self, watch: Watch) {
         self.watch = watch;

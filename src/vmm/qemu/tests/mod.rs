@@ -29,7 +29,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with a short name, for disks and snapshots.
-fn scratch() -> TempDir {
+pub(super) fn scratch() -> TempDir {
     tempfile::Builder::new()
         .prefix("snap-")
         .tempdir_in("/tmp")
@@ -44,19 +44,19 @@ fn within(request: Duration) -> Timeouts {
     }
 }
 
-fn connect(vm: &TestVm) -> Qemu {
+pub(super) fn connect(vm: &TestVm) -> Qemu {
     Qemu::connect(vm.socket(), TIMEOUTS).unwrap()
 }
 
 /// A directory for one snapshot, as the caller of the port makes it.
-fn state_dir(parent: &Path, name: &str) -> PathBuf {
+pub(super) fn state_dir(parent: &Path, name: &str) -> PathBuf {
     let directory = parent.join(name);
     DirBuilder::new().mode(0o700).create(&directory).unwrap();
     directory
 }
 
 /// The plan by which the VMM copies all writable disks into `directory`.
-fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
+pub(super) fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     let disks = qemu.disks().unwrap();
     SavePlan {
         state_dir: Beneath::open(directory).unwrap(),
@@ -83,7 +83,7 @@ fn copy_into(directory: &Path, name: &Path, disk: Disk) -> DiskCopy {
 }
 
 /// Everything from the preparation to the end.
-fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
+pub(super) fn capture(qemu: &mut Qemu, plan: &SavePlan) -> Result<Saved, VmmError> {
     qemu.prepare(plan)?
         .pause()?
         .save(Deadline::after(PAUSE_LIMIT))?
