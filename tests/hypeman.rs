@@ -125,6 +125,38 @@ fn a_stopped_instance_gives_a_snapshot_of_its_disks() {
 }
 
 #[test]
+fn a_server_takes_no_disks_of_a_guest_that_runs() {
+    let api = Api::new();
+    api.run(&[
+        "set",
+        ID,
+        "--interval",
+        "1h",
+        "--max-count",
+        "2",
+        "--no-memory",
+    ])
+    .exits(2)
+    .complains(&["--no-memory", "--engine local"]);
+    // Declared with the local engine, say.
+    api.due(ID, 2);
+    let path = api
+        .host
+        .state_dir()
+        .join(format!("snapshot-schedules/{ID}.json"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut schedule: Value = serde_json::from_str(&text).unwrap();
+    schedule["no_memory"] = true.into();
+    std::fs::write(&path, schedule.to_string()).unwrap();
+    api.run(&["run-due"]).exits(1).complains(&["--no-memory"]);
+    assert_eq!(api.names(ID), Vec::<String>::new());
+    api.run(&["set", ID, "--update", "--no-memory=false"])
+        .exits(0);
+    api.run(&["run-due", "--force"]).exits(0);
+    assert_eq!(api.names(ID).len(), 1);
+}
+
+#[test]
 fn snapshots_of_a_server_are_taken_protected_and_deleted_by_name() {
     let api = Api::new();
     api.run(&["snapshot", ID, "--name", "before-5-0"]).exits(0);

@@ -77,6 +77,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l min-ke
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l timezone -d 'The time zone of --calendar and of the keep rules, such as Europe/Berlin [default: the host\'s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l metadata -d 'A tag for every snapshot; may be given several times' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l no-memory -d 'Leave out the memory of a guest that runs: it starts from such a snapshot as after a power cut' -r -f -a "true\t''
+false\t''"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r
@@ -254,6 +256,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l min-k
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l timezone -d 'The time zone of --calendar and of the keep rules, such as Europe/Berlin [default: the host\'s]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l name-prefix -d 'Start snapshot names with this [default: scheduled]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l metadata -d 'A tag for every snapshot; may be given several times' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l no-memory -d 'Leave out the memory of a guest that runs: it starts from such a snapshot as after a power cut' -r -f -a "true\t''
+false\t''"
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r

@@ -109,6 +109,16 @@ pub struct DeclarationArgs {
     #[arg(long, value_name = "KEY=VALUE", allow_hyphen_values = true)]
     pub metadata: Vec<String>,
 
+    /// Leave out the memory of a guest that runs: it starts from such a snapshot as after a power cut
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub no_memory: Option<bool>,
+
     /// A command to run before each snapshot; if it fails, none is taken
     ///
     /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs

@@ -23,6 +23,7 @@ pub fn input(args: &DeclarationArgs) -> Input {
         host_timezone: iana_time_zone::get_timezone().ok(),
         name_prefix: args.name_prefix.clone(),
         metadata: args.metadata.clone(),
+        no_memory: args.no_memory,
         pre_hook: args.pre_hook.clone(),
         post_hook: args.post_hook.clone(),
         failure_hook: args.failure_hook.clone(),

@@ -180,6 +180,11 @@ pub trait Engine: Send + Sync {
     /// When there is no whole snapshot.
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError>;
 
+    /// Whether it takes disks of a guest that runs, without its memory.
+    fn takes_disks_alone(&self) -> bool {
+        false
+    }
+
     /// Everything in the store; costs O(snapshots), so callers ask once per run.
     ///
     /// # Errors

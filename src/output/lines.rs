@@ -163,6 +163,7 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         ("timezone", zone(before), zone(after)),
         ("name-prefix", prefix(before), prefix(after)),
         ("metadata", metadata(before), metadata(after)),
+        ("memory", memory(before), memory(after)),
         (
             "pre-hook",
             hook(Stage::Pre, before),
@@ -209,6 +210,15 @@ fn metadata(declaration: &Declaration) -> String {
     visible(&pairs.join(", "))
 }
 
+fn memory(declaration: &Declaration) -> String {
+    if declaration.storing.no_memory {
+        "left out"
+    } else {
+        "with it"
+    }
+    .to_owned()
+}
+
 fn hook(stage: Stage, declaration: &Declaration) -> String {
     match declaration.hooks.command(stage) {
         [] => "none".to_owned(),
@@ -245,6 +255,10 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     optional(
         "metadata",
         (!declaration.metadata.is_empty()).then(|| metadata(declaration)),
+    );
+    optional(
+        "memory",
+        declaration.storing.no_memory.then(|| memory(declaration)),
     );
     for stage in Stage::ALL {
         let is_set = !declaration.hooks.command(stage).is_empty();

@@ -11,6 +11,7 @@ use crate::finding::{Finding, Status};
 use crate::monitoring::health::Newest;
 use crate::report::{Keeping, ScheduleRow, SnapshotRow};
 use crate::schedule::Schedule;
+use crate::snapshot::Consistency;
 
 /// Longest message in a table on a terminal, in characters; `get` shows it whole.
 const MESSAGE_MAX_CHARS: usize = 60;
@@ -95,7 +96,12 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
                 } else {
                     &snapshot.name
                 }),
-                snapshot.kind.to_string(),
+                match snapshot.consistency {
+                    Consistency::Crash => {
+                        format!("{} ({})", snapshot.kind, Consistency::Crash.as_str())
+                    }
+                    Consistency::Memory | Consistency::Stopped => snapshot.kind.to_string(),
+                },
                 visible(instance),
                 units::age_or_time(snapshot.created_at, view),
                 snapshot

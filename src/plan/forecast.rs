@@ -9,7 +9,7 @@ use super::{Action, Observed, Terms, decide, removals, verdicts};
 use crate::instance::{Instance, Presence, State};
 use crate::retention::Decision;
 use crate::schedule::Schedule;
-use crate::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::snapshot::{Consistency, Snapshot, SnapshotId};
 
 /// What will happen between two moments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,9 +85,9 @@ pub fn forecast(
         .collect();
     there.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     let newest = there.iter().rev().find(|snapshot| snapshot.is_usable());
-    let state = match newest.map(|snapshot| snapshot.kind) {
-        Some(Kind::Stopped) => State::Stopped,
-        Some(Kind::Standby) | None => State::Running,
+    let state = match newest.map(|snapshot| snapshot.consistency) {
+        Some(Consistency::Stopped) => State::Stopped,
+        Some(Consistency::Memory | Consistency::Crash) | None => State::Running,
     };
     let presence: Presence<Instance, ()> = Presence::Here(Instance {
         id,

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::instance::{Instance, InstanceId, Presence, State};
 use crate::retention::{self, Decision, Policy, Protected, Verdict};
 use crate::schedule::{Attempt, Record, Schedule};
-use crate::snapshot::{self, Kind, Snapshot, SnapshotId};
+use crate::snapshot::{self, Consistency, Kind, Snapshot, SnapshotId};
 pub use forecast::{Fate, Forecast, forecast};
 
 /// What was found out about an instance before anything is decided.
@@ -91,7 +91,7 @@ pub fn decide<'a, E>(
         }
         (_, Presence::Gone) => Action::OnlyRetain,
         (_, Presence::Unknown(error)) => Action::Refuse(Refusal::Unknown(error)),
-        (_, Presence::Here(instance)) => match Kind::for_state(instance.state) {
+        (_, Presence::Here(instance)) => match schedule.declaration.storing.kind(instance.state) {
             Some(kind) => Action::Take {
                 instance,
                 expected: expected(schedule, instance, kind, &attempt),
@@ -132,6 +132,7 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
         id: SnapshotId::not_taken_yet(),
         name: attempt.snapshot_name.clone(),
         kind,
+        consistency: Consistency::of(kind, instance.state),
         tags: snapshot::scheduled_tags(&schedule.declaration.metadata, &schedule.instance_id),
         source_instance_id: instance.id.to_string(),
         source_instance_name: instance.name.clone(),

@@ -33,6 +33,7 @@ fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     let mut schedule = Schedule::new(id(), declaration, now() - TimeDelta::hours(9));
     schedule.record.next_run_at = now() - TimeDelta::minutes(1);

@@ -15,7 +15,6 @@ pub(super) fn newest_of_each_kind(
     _: DateTime<Utc>,
 ) -> Vec<Option<Reason>> {
     let min_keep = policy.retention.min_keep();
-    let mut is_first = true;
     let mut ranks = Ranks::default();
     history
         .snapshots
@@ -26,8 +25,9 @@ pub(super) fn newest_of_each_kind(
                 return None;
             }
             let kind = snapshot.kind;
-            let rank = ranks.next(kind);
-            let is_newest = std::mem::take(&mut is_first);
+            ranks.next(kind);
+            let is_newest = ranks.total() == 1;
+            let rank = ranks.that_replace(kind, policy);
             (rank <= min_keep).then_some(match rank {
                 _ if min_keep > 1 => Reason::AmongNewest {
                     kind,
@@ -58,7 +58,7 @@ pub(super) fn unusable(
             }
             if snapshot.is_usable() || is_from_the_future(snapshot, now) {
                 None
-            } else if ranks.so_far(snapshot.kind) >= min_keep {
+            } else if ranks.that_replace(snapshot.kind, policy) >= min_keep {
                 Some(Reason::Replaced)
             } else {
                 // Nothing better comes any more once the instance is gone for good: then it goes by age.
@@ -75,13 +75,19 @@ pub(super) fn unusable(
 struct Ranks(HashMap<Kind, u64>);
 
 impl Ranks {
-    fn next(&mut self, kind: Kind) -> u64 {
-        let rank = self.0.entry(kind).or_default();
-        *rank += 1;
-        *rank
+    fn next(&mut self, kind: Kind) {
+        *self.0.entry(kind).or_default() += 1;
     }
 
-    fn so_far(&self, kind: Kind) -> u64 {
+    fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// How many that can take the place of one of `kind`: those of its kind, and of any kind where it is taken no more.
+    fn that_replace(&self, kind: Kind, policy: &Policy) -> u64 {
+        if policy.unmade == Some(kind) {
+            return self.total();
+        }
         self.0.get(&kind).copied().unwrap_or_default()
     }
 }

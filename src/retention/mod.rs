@@ -34,6 +34,8 @@ pub struct Policy {
     pub retention: Retention,
     /// Whether the newest usable snapshots of each kind stay whatever the rules say.
     pub floors_hold: bool,
+    /// The kind that is not taken any more, if there is one: others replace it.
+    pub unmade: Option<Kind>,
     /// The time zone of the keep rules.
     pub zone: Tz,
     /// What the user has protected.
@@ -54,6 +56,7 @@ impl Policy {
         Self {
             retention: declaration.retention.clone(),
             floors_hold: instance_exists || !record.is_given_up(missing_grace, now),
+            unmade: Some(Kind::Standby).filter(|kind| !declaration.storing.makes(*kind)),
             zone: declaration.timezone.unwrap_or(Tz::UTC),
             protected,
         }

@@ -25,6 +25,7 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
         id: id.parse().unwrap(),
         name: format!("scheduled-{id}"),
         kind: Kind::Standby,
+        consistency: crate::snapshot::Consistency::Memory,
         tags: scheduled_tags(&BTreeMap::new(), &instance()),
         source_instance_id: "vm-1".to_owned(),
         source_instance_name: "web-a".to_owned(),
@@ -44,6 +45,7 @@ fn policy(max_count: u64, max_age: Option<Duration>) -> Policy {
             ..Retention::default()
         },
         floors_hold: true,
+        unmade: None,
         zone: Tz::UTC,
         protected: Protected::new(),
     }
@@ -212,6 +214,42 @@ fn disks_alone_never_push_out_the_last_one_with_memory() {
 }
 
 #[test]
+fn a_kind_that_is_taken_no_more_has_a_floor_until_another_kind_replaces_it() {
+    let disks_alone = Policy {
+        unmade: Some(Kind::Standby),
+        ..policy(0, Some(HOUR / 4))
+    };
+    // Nothing has been taken since.
+    let before = [
+        scheduled("d", 40),
+        unusable(scheduled("e", 45)),
+        scheduled("f", 50),
+    ];
+    assert_eq!(
+        reasons(&before, &disks_alone),
+        [
+            "d keep: newest",
+            "e remove: a usable one replaces it",
+            "f remove: 50m old, 15m allowed",
+        ]
+    );
+    let of_two = Policy {
+        retention: Retention {
+            min_keep: Some(2),
+            ..disks_alone.retention.clone()
+        },
+        ..disks_alone.clone()
+    };
+    let mut since = vec![stopped("a", 20)];
+    since.extend(before);
+    assert_eq!(removed(&since, &disks_alone), ["f", "e", "d"]);
+    assert_eq!(removed(&since, &of_two), ["f", "e"]);
+    // Had it been unusable, it would replace nothing.
+    since[0] = unusable(stopped("a", 20));
+    assert_eq!(removed(&since, &disks_alone), ["f", "e"]);
+}
+
+#[test]
 fn an_unusable_one_takes_no_place_and_goes_when_it_is_replaced() {
     let snapshots = [
         unusable(scheduled("a", 10)),
@@ -273,6 +311,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: crate::schedule::hooks::Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     let mut schedule = Schedule::new(instance(), declaration, now());
     let holds = |schedule: &Schedule, exists, minutes| {
@@ -595,6 +634,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
                 min_keep,
             },
             floors_hold,
+            unmade: None,
             zone,
             protected: Protected::new(),
         },

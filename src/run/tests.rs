@@ -182,6 +182,7 @@ fn a_snapshot(id: &str, instance: &str, created_at: DateTime<Utc>) -> Snapshot {
         id: id.parse().unwrap(),
         name: id.to_owned(),
         kind: Kind::Standby,
+        consistency: crate::snapshot::Consistency::Memory,
         tags: snapshot::scheduled_tags(&BTreeMap::new(), &instance),
         source_instance_id: instance.to_string(),
         source_instance_name: "name".to_owned(),
@@ -233,6 +234,7 @@ impl Host {
             name_prefix: None,
             metadata: BTreeMap::new(),
             hooks: Hooks::default(),
+            storing: crate::schedule::Storing::default(),
         };
         let now = clock::now();
         let mut schedule = Schedule::new(id.clone(), declaration, now - TimeDelta::hours(3));

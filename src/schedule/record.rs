@@ -251,6 +251,7 @@ mod tests {
             name_prefix: None,
             metadata: BTreeMap::new(),
             hooks: Hooks::default(),
+            storing: crate::schedule::Storing::default(),
         };
         Schedule::new("vm".parse().unwrap(), declaration, at(0))
     }

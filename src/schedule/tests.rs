@@ -22,6 +22,7 @@ fn declaration() -> Declaration {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
-use super::{Declaration, Retention, Schedule, duration};
+use super::{Declaration, Retention, Schedule, Storing, duration};
 use crate::cadence::{Cadence, Calendar, InvalidCalendar, When, later};
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED, is_name};
 
@@ -68,6 +68,8 @@ pub struct Input {
     pub name_prefix: Option<String>,
     /// `--metadata`, each `KEY=VALUE`.
     pub metadata: Vec<String>,
+    /// `--no-memory`.
+    pub no_memory: Option<bool>,
     /// `--pre-hook`.
     pub pre_hook: Option<String>,
     /// `--post-hook`.
@@ -148,6 +150,9 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
         retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
+        storing: Storing {
+            no_memory: input.no_memory.unwrap_or(false),
+        },
         hooks: hooks(
             |stage| match stage {
                 Stage::Pre => input.pre_hook.as_deref(),

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::snapshot::SnapshotId;
+use crate::snapshot::{Consistency, SnapshotId};
 
 /// The manifest's file name in the snapshot's `guest/`.
 pub const FILE_NAME: &str = "hypeman-snap.json";
@@ -33,6 +33,9 @@ pub struct Manifest {
     /// The directory with memory and device state, relative to `guest/`; absent in a snapshot of disks only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state_dir: Option<String>,
+    /// At which moment of the guest's life it was taken; absent in those of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consistency: Option<Consistency>,
     /// How long the guest was paused, in milliseconds; absent if it did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pause_ms: Option<f64>,
@@ -221,12 +224,12 @@ impl Manifest {
     pub fn of_running(
         running: Running,
         disks: Vec<DiskEntry>,
-        state_dir: &str,
+        state_dir: Option<&str>,
         pause: Duration,
     ) -> Self {
         Self {
             vmm_version: Some(running.version),
-            state_dir: Some(state_dir.to_owned()),
+            state_dir: state_dir.map(str::to_owned),
             pause_ms: Some(pause.as_secs_f64() * 1000.0),
             vmm: running.vmm,
             devices: Some(running.devices),
@@ -243,6 +246,7 @@ impl Manifest {
             snapshot_id: None,
             vmm_version: None,
             state_dir: None,
+            consistency: None,
             pause_ms: None,
             vmm: None,
             devices: None,
@@ -251,6 +255,11 @@ impl Manifest {
             read_only_disks: Vec::new(),
             files: Vec::new(),
         }
+    }
+
+    /// Says at which moment of the guest's life the snapshot was taken.
+    pub const fn set_consistency(&mut self, consistency: Consistency) {
+        self.consistency = Some(consistency);
     }
 
     /// Adds what is in `guest/` of the snapshot `id`.

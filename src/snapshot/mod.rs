@@ -109,6 +109,60 @@ impl fmt::Display for Kind {
     }
 }
 
+/// At which moment of the guest's life its disks were taken, which is what it finds when it is started from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// With its memory: it goes on where it was.
+    Memory,
+    /// While it ran, without its memory: it starts as after a power cut.
+    Crash,
+    /// While it was off.
+    Stopped,
+}
+
+impl Consistency {
+    /// What a snapshot of `kind` is that is taken in `state`.
+    pub const fn of(kind: Kind, state: State) -> Self {
+        match (kind, state) {
+            (Kind::Standby, _) => Self::Memory,
+            (Kind::Stopped, State::Stopped) => Self::Stopped,
+            (
+                Kind::Stopped,
+                State::Created
+                | State::Initializing
+                | State::Running
+                | State::Paused
+                | State::Shutdown
+                | State::Standby
+                | State::Unknown,
+            ) => Self::Crash,
+        }
+    }
+
+    /// What a snapshot of `kind` is that does not say it: only this tool takes disks of a running guest, and says so.
+    pub const fn unsaid(kind: Kind) -> Self {
+        match kind {
+            Kind::Standby => Self::Memory,
+            Kind::Stopped => Self::Stopped,
+        }
+    }
+
+    /// Whether a snapshot of `kind` can be so.
+    pub const fn is_of(self, kind: Kind) -> bool {
+        matches!(self, Self::Memory) == matches!(kind, Kind::Standby)
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Crash => "crash",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A snapshot that an engine lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -118,6 +172,8 @@ pub struct Snapshot {
     pub name: String,
     /// What it holds.
     pub kind: Kind,
+    /// At which moment of the guest's life it was taken.
+    pub consistency: Consistency,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// The id of the instance it was taken from; text, because foreign records may hold anything.

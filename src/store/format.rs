@@ -16,7 +16,7 @@ use crate::cadence::{Cadence, Calendar, Times, When};
 use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
 use crate::schedule::validate::InvalidSchedule;
-use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, validate};
+use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, Storing, validate};
 use values::{empty_as_none, go, go_optional, go_or_absent, null_as_default, zero_time_as_none};
 
 /// Why bytes are no schedule.
@@ -115,6 +115,8 @@ struct Form {
     retention_error: Option<String>,
     #[serde(default, with = "HooksForm", skip_serializing_if = "is_default")]
     hooks: Hooks,
+    #[serde(default, skip_serializing_if = "is_default")]
+    no_memory: bool,
 }
 
 /// The keep rules stand beside the limits, and no rule ever writes a `max_count` that a reader without rules would go by.
@@ -261,6 +263,7 @@ impl From<&Schedule> for Form {
             missing_since: record.missing_since,
             retention_error: record.retention_error,
             hooks: declaration.hooks,
+            no_memory: declaration.storing.no_memory,
         }
     }
 }
@@ -289,6 +292,9 @@ impl Form {
                 name_prefix: self.name_prefix,
                 metadata: self.metadata,
                 hooks: self.hooks,
+                storing: Storing {
+                    no_memory: self.no_memory,
+                },
             },
             record: Record {
                 next_run_at: self.next_run_at,

@@ -69,7 +69,7 @@ impl Scene {
 
     fn plan(&self) -> SavePlan {
         SavePlan {
-            state_dir: Beneath::open(&self.state_dir()).unwrap(),
+            state_dir: Some(Beneath::open(&self.state_dir()).unwrap()),
             disks: Vec::new(),
         }
     }

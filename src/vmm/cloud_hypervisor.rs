@@ -261,14 +261,19 @@ impl Vmm for CloudHypervisor {
     }
 
     fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
-        let info = self.info()?;
-        refuse_what_a_save_would_lose(&info.config)?;
-        let handover = Handover::open(
-            self.http.peer(),
-            self.http.socket(),
-            &plan.state_dir,
-            info.memory_actual_size.saturating_add(STATE_MAX_BYTES),
-        )?;
+        let handover = match &plan.state_dir {
+            None => None,
+            Some(state_dir) => {
+                let info = self.info()?;
+                refuse_what_a_save_would_lose(&info.config)?;
+                Some(Handover::open(
+                    self.http.peer(),
+                    self.http.socket(),
+                    state_dir,
+                    info.memory_actual_size.saturating_add(STATE_MAX_BYTES),
+                )?)
+            }
+        };
         Ok(Prepared::new(Capture {
             vmm: self,
             handover,
@@ -294,16 +299,19 @@ impl Vmm for CloudHypervisor {
 #[derive(Debug)]
 struct Capture<'v> {
     vmm: &'v mut CloudHypervisor,
-    handover: Handover,
+    /// `None` for disks alone.
+    handover: Option<Handover>,
 }
 
 impl Stages for Capture<'_> {
     fn other_target(&self) -> Result<Option<u64>, VmmError> {
-        self.handover.device().map(Some)
+        self.handover.as_ref().map(Handover::device).transpose()
     }
 
     fn write_out(&mut self) -> Result<(), VmmError> {
-        self.handover.write_out();
+        if let Some(handover) = &self.handover {
+            handover.write_out();
+        }
         Ok(())
     }
 
@@ -327,7 +335,10 @@ impl Stages for Capture<'_> {
     }
 
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
-        let body = json!({ "destination_url": format!("file://{}", self.handover.seen_as("")?) });
+        let Some(handover) = &self.handover else {
+            return Ok(());
+        };
+        let body = json!({ "destination_url": format!("file://{}", handover.seen_as("")?) });
         let limit = deadline.remaining();
         let saved = self
             .vmm
@@ -341,7 +352,9 @@ impl Stages for Capture<'_> {
     }
 
     fn finish(&mut self) -> Result<Saved, VmmError> {
-        self.handover.collect(&STATE_FILES)?;
+        if let Some(handover) = &mut self.handover {
+            handover.collect(&STATE_FILES)?;
+        }
         Ok(Saved {
             pause: self.vmm.pause_clock.length(),
             warnings: Vec::new(),

@@ -201,6 +201,13 @@ impl Vmm for Firecracker {
     }
 
     fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
+        let Some(state_dir) = &plan.state_dir else {
+            return Ok(Prepared::new(Capture {
+                vmm: self,
+                handover: None,
+                leaves_sync_to_us: false,
+            }));
+        };
         let mem_size_mib = self.config()?.machine.mem_size_mib;
         let needed_bytes = mem_size_mib
             .checked_mul(1 << 20)
@@ -212,13 +219,13 @@ impl Vmm for Firecracker {
         let handover = Handover::open(
             self.http.peer(),
             self.http.socket(),
-            &plan.state_dir,
+            state_dir,
             needed_bytes,
         )?;
         Ok(Prepared::new(Capture {
             leaves_sync_to_us: self.knows_sync()?,
             vmm: self,
-            handover,
+            handover: Some(handover),
         }))
     }
 
@@ -242,18 +249,21 @@ impl Vmm for Firecracker {
 #[derive(Debug)]
 struct Capture<'v> {
     vmm: &'v mut Firecracker,
-    handover: Handover,
+    /// `None` for disks alone.
+    handover: Option<Handover>,
     /// Whether the save need not sync its files, which the end of the capture does for all files.
     leaves_sync_to_us: bool,
 }
 
 impl Stages for Capture<'_> {
     fn other_target(&self) -> Result<Option<u64>, VmmError> {
-        self.handover.device().map(Some)
+        self.handover.as_ref().map(Handover::device).transpose()
     }
 
     fn write_out(&mut self) -> Result<(), VmmError> {
-        self.handover.write_out();
+        if let Some(handover) = &self.handover {
+            handover.write_out();
+        }
         Ok(())
     }
 
@@ -273,10 +283,13 @@ impl Stages for Capture<'_> {
     }
 
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
+        let Some(handover) = &self.handover else {
+            return Ok(());
+        };
         let mut body: Value = json!({
             "snapshot_type": "Full",
-            "snapshot_path": self.handover.seen_as(STATE)?,
-            "mem_file_path": self.handover.seen_as(MEMORY)?,
+            "snapshot_path": handover.seen_as(STATE)?,
+            "mem_file_path": handover.seen_as(MEMORY)?,
         });
         if self.leaves_sync_to_us {
             body[SYNC] = json!(false);
@@ -291,7 +304,9 @@ impl Stages for Capture<'_> {
     }
 
     fn finish(&mut self) -> Result<Saved, VmmError> {
-        self.handover.collect(&[STATE, MEMORY])?;
+        if let Some(handover) = &mut self.handover {
+            handover.collect(&[STATE, MEMORY])?;
+        }
         Ok(Saved {
             pause: self.vmm.pause_clock.length(),
             warnings: Vec::new(),

@@ -248,7 +248,7 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
                 target_path: state_dir.join(format!("disk{index}")),
             })
             .collect(),
-        state_dir: directory,
+        state_dir: Some(directory),
     };
     let taken = vmm
         .prepare(&plan)

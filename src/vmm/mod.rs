@@ -101,24 +101,10 @@ pub enum DisksSettle {
 /// What a capture wants from the VMM.
 #[derive(Debug, Clone)]
 pub struct SavePlan {
-    /// The directory for memory and device state: empty, 0700.
-    pub state_dir: Beneath,
+    /// The directory for memory and device state: empty, 0700; `None` for disks alone.
+    pub state_dir: Option<Beneath>,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
-}
-
-impl SavePlan {
-    /// The file system of the directory, by its device number.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub fn device(&self) -> Result<u64, VmmError> {
-        let stat = rustix::fs::fstat(&self.state_dir).map_err(|error| VmmError::File {
-            what: format!("can't look at {}", self.state_dir.path().display()),
-            source: error.into(),
-        })?;
-        Ok(stat.st_dev)
-    }
 }
 
 /// How a VMM is set where a capture sets it otherwise and puts it back, also after this process has died.

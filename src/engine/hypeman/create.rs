@@ -64,6 +64,12 @@ impl<'a> Creation<'a> {
         if interrupt::requested() {
             return Err(EngineError::Interrupted);
         }
+        if self.request.kind == Kind::Stopped && self.request.instance.state != State::Stopped {
+            return Err(EngineError::instance(
+                "the schedule leaves memory out (--no-memory), and a hypeman server takes no disks of a guest that runs; \
+                 set it without that, or use --engine local",
+            ));
+        }
         match self.post() {
             Ok(snapshot) => self.accept(snapshot, Vec::new()),
             Err(fault) if fault.may_be_taken_name() => self.adopt_earlier(fault),

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::answer::clean;
 use super::fault::Fault;
 use crate::instance::{Instance, InstanceRef, InvalidInstanceId, State};
+use crate::snapshot::Consistency;
 use crate::snapshot::{InvalidSnapshotId, Kind, Snapshot};
 
 /// Longer than any name of hypeman's.
@@ -146,6 +147,7 @@ impl WireSnapshot {
             id: self.id.parse()?,
             name: self.name.unwrap_or_default(),
             kind: self.kind,
+            consistency: Consistency::unsaid(self.kind),
             tags: self.tags.unwrap_or_default(),
             source_instance_id: self.source_instance_id,
             source_instance_name: self.source_instance_name,

@@ -19,9 +19,12 @@ use crate::engine::local::staging::Staging;
 use crate::engine::local::turns::Turns;
 use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
+use crate::fs::beneath::Beneath;
 use crate::fs::{remove, space};
 use crate::instance::InstanceId;
+use crate::interrupt::Watch;
 use crate::progress::Progress;
+use crate::snapshot::Kind;
 use crate::snapshot::manifest::{Manifest, Running};
 use crate::vmm::disk_files::DiskFiles;
 use crate::vmm::{self, SavePlan, Saved, Timeouts, VmmState};
@@ -78,7 +81,13 @@ pub(super) fn running(
             "the guest does not run any more: its VMM says {state:?}"
         )));
     }
-    if let Some(harm) = ownership::harm(metadata, guest_dir, vmm.as_mut())? {
+    let with_memory = request.kind == Kind::Standby;
+    let harm = if with_memory {
+        ownership::harm(metadata, guest_dir, vmm.as_mut())?
+    } else {
+        None
+    };
+    if let Some(harm) = harm {
         return Err(EngineError::instance(format!(
             "{harm}; {}",
             ownership::REMEDY
@@ -89,7 +98,11 @@ pub(super) fn running(
     let vmm_process = vmm.process().as_ref().and_then(processes::vmm);
     let argv = vmm_process.as_ref().map_or(&[][..], |it| &it.argv);
     let devices = vmm.devices(argv)?;
-    let foreseen = vmm.foreseen()?;
+    let foreseen = if with_memory {
+        vmm.foreseen()?
+    } else {
+        Vec::new()
+    };
     let disks = vmm.disks()?;
     let guest = staging.dir();
     let process = vmm.process();
@@ -120,7 +133,8 @@ pub(super) fn running(
     })?;
     let disk_bytes = plan.needed_bytes()?;
     // Pages that the guest never touched are not saved.
-    let memory = process.as_ref().and_then(vmm::Process::memory_bytes);
+    let memory = process.as_ref().filter(|_| with_memory);
+    let memory = memory.and_then(vmm::Process::memory_bytes);
     let needed_bytes = disk_bytes.saturating_add(memory.unwrap_or(0));
     require_space(staging.path(), needed_bytes)?;
     let watch = around.timeouts.watch.sized(needed_bytes);
@@ -130,13 +144,11 @@ pub(super) fn running(
         guest_files::copy_beside_disks(guest_dir, guest, &plan, watch, &step)?;
     }
     drop(step);
-    let state_dir = guest.create_dir(STATE_DIR).map_err(|error| {
-        let path = guest.path().join(STATE_DIR);
-        EngineError::caused(format!("can't create {}", path.display()), error)
-    })?;
-    if let Some(guest_dir) = guest_dir {
-        guest_files::complete_state(guest_dir, &state_dir, watch)?;
-    }
+    let state_dir = if with_memory {
+        Some(make_state_dir(guest, guest_dir, watch)?)
+    } else {
+        None
+    };
 
     let entry = Entry {
         operation: Operation::Capture,
@@ -146,37 +158,81 @@ pub(super) fn running(
         socket: metadata.socket.clone(),
         process: vmm.process(),
         settings: Some(vmm.settings()?),
+        no_memory: !with_memory,
         phase: Phase::Preparing,
         began_at: request.now,
     };
     // What the VMM writes is not counted. Older than the session, so that a terminal that blocks can't keep a panic from
     // resuming the guest.
     let total_bytes = plan.copies_in_pause().then_some(disk_bytes);
-    let step = around
-        .progress
-        .begin(name, "saving memory and disks", total_bytes);
+    let step = around.progress.begin(
+        name,
+        if with_memory {
+            "saving memory and disks"
+        } else {
+            "saving disks"
+        },
+        total_bytes,
+    );
+    let target = device(guest)?;
     let mut session = Session::begin(vmm, around.journal, entry, around.timeouts)?;
     session.set_watch(watch);
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match session.capture(&save_plan, &plan, around.turns, around.pause_timeout, &step)
-    {
+    let saved = match session.capture(
+        &save_plan,
+        &plan,
+        around.turns,
+        target,
+        around.pause_timeout,
+        &step,
+    ) {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, &metadata.id, error)),
     };
     drop(step);
     session.close()?;
     let step = around.progress.begin(name, "sealing", None);
-    let kept_open = detach::all(guest, &state_dir, &plan.files_by_vmm(), watch)?;
+    let kept_open = detach::all(guest, state_dir.as_ref(), &plan.files_by_vmm(), watch)?;
     drop(step);
 
     Ok(Captured {
-        manifest: Manifest::of_running(running, plan.entries(), STATE_DIR, saved.pause),
+        manifest: Manifest::of_running(
+            running,
+            plan.entries(),
+            with_memory.then_some(STATE_DIR),
+            saved.pause,
+        ),
         pause: Some(saved.pause),
         warnings: warnings(&plan, [foreseen, kept_open].concat(), saved),
     })
+}
+
+/// Makes the directory for memory and device state, with what goes with it.
+fn make_state_dir(
+    guest: &Beneath,
+    guest_dir: Option<&Path>,
+    watch: Watch,
+) -> Result<Beneath, EngineError> {
+    let state_dir = guest.create_dir(STATE_DIR).map_err(|error| {
+        let path = guest.path().join(STATE_DIR);
+        EngineError::caused(format!("can't create {}", path.display()), error)
+    })?;
+    if let Some(guest_dir) = guest_dir {
+        guest_files::complete_state(guest_dir, &state_dir, watch)?;
+    }
+    Ok(state_dir)
+}
+
+/// The file system of a directory, by its device number.
+fn device(directory: &Beneath) -> Result<u64, EngineError> {
+    let stat = rustix::fs::fstat(directory).map_err(|error| {
+        let path = directory.path().display();
+        EngineError::caused(format!("can't look at {path}"), error)
+    })?;
+    Ok(stat.st_dev)
 }
 
 /// Where the guest's disks may be. Those of a guest directory may be there, whatever is said of others.

@@ -24,18 +24,21 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Takes everything away from the VMM that it wrote for a snapshot whose `guest/` is `guest`: all files of `state_dir`,
+/// Takes everything away from the VMM that it wrote for a snapshot whose `guest/` is `guest`: all files of `state_dir`, if there is one,
 /// and the copies of disks in `disks`, relative to `guest`. Returns what the user should know.
 ///
 /// # Errors
 /// As [`detach`].
 pub(super) fn all(
     guest: &Beneath,
-    state_dir: &Beneath,
+    state_dir: Option<&Beneath>,
     disks: &[&Path],
     watch: Watch,
 ) -> Result<Vec<String>, EngineError> {
-    let mut warnings = detach(state_dir, &files_in(state_dir)?, watch)?;
+    let mut warnings = match state_dir {
+        Some(state_dir) => detach(state_dir, &files_in(state_dir)?, watch)?,
+        None => Vec::new(),
+    };
     for disk in disks {
         let (Some(parent), Some(name)) = (disk.parent(), disk.file_name().and_then(OsStr::to_str))
         else {

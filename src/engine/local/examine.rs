@@ -23,6 +23,7 @@ use crate::fs::copy;
 use crate::host::directory::{self, Missing};
 use crate::instance::{InstanceId, InstanceRef, State};
 use crate::queue;
+use crate::snapshot::Consistency;
 use crate::vmm::Timeouts;
 
 /// So many VMMs are asked at once. One that hangs holds up nobody until as many hang.
@@ -311,7 +312,7 @@ fn reflinks(data: &DataDir) -> Option<Finding> {
 fn judge(metadata: &Metadata, derived: &Derived, met: Option<&Answered>) -> Finding {
     let id = &metadata.id;
     let detail = summary(metadata, derived, met);
-    let refusal = metadata.refusal(derived.state);
+    let refusal = metadata.refusal(Consistency::Memory, derived.state);
     match derived.state {
         State::Running | State::Stopped | State::Standby => match (refusal, met) {
             (Some(refusal), _) => Finding::warning(

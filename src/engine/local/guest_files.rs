@@ -39,14 +39,18 @@ pub(super) fn copy_beside_disks(
     copy_tree(guest_dir, staged, &skip, watch, step)
 }
 
-/// Copies everything that belongs to a guest at rest.
+/// Copies everything that belongs to a guest at rest, its saved states if they are wanted.
 pub(super) fn copy_at_rest(
     guest_dir: &Path,
     staged: &Beneath,
+    with_memory: bool,
     watch: Watch,
     step: &Step,
 ) -> Result<(), EngineError> {
-    copy_tree(guest_dir, staged, &is_left_out, watch, step)
+    let skip = |relative: &Path| {
+        is_left_out(relative) || !with_memory && relative == Path::new("snapshots")
+    };
+    copy_tree(guest_dir, staged, &skip, watch, step)
 }
 
 /// A disk of a registered VM, and the place of its copy.

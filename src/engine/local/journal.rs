@@ -135,6 +135,9 @@ pub(super) struct Entry {
     /// How the VMM was set before; journals of older versions don't tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<Tuning>,
+    /// Whether it leaves the guest's memory out, so that a save in the VMM is somebody else's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) no_memory: bool,
     /// How far the capture has come.
     pub(super) phase: Phase,
     /// When the capture began.
@@ -270,6 +273,7 @@ mod tests {
                 start_ticks: 8,
             }),
             settings: None,
+            no_memory: false,
             phase,
             began_at: DateTime::UNIX_EPOCH,
         }

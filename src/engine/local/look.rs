@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::json::{self, ReadError};
 use super::payload::{self, Claims};
 use super::record::{HIDDEN, RECORD, Record};
-use crate::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 
 /// What a directory of the store turned out to be.
 pub(super) enum Seen {
@@ -145,14 +145,16 @@ fn without_record(directory: &OwnedFd, name: &OsStr, flaw: String) -> Option<Sna
         .and_then(|guest| json::read_at::<Source>(guest, "metadata.json").ok())
         .unwrap_or_default();
     let has_state = guest.is_some_and(|guest| open_dir(guest, "snapshots/snapshot-latest").is_ok());
+    let kind = if has_state {
+        Kind::Standby
+    } else {
+        Kind::Stopped
+    };
     Some(Snapshot {
         id,
         name: String::new(),
-        kind: if has_state {
-            Kind::Standby
-        } else {
-            Kind::Stopped
-        },
+        kind,
+        consistency: Consistency::unsaid(kind),
         tags: std::collections::BTreeMap::new(),
         source_instance_id: source.id,
         source_instance_name: source.name,

@@ -12,6 +12,7 @@ use super::json::{self, ReadError};
 use super::registration::{DiskAtRest, Registration, RestoredMemory};
 use crate::fs::absence::is_there;
 use crate::instance::{Hypervisor, InstanceId, State, UnknownHypervisor};
+use crate::snapshot::Consistency;
 
 /// Keys that hypeman keeps in `metadata.json` only, not in a snapshot's record (contract, section 4).
 const RUNTIME_KEYS: [&str; 2] = ["auto_standby_runtime", "health_check_runtime"];
@@ -238,7 +239,7 @@ impl Metadata {
     }
 
     /// Why this instance can't be snapshotted in `state`, if so (contract, section 3).
-    pub fn refusal(&self, state: State) -> Option<String> {
+    pub fn refusal(&self, consistency: Consistency, state: State) -> Option<String> {
         let writable: Vec<&str> = self
             .volumes
             .iter()
@@ -253,7 +254,8 @@ impl Metadata {
                 writable.join(", ")
             ));
         }
-        if state != State::Running {
+        // The state of devices matters to a saved memory alone.
+        if state != State::Running || consistency != Consistency::Memory {
             return None;
         }
         if self.has_vgpu {
@@ -308,6 +310,19 @@ impl Metadata {
             }
         }
         stored
+    }
+}
+
+/// Makes what is stored with a snapshot say that there is no saved memory.
+pub(super) fn without_memory(stored: &mut Map<String, Value>) {
+    replace(stored, "FirecrackerUseUFFDOnNextRestore", false.into());
+    replace(
+        stored,
+        "FirecrackerDeferredSnapshotMemoryPath",
+        Value::from(""),
+    );
+    if let Some(Value::Object(phases)) = stored.get_mut("phases") {
+        replace(phases, "current", Value::from("stopped"));
     }
 }
 
@@ -405,13 +420,17 @@ mod tests {
             |read_only| json!([{"VolumeID": "vol-1", "Readonly": read_only, "Overlay": true}]);
         let writable = parse(with(example(), "Volumes", volume(false)));
         for state in [State::Running, State::Standby, State::Stopped] {
-            let refusal = writable.refusal(state).unwrap();
+            let refusal = writable.refusal(Consistency::Memory, state).unwrap();
             assert!(refusal.contains("vol-1"), "{refusal}");
         }
         let unsaid = parse(with(example(), "Volumes", json!([{"VolumeID": "vol-1"}])));
-        assert!(unsaid.refusal(State::Stopped).is_some());
+        assert!(
+            unsaid
+                .refusal(Consistency::Memory, State::Stopped)
+                .is_some()
+        );
         let read_only = parse(with(example(), "Volumes", volume(true)));
-        assert_eq!(read_only.refusal(State::Running), None);
+        assert_eq!(read_only.refusal(Consistency::Memory, State::Running), None);
     }
 
     #[test]
@@ -422,11 +441,20 @@ mod tests {
             ("Devices", json!(["nic-7"]), "nic-7"),
         ] {
             let metadata = parse(with(example(), key, value));
-            let refusal = metadata.refusal(State::Running).unwrap();
+            let refusal = metadata
+                .refusal(Consistency::Memory, State::Running)
+                .unwrap();
             assert!(refusal.contains(word), "{refusal}");
-            assert_eq!(metadata.refusal(State::Stopped), None, "{key}");
+            assert_eq!(
+                metadata.refusal(Consistency::Memory, State::Stopped),
+                None,
+                "{key}"
+            );
         }
-        assert_eq!(parse(example()).refusal(State::Running), None);
+        assert_eq!(
+            parse(example()).refusal(Consistency::Memory, State::Running),
+            None
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
-use crate::snapshot::{Snapshot, SnapshotId};
+use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
@@ -182,7 +182,7 @@ impl Local {
             at_rest @ (State::Stopped | State::Standby) => {
                 let restored = metadata
                     .restored_memory()
-                    .filter(|_| at_rest == State::Standby);
+                    .filter(|_| at_rest == State::Standby && request.kind == Kind::Standby);
                 let before = off::files(metadata, guest_dir).map_err(EngineError::instance)?;
                 if before.is_empty() {
                     return Err(EngineError::instance(off::nothing_to_copy(metadata)));
@@ -193,6 +193,7 @@ impl Local {
                     metadata,
                     guest_dir,
                     restored,
+                    request.kind,
                     staging,
                     watch,
                     &self.progress,
@@ -278,7 +279,8 @@ impl Engine for Local {
             .instances
             .find(&instance.id)?
             .ok_or_else(|| EngineError::instance(format!("instance {} is gone", instance.id)))?;
-        if let Some(refusal) = metadata.refusal(instance.state) {
+        let consistency = Consistency::of(request.kind, instance.state);
+        if let Some(refusal) = metadata.refusal(consistency, instance.state) {
             return Err(EngineError::instance(refusal));
         }
         if let Some(elsewhere) =
@@ -294,12 +296,16 @@ impl Engine for Local {
         let store = self.instances.store()?;
         let staging = Staging::create(&store, &SnapshotStore::new_id()?)?;
         let captured = self.capture(&metadata, &staging, request, timeouts)?;
-        let stored_metadata = metadata.for_snapshot(instance.state, request.now);
+        let mut stored_metadata = metadata.for_snapshot(instance.state, request.now);
+        if consistency == Consistency::Crash {
+            metadata::without_memory(&mut stored_metadata);
+        }
         guest_files::write_metadata(staging.dir(), &stored_metadata)?;
         let snapshot = Snapshot {
             id: staging.id().clone(),
             name: request.name.to_owned(),
             kind: request.kind,
+            consistency,
             tags: request.tags.clone(),
             source_instance_id: metadata.id.to_string(),
             source_instance_name: metadata.name.clone(),
@@ -318,6 +324,10 @@ impl Engine for Local {
             pause: captured.pause,
             warnings,
         })
+    }
+
+    fn takes_disks_alone(&self) -> bool {
+        true
     }
 
     fn list(&self) -> Result<Listing, EngineError> {

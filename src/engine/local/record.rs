@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::metadata::local_time;
-use crate::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 
 /// The record's file name.
 pub(super) const RECORD: &str = "snapshot.json";
@@ -88,6 +88,9 @@ struct Wire {
     created_at: DateTime<FixedOffset>,
     #[serde(default)]
     size_bytes: u64,
+    // This tool's own; hypeman passes over what it does not know.
+    #[serde(default)]
+    consistency: Option<Consistency>,
 }
 
 impl From<Record> for Snapshot {
@@ -97,6 +100,10 @@ impl From<Record> for Snapshot {
             id: wire.id,
             name: wire.name.unwrap_or_default(),
             kind: wire.kind,
+            consistency: wire
+                .consistency
+                .filter(|it| it.is_of(wire.kind))
+                .unwrap_or_else(|| Consistency::unsaid(wire.kind)),
             tags: wire.tags.unwrap_or_default(),
             source_instance_id: wire.source_instance_id,
             source_instance_name: wire.source_instance_name,
@@ -134,6 +141,9 @@ struct WrittenSnapshot<'a> {
     compression: Option<WrittenCompression>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compressed_size_bytes: Option<u64>,
+    /// Where the kind does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consistency: Option<Consistency>,
 }
 
 #[derive(Debug, Serialize)]
@@ -183,6 +193,8 @@ pub(super) fn render(
                 algorithm: it.algorithm,
             }),
             compressed_size_bytes: compression.map(|it| it.size_bytes),
+            consistency: Some(snapshot.consistency)
+                .filter(|it| *it != Consistency::unsaid(snapshot.kind)),
         },
         stored_metadata,
     })?;

@@ -12,6 +12,7 @@ use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
+use crate::snapshot::Kind;
 use crate::snapshot::manifest::{DiskEntry, Manifest};
 
 /// Copies the guest's files into `staging`, with the memory that was `restored` for it. Whether it stayed at rest meanwhile is the caller's to check.
@@ -19,6 +20,7 @@ pub(super) fn at_rest(
     metadata: &Metadata,
     guest_dir: Option<&Path>,
     restored: Option<&RestoredMemory>,
+    kind: Kind,
     staging: &Staging,
     watch: Watch,
     progress: &Progress,
@@ -41,7 +43,7 @@ pub(super) fn at_rest(
     let watch = watch.sized(needed_bytes);
     if let Some(guest_dir) = guest_dir {
         let step = progress.begin(&metadata.name, "copying files", tree_bytes);
-        guest_files::copy_at_rest(guest_dir, guest, watch, &step)?;
+        guest_files::copy_at_rest(guest_dir, guest, kind == Kind::Standby, watch, &step)?;
     }
     let disk_bytes = (disk_bytes > 0).then_some(disk_bytes);
     let step = progress.begin(&metadata.name, "copying disks", disk_bytes);

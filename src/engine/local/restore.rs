@@ -23,7 +23,7 @@ use crate::finding::Finding;
 use crate::fs::durable;
 use crate::instance::{InstanceId, State};
 use crate::snapshot::manifest::Manifest;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Consistency, Kind, Snapshot};
 
 use directory::Content;
 use in_place::{beside, memory_beside};
@@ -354,7 +354,8 @@ impl Local {
         let store = self.instances.store()?;
         let mut others = store.list()?.snapshots;
         others.retain(|it| {
-            it.kind == Kind::Standby && it.source_instance_id == snapshot.source_instance_id
+            it.consistency != Consistency::Stopped
+                && it.source_instance_id == snapshot.source_instance_id
         });
         others.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         for other in others {

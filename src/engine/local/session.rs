@@ -86,19 +86,20 @@ impl<'a> Session<'a> {
     }
 
     /// Saves memory, device state and disks of one instant. What happens while the guest is paused is in here, and
-    /// nothing else; the journal is on disk before.
+    /// nothing else; the journal is on disk before. The snapshot goes to the file system with the device number `target`.
     pub(super) fn capture(
         &mut self,
         plan: &SavePlan,
         disks: &DiskPlan,
         turns: &Turns,
+        target: u64,
         pause_timeout: Duration,
         step: &Step,
     ) -> Result<Saved, EngineError> {
         let watch = self.timeouts.watch;
         let settle = self.vmm.disks_settle();
         let mut prepared = self.vmm.prepare(plan)?;
-        let mut targets = BTreeSet::from([plan.device()?]);
+        let mut targets = BTreeSet::from([target]);
         targets.extend(prepared.other_target()?);
         self.turn = Some(turns.wait(&targets, watch)?);
         prepared.write_out()?;
@@ -162,7 +163,7 @@ impl<'a> Session<'a> {
     fn undo(&mut self) -> Result<(), EngineError> {
         let is_gone = self.owns_pause && self.resume_stubbornly()?;
         if !is_gone {
-            let save_may_have_begun = self.entry.phase != Phase::Preparing;
+            let save_may_have_begun = !self.entry.no_memory && self.entry.phase != Phase::Preparing;
             match self.vmm.discard(save_may_have_begun) {
                 Ok(()) => {}
                 // What a process held is gone with it.

@@ -122,6 +122,7 @@ impl Staging {
         };
         let guest = self.guest();
         let files = payload::list(self.dir()).map_err(failed)?;
+        manifest.set_consistency(snapshot.consistency);
         manifest.complete(&self.id, files);
         let compression = payload::compression(&manifest);
         manifest::write(&manifest, self.dir())?;
@@ -245,6 +246,7 @@ mod tests {
             id: id(),
             name: "nightly-1".to_owned(),
             kind: Kind::Stopped,
+            consistency: crate::snapshot::Consistency::Stopped,
             tags: BTreeMap::from([("hypeman.scheduled".to_owned(), "true".to_owned())]),
             source_instance_id: "vm1".to_owned(),
             source_instance_name: "web".to_owned(),

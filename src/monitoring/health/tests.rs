@@ -35,6 +35,7 @@ fn new(interval: i64) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     Schedule::new("vm".parse().unwrap(), declaration, at(0))
 }

@@ -31,6 +31,7 @@ fn instance(id: &str, name: &str) -> Instance {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     Instance {
         schedule: Schedule::new(id.parse().unwrap(), declaration, at(0)),

@@ -27,6 +27,7 @@ fn schedule(interval: Duration, retention: Retention) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     Schedule::new(id, declaration, start())
 }
@@ -152,7 +153,8 @@ fn listed(id: &str, hours: i64) -> Snapshot {
     Snapshot {
         id: id.parse().unwrap(),
         name: id.to_owned(),
-        kind: Kind::Standby,
+        kind: crate::snapshot::Kind::Standby,
+        consistency: crate::snapshot::Consistency::Memory,
         tags: crate::snapshot::scheduled_tags(&BTreeMap::new(), &"vm-1".parse().unwrap()),
         source_instance_id: "vm-1".to_owned(),
         source_instance_name: "web".to_owned(),

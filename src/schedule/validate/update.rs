@@ -68,6 +68,7 @@ impl Input {
             } else {
                 self.metadata
             },
+            no_memory: self.no_memory.or(Some(before.storing.no_memory)),
             pre_hook,
             post_hook,
             failure_hook,

@@ -110,6 +110,7 @@ fn weekly(retention: Retention) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         hooks: Hooks::default(),
+        storing: crate::schedule::Storing::default(),
     };
     Schedule::new(id(), declaration, DateTime::UNIX_EPOCH)
 }

@@ -3,6 +3,7 @@
 //! Memory is saved by a background snapshot where QEMU can: then the guest may go on as soon as all RAM is protected.
 //! Where it can't, memory is saved in the pause.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::de::IgnoredAny;
@@ -12,7 +13,7 @@ use super::super::stages::Saved;
 use super::super::{Deadline, Process, SavePlan, VmmError};
 use super::backup::{self, Backup, Pace};
 use super::capabilities::{self, Capabilities};
-use super::memory::Memory;
+use super::memory::{Memory, NAME};
 use super::migration::{self, Migration, MigrationState};
 use super::qmp::Qmp;
 use super::wire::RunChange;
@@ -34,12 +35,15 @@ enum SaveMode {
     Background,
     /// In the pause, for this reason.
     InPause(String),
+    /// Not at all.
+    Left,
 }
 
 /// A capture from its preparation on.
 #[derive(Debug)]
 pub(super) struct Save {
-    memory: Memory,
+    /// `None` for disks alone.
+    memory: Option<Memory>,
     method: SaveMode,
     /// Pages that an earlier save counted; QEMU forgets them when the next one starts, but not in all versions.
     stale_pages: u64,
@@ -64,25 +68,21 @@ impl Save {
                     .to_owned(),
             ));
         }
-        if !earlier.blocked.is_empty() {
-            return Err(VmmError::Refused {
-                request: "to save this guest".to_owned(),
-                message: earlier.blocked.join("; "),
-            });
-        }
-        let capabilities = Capabilities::look(qmp)?;
-        capabilities::switch_off_foreign(qmp, &capabilities)?;
-        let method = match capabilities.background() {
-            None => SaveMode::InPause("this QEMU is older than 6.0".to_owned()),
-            Some(true) => SaveMode::Background,
-            Some(false) => match capabilities::set_background(qmp, true) {
-                Ok(()) => SaveMode::Background,
-                Err(VmmError::Refused { message, .. }) => SaveMode::InPause(message),
-                Err(error) => return Err(error),
-            },
+        let (memory, method) = match &plan.state_dir {
+            None => (None, SaveMode::Left),
+            Some(_) if !earlier.blocked.is_empty() => {
+                return Err(VmmError::Refused {
+                    request: "to save this guest".to_owned(),
+                    message: earlier.blocked.join("; "),
+                });
+            }
+            Some(state_dir) => {
+                let method = choose(qmp)?;
+                (Some(Memory::prepare(qmp, state_dir, process)?), method)
+            }
         };
         let mut save = Self {
-            memory: Memory::prepare(qmp, &plan.state_dir, process)?,
+            memory,
             method,
             stale_pages: earlier.pages,
             backups: Vec::new(),
@@ -108,8 +108,8 @@ impl Save {
     /// # Errors
     /// [`VmmError::File`] when a disk fails.
     pub fn write_out(&self) -> Result<(), VmmError> {
-        if self.method != SaveMode::Background {
-            self.memory.write_out();
+        if let (Some(memory), SaveMode::InPause(_)) = (&self.memory, &self.method) {
+            memory.write_out();
         }
         for backup in &self.backups {
             backup.write_out().map_err(|source| VmmError::File {
@@ -126,17 +126,24 @@ impl Save {
     /// As [`Paused::save`](super::super::stages::Paused::save).
     pub fn save(&mut self, qmp: &mut Qmp, deadline: Deadline) -> Result<(), VmmError> {
         check_stands_still(qmp.changes())?;
-        self.memory.top_up()?;
+        if let Some(memory) = &mut self.memory {
+            memory.top_up()?;
+        }
         if !self.backups.is_empty() {
-            let urgent = self.method != SaveMode::Background;
+            let urgent = matches!(self.method, SaveMode::InPause(_));
             self.pace = backup::start(qmp, &self.backups, urgent, deadline)?;
+        }
+        if self.method == SaveMode::Left {
+            return Ok(());
         }
         if self.method == SaveMode::Background {
             match self.save_in_background(qmp, deadline)? {
                 None => return Ok(()),
                 Some(reason) => {
                     capabilities::set_background(qmp, false)?;
-                    self.memory.pass_again(qmp)?;
+                    if let Some(memory) = &mut self.memory {
+                        memory.pass_again(qmp)?;
+                    }
                     self.method = SaveMode::InPause(reason);
                 }
             }
@@ -228,27 +235,31 @@ impl Save {
     /// # Errors
     /// As [`Resumed::finish`](super::super::stages::Resumed::finish).
     pub fn complete(&self, qmp: &mut Qmp, stall: Duration) -> Result<(), VmmError> {
-        let in_background = self.method == SaveMode::Background;
+        let in_background = !matches!(self.method, SaveMode::InPause(_));
         if in_background {
             backup::speed_up(qmp, &self.backups, self.pace)?;
         }
         let mut last = Vec::new();
         let mut moved_at = Instant::now();
         loop {
-            let migration = migration::look(qmp)?;
+            let migration = (self.method != SaveMode::Left)
+                .then(|| migration::look(qmp))
+                .transpose()?;
             let jobs = if in_background {
                 jobs::list(qmp, PREFIX)?
             } else {
                 Vec::new()
             };
-            let mut progress = vec![migration.pages, migration.transferred, migration.remaining];
+            let mut progress: Vec<u64> = migration.iter().flat_map(Migration::progress).collect();
             progress.extend(jobs.iter().map(|job| job.current_progress));
-            let mut is_complete = match migration.phase {
-                MigrationState::Completed => true,
-                MigrationState::UnderWay => false,
-                end @ (MigrationState::None
-                | MigrationState::Failed(_)
-                | MigrationState::Cancelled) => {
+            let mut is_complete = match migration.map(|it| it.phase) {
+                None | Some(MigrationState::Completed) => true,
+                Some(MigrationState::UnderWay) => false,
+                Some(
+                    end @ (MigrationState::None
+                    | MigrationState::Failed(_)
+                    | MigrationState::Cancelled),
+                ) => {
                     return Err(self.not_saved(end));
                 }
             };
@@ -278,7 +289,9 @@ impl Save {
     /// # Errors
     /// [`VmmError::File`] when a file can't be brought to its final size.
     pub fn conclude(&self, pause: Duration) -> Result<Saved, VmmError> {
-        self.memory.release()?;
+        if let Some(memory) = &self.memory {
+            memory.release()?;
+        }
         for backup in &self.backups {
             backup.release().map_err(|source| VmmError::File {
                 what: format!(
@@ -289,7 +302,7 @@ impl Save {
             })?;
         }
         let warnings = match &self.method {
-            SaveMode::Background => Vec::new(),
+            SaveMode::Background | SaveMode::Left => Vec::new(),
             SaveMode::InPause(reason) => vec![slow(pause, !self.backups.is_empty(), reason)],
         };
         Ok(Saved { pause, warnings })
@@ -302,15 +315,30 @@ impl Save {
             MigrationState::None
             | MigrationState::UnderWay
             | MigrationState::Completed
-            | MigrationState::Failed(None) => format!(
-                "it gave no reason; is there room for {}?",
-                self.memory.path().display()
-            ),
+            | MigrationState::Failed(None) => {
+                let path = self.memory.as_ref().map_or(Path::new(NAME), Memory::path);
+                format!("it gave no reason; is there room for {}?", path.display())
+            }
         };
         VmmError::Refused {
             request: "to save the guest's memory".to_owned(),
             message,
         }
+    }
+}
+
+/// How memory can be saved, with QEMU set accordingly.
+fn choose(qmp: &mut Qmp) -> Result<SaveMode, VmmError> {
+    let capabilities = Capabilities::look(qmp)?;
+    capabilities::switch_off_foreign(qmp, &capabilities)?;
+    match capabilities.background() {
+        None => Ok(SaveMode::InPause("this QEMU is older than 6.0".to_owned())),
+        Some(true) => Ok(SaveMode::Background),
+        Some(false) => match capabilities::set_background(qmp, true) {
+            Ok(()) => Ok(SaveMode::Background),
+            Err(VmmError::Refused { message, .. }) => Ok(SaveMode::InPause(message)),
+            Err(error) => Err(error),
+        },
     }
 }
 

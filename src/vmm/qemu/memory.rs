@@ -16,7 +16,7 @@ use super::{MEMORY_FD, files, migration};
 use crate::fs::beneath::Beneath;
 
 /// The file's name in the state directory, as hypeman has it (contract, section 4).
-const NAME: &str = "memory";
+pub(super) const NAME: &str = "memory";
 /// What the devices' state and their own memory (video, firmware) take at most, in bytes.
 const DEVICES: u64 = 64 << 20;
 /// What a page takes in the file beyond its content, as a part of the memory's size.

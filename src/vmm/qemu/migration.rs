@@ -76,6 +76,13 @@ struct Ram {
     remaining: u64,
 }
 
+impl Migration {
+    /// Numbers of which one changes as long as anything moves.
+    pub(super) const fn progress(&self) -> [u64; 3] {
+        [self.pages, self.transferred, self.remaining]
+    }
+}
+
 impl From<Info> for Migration {
     fn from(info: Info) -> Self {
         Self {

@@ -213,8 +213,10 @@ impl Vmm for Qemu {
 
     fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError> {
         self.is_saved = false;
-        if let Some(untouched) = Untouched::look(&mut self.qmp, self.process.as_ref())? {
-            untouched.check_room()?;
+        if plan.state_dir.is_some() {
+            if let Some(untouched) = Untouched::look(&mut self.qmp, self.process.as_ref())? {
+                untouched.check_room()?;
+            }
         }
         if self.before.is_none() {
             self.settings()?;

@@ -110,6 +110,12 @@ options:
     description:
       - Tags for every snapshot. Values are strings; numbers are taken as they are written.
     type: dict
+  no_memory:
+    description:
+      - Leave out the memory of a VM that runs. It starts from such a snapshot as after a power cut.
+      - Not with a hypeman server.
+    type: bool
+    version_added: "0.2.0"
   pre_hook:
     description:
       - Command to run before each snapshot; if it fails, none is taken.
@@ -255,7 +261,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "calendar", "jitter", "timezone", "name_prefix", "metadata", "retention", "hooks")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "name_prefix", "metadata", "retention", "hooks", "no_memory")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -269,7 +275,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("interval", "calendar", "jitter", "first", "min_keep", "timezone", "name_prefix", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "first", "min_keep", "timezone", "name_prefix", "no_memory", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -283,7 +289,10 @@ def flags(module):
     found = []
     for name in LIMITS + OTHERS:
         if params[name] is not None:
-            found.append("--%s=%s" % (name.replace("_", "-"), params[name]))
+            value = params[name]
+            if isinstance(value, bool):
+                value = "true" if value else "false"
+            found.append("--%s=%s" % (name.replace("_", "-"), value))
     for key, value in sorted((params["metadata"] or {}).items()):
         if isinstance(value, bool) or value is None or isinstance(value, (dict, list)):
             module.fail_json(
@@ -336,6 +345,7 @@ def main():
             "timezone": {"type": "str"},
             "name_prefix": {"type": "str"},
             "metadata": {"type": "dict"},
+            "no_memory": {"type": "bool"},
             "pre_hook": {"type": "str"},
             "post_hook": {"type": "str"},
             "failure_hook": {"type": "str"},

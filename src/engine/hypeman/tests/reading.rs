@@ -153,6 +153,7 @@ fn a_snapshot_is_read_with_all_that_the_contract_tells() {
             id: "s8p1".parse().unwrap(),
             name: String::new(),
             kind: Kind::Stopped,
+            consistency: crate::snapshot::Consistency::Stopped,
             tags: BTreeMap::new(),
             source_instance_id: ID.to_owned(),
             source_instance_name: "web-a".to_owned(),

@@ -127,7 +127,13 @@ fn a_registered_vm_is_an_instance_that_needs_no_data_directory() {
     assert_eq!(metadata.hypervisor().unwrap(), Hypervisor::Qemu);
     assert_eq!(metadata.socket, Path::new("/run/vm1/qmp.sock"));
     assert!(metadata.has_program_started && metadata.is_agent_ready);
-    assert_eq!(metadata.refusal(crate::instance::State::Running), None);
+    assert_eq!(
+        metadata.refusal(
+            crate::snapshot::Consistency::Memory,
+            crate::instance::State::Running
+        ),
+        None
+    );
     assert_eq!(metadata.process, None);
     assert_eq!(metadata.registration.unwrap().declared, host.declared());
     assert_eq!(host.instances(false).list().unwrap()[0].name, "web-a");

@@ -25,7 +25,7 @@ use crate::instance::State;
 use crate::interrupt::Watch;
 use crate::progress::Step;
 use crate::snapshot::manifest::{DiskEntry, Identity};
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Consistency, Kind, Snapshot};
 
 /// Makes the snapshot of what lies beside the disks by now; `None` if it is made already, or nothing was there.
 ///
@@ -79,7 +79,7 @@ pub(super) fn keep(
     let memory = restoring.old_memory.as_ref();
     let memory = memory.filter(|_| restoring.is_old_memory_fresh);
     if let Some(memory) = memory {
-        guest_files::copy_at_rest(&memory.directory, staging.dir(), watch, step)?;
+        guest_files::copy_at_rest(&memory.directory, staging.dir(), true, watch, step)?;
     }
     let (kind, state) = match memory {
         Some(_) => (Kind::Standby, State::Standby),
@@ -91,6 +91,7 @@ pub(super) fn keep(
         id: id.clone(),
         name: restoring.undo_name.clone(),
         kind,
+        consistency: Consistency::of(kind, state),
         tags: std::collections::BTreeMap::new(),
         source_instance_id: metadata.id.to_string(),
         source_instance_name: metadata.name.clone(),

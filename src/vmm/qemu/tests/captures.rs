@@ -146,7 +146,11 @@ fn a_disk_with_a_backing_file_is_copied_into_one_file() {
         .iter()
         .map(|copy| copy.target_path.clone())
         .collect();
-    let again = TestVm::restore(&options, &plan.state_dir.path().join("memory"), &disks);
+    let again = TestVm::restore(
+        &options,
+        &plan.state_dir.as_ref().unwrap().path().join("memory"),
+        &disks,
+    );
     let first = again.wait_next_tick();
     assert!(first >= tick);
     again.wait_ticks_beyond(first + 40);

@@ -29,7 +29,7 @@ fn memory_that_finds_no_room_fails_and_the_guest_goes_on() {
     let scratch = scratch();
     let (vm, before, mut qemu) = boot(&scratch);
     let mut plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
-    plan.state_dir = Beneath::open(&state_dir(&mount.path(), "state")).unwrap();
+    plan.state_dir = Some(Beneath::open(&state_dir(&mount.path(), "state")).unwrap());
     let error = capture(&mut qemu, &plan).unwrap_err();
     qemu.resume().unwrap();
     qemu.discard(true).unwrap();

@@ -59,7 +59,7 @@ pub(super) fn state_dir(parent: &Path, name: &str) -> PathBuf {
 pub(super) fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     let disks = qemu.disks().unwrap();
     SavePlan {
-        state_dir: Beneath::open(directory).unwrap(),
+        state_dir: Some(Beneath::open(directory).unwrap()),
         disks: disks
             .into_iter()
             .filter(|disk| !disk.is_read_only)
@@ -118,7 +118,11 @@ fn restored(vm: &TestVm, plan: &SavePlan) -> TestVm {
         socket: None,
         ..vm.options().clone()
     };
-    TestVm::restore(&options, &plan.state_dir.path().join("memory"), &disks)
+    TestVm::restore(
+        &options,
+        &plan.state_dir.as_ref().unwrap().path().join("memory"),
+        &disks,
+    )
 }
 
 /// The guest in the snapshot goes on from `at_least` or later, and finds RAM and disks at the same instant.

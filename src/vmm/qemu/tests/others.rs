@@ -127,7 +127,7 @@ fn capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
 
     // After a capture that is given up, too.
     let given_up = SavePlan {
-        state_dir: Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap(),
+        state_dir: Some(Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap()),
         disks: Vec::new(),
     };
     let prepared = qemu.prepare(&given_up).unwrap();
