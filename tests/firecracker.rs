@@ -8,10 +8,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::cli::Host;
 use support::fake_vmm::Dialect;
 use support::micro_vm::{self, MicroVm};
+use support::started::Started;
+use support::wait::wait_until;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 
@@ -132,6 +134,110 @@ fn a_jailed_guest_is_snapshotted_through_its_jail_and_nothing_stays_there() {
 }
 
 #[test]
+fn a_snapshot_comes_back_beside_the_vm_that_goes_on_and_boots_without_its_memory() {
+    let Some(binary) = micro_vm::binary(Dialect::Firecracker) else {
+        return;
+    };
+    let host = Host::new(TOOL);
+    let (writable, read_only) = (host.dir().join("rw.raw"), host.dir().join("ro.raw"));
+    fs::write(&writable, vec![1; 1 << 20]).unwrap();
+    fs::write(&read_only, vec![2; 1 << 20]).unwrap();
+    let vm = MicroVm::boot(Dialect::Firecracker, &binary, &writable, &read_only);
+    let (_, before, after) = snapshot(&host, &vm);
+    let to = host.dir().join("back");
+    let to_text = to.to_str().unwrap();
+    let restore = ["-o", "json", "restore", "vm-a", "latest", "--to", to_text];
+
+    let dry = host.run(&[&restore[..], &["--dry-run"]].concat()).exits(0);
+    let dry = dry.json();
+    let asked: Vec<&str> = (dry["requests"].as_array().unwrap().iter())
+        .map(|request| request["path"].as_str().unwrap())
+        .collect();
+    assert_eq!(asked, ["/snapshot/load", "/drives/disk0", "/vm"], "{dry}");
+    assert!(!to.exists());
+
+    // The VM runs: the copy is started all the same, and takes nothing from it.
+    host.run(&[&restore[..], &["--start"]].concat()).exits(1);
+    let said = host.run(&[&restore[..], &["--start", "--force"]].concat());
+    let json = said.exits(0).json();
+    let started = Started::of(&json);
+    let serial = to.join("vm.log");
+    wait_until("the restored guest", || {
+        micro_vm::ticks(&serial).last() > Some(&(after + 5))
+    });
+    micro_vm::assert_went_on_between(&serial, before, after);
+    assert!(started.has_open(&to.join("disks/0-rw.raw")), "{json}");
+    assert!(!started.has_open(&writable) && started.has_open(&read_only));
+    vm.wait_ticks_beyond(*vm.ticks().last().unwrap());
+    drop(started);
+
+    let second = host.dir().join("second");
+    let said = host.run(&[
+        "-o",
+        "json",
+        "restore",
+        "vm-a",
+        "latest",
+        "--to",
+        second.to_str().unwrap(),
+        "--disks-only",
+        "--start",
+        "--force",
+    ]);
+    let json = said.exits(0).json();
+    let started = Started::of(&json);
+    assert_eq!(json["has_memory"], json!(false));
+    let serial = second.join("vm.log");
+    wait_until("the guest that boots anew", || {
+        let text = fs::read_to_string(&serial).unwrap_or_default();
+        text.contains("boot\r") && !micro_vm::ticks(&serial).is_empty()
+    });
+    assert!(started.has_open(&second.join("disks/0-rw.raw")));
+    assert!(!started.has_open(&writable));
+    drop(started);
+
+    // Firecracker opens the disk's old place while it loads.
+    fs::remove_file(&writable).unwrap();
+    let third = host.dir().join("third");
+    let third_text = third.to_str().unwrap();
+    let restore = ["restore", "vm-a", "latest", "--to", third_text, "--start"];
+    host.run(&restore).exits(1);
+    assert!(!third.exists());
+    fs::write(&writable, "").unwrap();
+    let said = host.run(&[&restore[..], &["--force", "-o", "json"]].concat());
+    let started = Started::of(&said.exits(0).json());
+    assert!(started.has_open(&third.join("disks/0-rw.raw")));
+    assert_eq!(fs::metadata(&writable).unwrap().len(), 0);
+}
+
+#[test]
+fn a_jailed_guest_is_given_back_as_files_and_not_started() {
+    let Some(binary) = micro_vm::binary(Dialect::Firecracker) else {
+        return;
+    };
+    let host = Host::new(TOOL);
+    let disk = host.dir().join("disk.raw");
+    fs::write(&disk, vec![7; 1 << 20]).unwrap();
+    let Some(vm) = MicroVm::boot_jailed(&binary, &disk) else {
+        return;
+    };
+    snapshot(&host, &vm);
+    let to = host.dir().join("back");
+    let restore = ["restore", "vm-a", "latest", "--to", to.to_str().unwrap()];
+    let said = host.run(&[&restore[..], &["--start", "--force"]].concat());
+    let said = said.exits(1);
+    let text = said.stdout;
+    let root = vm.dir().to_str().unwrap();
+    assert!(text.contains(root) && text.contains("jail"), "{text}");
+    assert!(!to.exists());
+    host.run(&restore).exits(0);
+    assert_eq!(
+        fs::read(to.join("disks/0-disk.raw")).unwrap(),
+        vec![7; 1 << 20]
+    );
+}
+
+#[test]
 fn a_guest_whose_dirty_pages_are_tracked_for_hypeman_is_not_saved() {
     let Some(binary) = micro_vm::binary(Dialect::Firecracker) else {
         return;
@@ -159,4 +265,34 @@ fn a_guest_whose_dirty_pages_are_tracked_for_hypeman_is_not_saved() {
         .complains(&["tracks dirty pages", "--engine hypeman"]);
     assert!(host.snapshots().is_empty());
     vm.wait_ticks_beyond(*vm.ticks().last().unwrap());
+}
+
+#[test]
+fn a_snapshot_comes_back_in_place_and_its_guest_goes_on() {
+    let Some(binary) = micro_vm::binary(Dialect::Firecracker) else {
+        return;
+    };
+    let host = Host::new(TOOL);
+    let (writable, read_only) = (host.dir().join("rw.raw"), host.dir().join("ro.raw"));
+    fs::write(&writable, vec![1; 1 << 20]).unwrap();
+    fs::write(&read_only, vec![2; 1 << 20]).unwrap();
+    let mut vm = MicroVm::boot(Dialect::Firecracker, &binary, &writable, &read_only);
+    let (_, before, after) = snapshot(&host, &vm);
+    fs::write(&writable, vec![3; 1 << 20]).unwrap();
+    // It leaves its socket behind.
+    vm.stop();
+    let restore = ["-o", "json", "restore", "vm-a", "latest", "--start"];
+    let json = host.run(&restore).exits(0).json();
+    let started = Started::of(&json);
+    let serial = host.state_dir().join("vm-logs/vm-a.log");
+    wait_until("the restored guest", || {
+        micro_vm::ticks(&serial).last() > Some(&(after + 5))
+    });
+    micro_vm::assert_went_on_between(&serial, before, after);
+    assert!(started.has_open(&writable));
+    assert_eq!(fs::read(&writable).unwrap(), vec![1; 1 << 20]);
+    // What runs there now is the instance.
+    let said = host.run(&["-o", "json", "run-due", "--force"]).exits(0);
+    let result = said.json()["results"][0].clone();
+    assert_eq!(result["kind"], "Standby", "{result}");
 }

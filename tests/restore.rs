@@ -8,30 +8,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::cli::Host;
 use support::disk::DiskFormat;
 use support::qmp::Qmp;
 use support::skip::skipped;
+use support::started::Started;
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
-
-/// A process that the tool started; it ends with this.
-struct Started(Pid);
-
-impl Started {
-    fn of(json: &Value) -> Self {
-        let pid = i32::try_from(json["pid"].as_i64().unwrap()).unwrap();
-        Self(Pid::from_raw(pid).unwrap())
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
 
 /// What the restored guest prints: the serial port of the test's VMs is a file, which the recorded command line names.
 fn ticks(serial: &Path) -> Vec<u64> {

@@ -9,11 +9,11 @@ use super::Context;
 use super::failure::Refused;
 use crate::cli::RestoreArgs;
 use crate::engine::Ports;
-use crate::engine::restorer::{Destination, Restorer, Wanted};
+use crate::engine::restorer::{Destination, Launch, Restorer, Wanted};
 use crate::error::in_words;
 use crate::finding::{Finding, Status};
 use crate::instance::{InstanceId, InstanceRef, Presence, State, resolve};
-use crate::report::{Answer, Restored};
+use crate::report::{Answer, ApiRequest, Restored};
 use crate::snapshot::{self, Snapshot};
 use crate::{clock, interrupt, run};
 
@@ -119,6 +119,7 @@ impl Work<'_> {
             argv: launch.map(|launch| launch.argv.clone()),
             directory: launch.map(|launch| launch.directory.clone()),
             monitor: launch.map(|launch| launch.monitor.clone()),
+            requests: launch.map(requests).unwrap_or_default(),
             to: match wanted.to {
                 Destination::Directory(to) => Some(to.to_owned()),
                 Destination::InPlace(_) => None,
@@ -143,13 +144,24 @@ impl Work<'_> {
             restored.behind = (clock::now() - wanted.snapshot.created_at)
                 .to_std()
                 .ok()
-                .filter(|_| preflight.has_memory);
+                .filter(|_| preflight.has_memory && !launch.sets_clock);
         }
         if let Some(before) = restored.before.take_if(|_| args.no_save) {
             self.ports.engine.delete(&before.id)?;
         }
         Ok(Answer::Restored(Box::new(restored)))
     }
+}
+
+/// What the VMM's API is asked.
+fn requests(launch: &Launch) -> Vec<ApiRequest> {
+    let all = launch.requests.iter().chain(&launch.resume);
+    all.map(|request| ApiRequest {
+        method: request.method.as_str(),
+        path: request.path.clone(),
+        body: request.body.clone(),
+    })
+    .collect()
 }
 
 /// What there is although the VM could not be started.

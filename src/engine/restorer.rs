@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 
 use crate::engine::EngineError;
 use crate::finding::Finding;
+use crate::instance::Hypervisor;
 use crate::snapshot::Snapshot;
+use crate::vmm::launch::Request;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +49,24 @@ pub struct Preflight {
 /// How a VM is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
+    /// Whose program that is.
+    pub hypervisor: Hypervisor,
     /// The program and its arguments, with what makes it run as its user.
     pub argv: Vec<String>,
     /// The directory to start it in.
     pub directory: PathBuf,
     /// The socket of its monitor, once it runs.
     pub monitor: PathBuf,
+    /// What its API is asked, in this order, once it listens.
+    pub requests: Vec<Request>,
+    /// What lets the guest go on once it is loaded and paused, where an API is asked for that.
+    pub resume: Option<Request>,
+    /// Files that are laid down with other content than the snapshot's: their paths in the directory, and that.
+    pub rewritten: Vec<(PathBuf, Vec<u8>)>,
+    /// Whether the guest's clock is set by that.
+    pub sets_clock: bool,
+    /// Sockets that it makes, and can't if one that it left is still there.
+    pub sockets: Vec<PathBuf>,
     /// Where what it says goes.
     pub log: PathBuf,
     /// The user and the group that its files belong to; `None` for this process's own.

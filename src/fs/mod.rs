@@ -4,6 +4,7 @@ pub mod absence;
 pub mod beneath;
 pub mod bounded;
 pub mod copy;
+pub mod dead_socket;
 pub mod durable;
 pub mod extents;
 pub mod given;

@@ -13,7 +13,7 @@ use crate::monitoring::health::{Newest, Source};
 use crate::plan::{Fate, Forecast};
 use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
-    Answer, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
+    Answer, ApiRequest, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
     ProtectionRow, Registration, RegistrationChange, Restored, ScheduleRow, SnapshotRow, Taken,
 };
 use crate::retention::Decision;
@@ -130,8 +130,17 @@ fn restored(restored: &Restored) -> Value {
         "command": restored.argv,
         "command_directory": restored.directory,
         "monitor": restored.monitor,
+        "requests": restored.requests.iter().map(api_request).collect::<Vec<_>>(),
         "pid": restored.pid,
         "clock_behind_seconds": restored.behind.map(|behind| behind.as_secs()),
+    })
+}
+
+fn api_request(request: &ApiRequest) -> Value {
+    json!({
+        "method": request.method,
+        "path": request.path,
+        "body": request.body,
     })
 }
 

@@ -50,14 +50,41 @@ pub fn text(restored: &Restored, view: &View) -> String {
                 cd.unwrap_or_default(),
                 visible(&command_line(argv))
             ));
-            if let (true, Some(monitor)) = (restored.has_memory, &restored.monitor) {
-                text.push_str(&format!(
-                    "it loads its memory and waits; let it go on with the command cont on {}\n",
-                    visible(&monitor.display().to_string())
-                ));
+            if let Some(monitor) = &restored.monitor {
+                text.push_str(&asked(restored, &monitor.display().to_string()));
             }
         }
         (None, None) => {}
+    }
+    text
+}
+
+/// What the monitor is asked, so that the guest runs.
+fn asked(restored: &Restored, monitor: &str) -> String {
+    if restored.requests.is_empty() {
+        if !restored.has_memory {
+            return String::new();
+        }
+        return format!(
+            "it loads its memory and waits; let it go on with the command cont on {}\n",
+            visible(monitor)
+        );
+    }
+    let when = match restored.requests.len() {
+        1 => "once it has loaded its memory, ask it",
+        _ => "once it listens, ask it",
+    };
+    let mut text = format!("{when}:\n");
+    for request in &restored.requests {
+        let mut words: Vec<String> = ["curl", "--fail-with-body", "--unix-socket", monitor, "-X"]
+            .map(str::to_owned)
+            .into();
+        words.push(request.method.to_owned());
+        if let Some(body) = &request.body {
+            words.extend(["--json".to_owned(), body.to_string()]);
+        }
+        words.push(format!("http://localhost{}", request.path));
+        text.push_str(&format!("  {}\n", visible(&command_line(&words))));
     }
     text
 }

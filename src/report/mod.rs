@@ -172,6 +172,15 @@ pub struct Planned {
     pub forecast: Forecast,
 }
 
+/// What the API of a VMM is asked.
+#[derive(Debug)]
+pub struct ApiRequest {
+    pub method: &'static str,
+    pub path: String,
+    /// In JSON.
+    pub body: Option<serde_json::Value>,
+}
+
 /// A snapshot that was given back, or what kept it from being.
 #[derive(Debug)]
 pub struct Restored {
@@ -187,6 +196,8 @@ pub struct Restored {
     pub directory: Option<PathBuf>,
     /// The socket of its monitor, once it runs.
     pub monitor: Option<PathBuf>,
+    /// What that is asked, in this order, so that its guest runs; empty where the monitor has no API.
+    pub requests: Vec<ApiRequest>,
     /// Whether it goes on from its memory, and then waits to be told so.
     pub has_memory: bool,
     /// Whether something was in the way, so that nothing was done.

@@ -305,6 +305,7 @@ impl Manifest {
         is_fit.then(|| Self {
             vmm: other.vmm.clone(),
             vmm_version: other.vmm_version.clone(),
+            devices: other.devices.clone(),
             host: other.host.clone(),
             ..self.clone()
         })
@@ -331,6 +332,16 @@ impl Manifest {
     /// The VMM's version.
     pub fn vmm_version(&self) -> Option<&str> {
         self.vmm_version.as_deref()
+    }
+
+    /// What the guest had besides memory and disks.
+    pub const fn devices(&self) -> Option<&Devices> {
+        self.devices.as_ref()
+    }
+
+    /// The socket of its vsock on the host, where it has one.
+    pub fn vsock_socket(&self) -> Option<&Path> {
+        self.devices.as_ref()?.vsock.as_ref()?.socket.as_deref()
     }
 
     /// The host that it ran on.

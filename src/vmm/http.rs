@@ -23,6 +23,7 @@ use tokio::runtime::{self, Runtime};
 
 use crate::interrupt::{Deadline, Over, Watch};
 use crate::vmm::address::Address;
+use crate::vmm::launch;
 use crate::vmm::peer::Peer;
 use crate::vmm::{Timeouts, VmmError};
 
@@ -131,6 +132,19 @@ impl HttpSocket {
             request: format!("GET {path}"),
             detail: error.to_string(),
         })
+    }
+
+    /// Sends a request that changes something, and is answered within `limit`.
+    ///
+    /// # Errors
+    /// As [`HttpSocket::call`].
+    pub fn ask(&self, request: &launch::Request, limit: Duration) -> Result<(), VmmError> {
+        let method = match request.method {
+            launch::Method::Put => Method::PUT,
+            launch::Method::Patch => Method::PATCH,
+        };
+        self.call(&method, &request.path, request.body.as_ref(), limit)
+            .map(drop)
     }
 
     /// Sends one request and returns the body of its answer, which came within `limit`.

@@ -320,3 +320,16 @@ pub fn open(
         )?)),
     }
 }
+
+/// Asks the API behind `socket` for something, which it does within `limit`.
+///
+/// # Errors
+/// When nobody answers there in time, or the VMM refuses.
+pub fn ask(
+    socket: &Path,
+    request: &launch::Request,
+    timeouts: Timeouts,
+    limit: Duration,
+) -> Result<(), VmmError> {
+    http::HttpSocket::connect(socket, timeouts)?.ask(request, limit)
+}

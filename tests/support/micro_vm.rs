@@ -87,6 +87,37 @@ fn guest() -> &'static Path {
     path
 }
 
+/// The numbers that the guest has printed to `serial`, in their order.
+pub fn ticks(serial: &Path) -> Vec<u64> {
+    let text = fs::read(serial).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    // The last line may still grow.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok())
+        .collect()
+}
+
+/// Holds what a restored guest printed to `serial` against its promise: it went on from a number in `first..=last`, left
+/// none out, and did not begin again.
+///
+/// # Panics
+/// When it broke it.
+pub fn assert_went_on_between(serial: &Path, first: u64, last: u64) {
+    let ticks = ticks(serial);
+    assert!(
+        first <= ticks[0] && ticks[0] <= last + 1,
+        "{first}..={last}: {ticks:?}"
+    );
+    assert!(
+        ticks.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{ticks:?}"
+    );
+    let text = fs::read_to_string(serial).expect("a serial line");
+    assert!(!text.contains("boot\r"), "{text}");
+}
+
 impl MicroVm {
     /// Boots the guest with the raw disks `writable` and `read_only`.
     ///
@@ -280,6 +311,11 @@ impl MicroVm {
         self
     }
 
+    /// The file that this VMM's guest prints to.
+    pub fn serial(&self) -> &Path {
+        &self.serial
+    }
+
     /// Ends the VMM; its directory stays until this is dropped, for a restored VM whose serial line goes there.
     pub fn stop(&mut self) {
         let _ = self.child.kill();
@@ -303,14 +339,7 @@ impl MicroVm {
 
     /// The numbers that this VMM's guest has printed, in their order.
     pub fn ticks(&self) -> Vec<u64> {
-        let text = fs::read(&self.serial).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        // The last line may still grow.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok())
-            .collect()
+        ticks(&self.serial)
     }
 
     /// Waits until the guest has counted beyond `tick`, and returns where it is.
@@ -331,17 +360,7 @@ impl MicroVm {
     pub fn assert_goes_on_between(&self, first: u64, last: u64) {
         let seen = self.wait_ticks_beyond(0);
         self.wait_ticks_beyond(seen + 5);
-        let ticks = self.ticks();
-        assert!(
-            first <= ticks[0] && ticks[0] <= last + 1,
-            "{first}..={last}: {ticks:?}"
-        );
-        assert!(
-            ticks.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{ticks:?}"
-        );
-        let text = fs::read_to_string(&self.serial).expect("a serial line");
-        assert!(!text.contains("boot\r"), "{text}");
+        assert_went_on_between(&self.serial, first, last);
     }
 
     fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {

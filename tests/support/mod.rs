@@ -20,6 +20,7 @@ pub mod micro_vm;
 pub mod qemu;
 pub mod qmp;
 pub mod skip;
+pub mod started;
 pub mod terminal;
 pub mod throwaway;
 pub mod vm_host;

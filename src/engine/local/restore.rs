@@ -2,6 +2,8 @@
 
 mod checks;
 mod directory;
+mod each;
+mod how;
 mod in_place;
 mod running;
 mod start;
@@ -9,14 +11,15 @@ mod stored;
 mod targets;
 mod undo;
 
-use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
+use serde_json::Value;
+
+use super::Local;
 use super::journal::{Operation, RestorePhase, Restoring, RestoringDisk};
 use super::metadata::Metadata;
 use super::store::SnapshotStore;
-use super::{Local, manifest};
 use crate::engine::EngineError;
 use crate::engine::restorer::{Destination, Launch, Preflight, Restorer, Wanted};
 use crate::finding::Finding;
@@ -26,8 +29,8 @@ use crate::snapshot::manifest::Manifest;
 use crate::snapshot::{Consistency, Kind, Snapshot};
 
 use directory::Content;
+use how::Laid;
 use in_place::{beside, memory_beside};
-use start::Laid;
 use stored::Stored;
 
 /// Where it is kept what the VMs said that were started in place, in the state directory.
@@ -82,6 +85,10 @@ impl Restorer for Local {
         let content = Content {
             stored: &stored,
             skip: &|path| !preflight.has_memory && state_dir == Some(path),
+            rewritten: preflight
+                .launch
+                .as_ref()
+                .map_or(&[], |launch| &launch.rewritten),
             owner,
             watch: self.timeouts.watch,
             step: &step,
@@ -106,6 +113,13 @@ impl Restorer for Local {
         }
         Ok(pid)
     }
+}
+
+/// How a VM that was off is started, as another snapshot knows it.
+struct Borrowed {
+    manifest: Manifest,
+    from: Snapshot,
+    config: Option<Value>,
 }
 
 impl Local {
@@ -204,8 +218,15 @@ impl Local {
         } else {
             self.with_known_process(snapshot, stored.manifest.as_ref())?
         };
+        let own_config = stored.configuration(stored.manifest.as_ref());
+        let mut config = own_config.as_ref();
         let manifest = match &borrowed {
-            Some((manifest, from)) => {
+            Some(Borrowed {
+                manifest,
+                from,
+                config: known,
+            }) => {
+                config = known.as_ref();
                 preflight.findings.push(Finding::ok(
                     "command line",
                     &from.id,
@@ -220,7 +241,15 @@ impl Local {
         };
         let hypervisor = &snapshot.source_hypervisor;
         let has_memory = preflight.has_memory;
-        let why = match start::launch(manifest, &stored.directory, laid, hypervisor, has_memory) {
+        let launch = start::launch(
+            manifest,
+            &stored.directory,
+            config,
+            laid,
+            hypervisor,
+            has_memory,
+        );
+        let why = match launch {
             Ok((launch, findings)) => {
                 preflight.findings.extend(findings);
                 preflight.launch = Some(launch);
@@ -346,7 +375,7 @@ impl Local {
         &self,
         snapshot: &Snapshot,
         manifest: Option<&Manifest>,
-    ) -> Result<Option<(Manifest, Snapshot)>, EngineError> {
+    ) -> Result<Option<Borrowed>, EngineError> {
         let Some(manifest) = manifest.filter(|it| it.vmm().is_none() && !it.disks.is_empty())
         else {
             return Ok(None);
@@ -359,15 +388,16 @@ impl Local {
         });
         others.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         for other in others {
-            let guest = store.snapshot_dir(&other.id).join("guest");
-            let Some(known) = File::open(guest)
-                .ok()
-                .and_then(|it| manifest::read(it).ok())
-            else {
+            let Ok(known) = Stored::hold(&store, &other.id) else {
                 continue;
             };
-            if let Some(with) = manifest.with_process_of(&known) {
-                return Ok(Some((with, other)));
+            let of_process = known.manifest.as_ref();
+            if let Some(with) = of_process.and_then(|known| manifest.with_process_of(known)) {
+                return Ok(Some(Borrowed {
+                    manifest: with,
+                    config: known.configuration(of_process),
+                    from: other,
+                }));
             }
         }
         Ok(None)

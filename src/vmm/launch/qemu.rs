@@ -2,11 +2,11 @@
 //! what belongs to the process that it was recorded of: descriptors, how it went into the background, and what it loaded
 //! itself; for a copy beside it also monitors and pid file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::Unlaunchable;
+use super::{IsSame, Moved, Moves, Unlaunchable};
 
 /// Options that go, with their value.
 const WITH_VALUE: [&str; 2] = ["incoming", "loadvm"];
@@ -18,15 +18,6 @@ const ALONE: [&str; 2] = ["S", "daemonize"];
 const FILE_KEYS: [&str; 2] = ["file", "filename"];
 /// What a key is called whose value is a descriptor.
 const DESCRIPTOR_KEYS: [&str; 4] = ["fd", "fds", "vhostfd", "vhostfds"];
-
-/// A disk, where it was and where it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
-    /// Where the VMM had it.
-    pub from: PathBuf,
-    /// Where its copy is.
-    pub to: PathBuf,
-}
 
 /// What becomes of the monitors and the pid file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +36,7 @@ pub enum Monitors<'a> {
 pub fn arguments(
     recorded: &[String],
     disks: &[Moved],
-    is_same: &dyn Fn(&str, &Path) -> bool,
+    is_same: IsSame<'_>,
     monitors: Monitors<'_>,
     memory: Option<&Path>,
 ) -> Result<Vec<String>, Unlaunchable> {
@@ -54,14 +45,8 @@ pub fn arguments(
     };
     let is_kept = monitors == Monitors::Kept;
     let chardevs = chardevs_of_monitors(recorded);
-    let mut found = vec![false; disks.len()];
-    let mut moved = |text: &str| {
-        let at = disks.iter().position(|disk| is_same(text, &disk.from))?;
-        if let Some(found) = found.get_mut(at) {
-            *found = true;
-        }
-        disks.get(at).map(|disk| disk.to.display().to_string())
-    };
+    let mut moves = Moves::new(disks, is_same);
+    let mut moved = |text: &str| moves.now(text);
     let mut arguments = Vec::new();
     let mut words = recorded.iter().peekable();
     while let Some(word) = words.next() {
@@ -95,9 +80,7 @@ pub fn arguments(
         let whole = moved(value);
         arguments.push(whole.unwrap_or_else(|| with_files_moved(value, &mut moved)));
     }
-    if let Some((_, disk)) = found.iter().zip(disks).find(|(found, _)| !**found) {
-        return Err(Unlaunchable::UnnamedDisk(disk.from.clone()));
-    }
+    moves.finish()?;
     if let Monitors::Only(monitor) = monitors {
         arguments.push("-qmp".to_owned());
         arguments.push(format!(

@@ -328,3 +328,30 @@ pub(super) fn processor(manifest: &Manifest) -> Option<Finding> {
         )
     })
 }
+
+/// The guest's taps: a missing one is made anew by most VMMs, without a bridge.
+pub(super) fn taps(manifest: &Manifest) -> Vec<Finding> {
+    const CHECK: &str = "tap";
+    let taps = manifest.devices().map_or(&[][..], |it| &it.taps);
+    // An interface's name is a file's name there.
+    let taps = taps
+        .iter()
+        .filter(|tap| !tap.contains('/') && !tap.starts_with('.'));
+    taps.map(|tap| {
+        let interface = Path::new("/sys/class/net").join(tap);
+        let carrier = std::fs::read_to_string(interface.join("carrier"));
+        if !interface.exists() {
+            Finding::warning(
+                CHECK,
+                tap,
+                "is not there: the VMM fails, or makes one without a bridge",
+                "make it first, as it was",
+            )
+        } else if carrier.is_ok_and(|carrier| carrier.trim() == "1") {
+            Finding::warning(CHECK, tap, "is in use", "stop who uses it")
+        } else {
+            Finding::ok(CHECK, tap, "is there and not in use")
+        }
+    })
+    .collect()
+}

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::stored::Stored;
 use crate::engine::EngineError;
@@ -18,6 +18,8 @@ pub(super) struct Content<'a> {
     pub(super) stored: &'a Stored,
     /// What of it is left out, by its path below `guest/`.
     pub(super) skip: &'a dyn Fn(&Path) -> bool,
+    /// Files that get other content than the snapshot's.
+    pub(super) rewritten: &'a [(PathBuf, Vec<u8>)],
     /// The user and the group that get it; `None` for this process's own.
     pub(super) owner: Option<(u32, u32)>,
     /// How long it may take.
@@ -76,10 +78,24 @@ impl Content<'_> {
             self.watch.check()?;
             return Err(EngineError::caused("can't copy the snapshot", error));
         }
+        for (path, content) in self.rewritten {
+            rewrite(&target, path, content).map_err(|error| {
+                EngineError::caused(format!("can't write {}", path.display()), error)
+            })?;
+        }
         seal::seal_for(&target, self.owner)
             .map_err(|error| EngineError::caused("can't finish the copy", error))?;
         Ok(())
     }
+}
+
+/// Gives a file of the copy other content.
+fn rewrite(target: &Beneath, path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().unwrap_or_default();
+    let directory = target.open_dir(directory)?;
+    rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty())?;
+    directory.write_new(name, content)
 }
 
 /// Refuses a directory that somebody put in the place of the one that was made, as who owns the one above it could.

@@ -148,6 +148,7 @@ impl Place<'_> {
             directory::Content {
                 stored: content.stored,
                 skip: &is_other,
+                rewritten: &[],
                 owner: content.owner,
                 watch: self.watch,
                 step: &step,

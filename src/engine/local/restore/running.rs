@@ -9,10 +9,9 @@ use std::time::Duration;
 use crate::engine::EngineError;
 use crate::engine::restorer::Launch;
 use crate::error::in_words;
-use crate::fs::{bounded, space};
-use crate::instance::Hypervisor;
+use crate::fs::{bounded, dead_socket, space};
 use crate::interrupt::Deadline;
-use crate::vmm::{self, Timeouts, VmmState};
+use crate::vmm::{self, Timeouts, VmmError, VmmState};
 
 /// How long a VM may take until its guest runs, besides what reading its memory takes.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
@@ -39,6 +38,15 @@ pub(super) fn start(
     let Some((program, arguments)) = launch.argv.split_first() else {
         return Err(EngineError::instance("nothing to start"));
     };
+    for socket in &launch.sockets {
+        let failed = |error| {
+            EngineError::caused(
+                format!("can't remove the socket {}", socket.display()),
+                error,
+            )
+        };
+        dead_socket::remove(socket).map_err(failed)?;
+    }
     // A session of its own: no terminal's end reaches it.
     let mut command = Command::new("setsid");
     command
@@ -75,6 +83,9 @@ fn wait_until_it_runs(
         .map(|dir| space::disk_usage(dir).unwrap_or_default());
     let gib = u32::try_from(memory.unwrap_or_default() >> 30).unwrap_or(u32::MAX);
     let deadline = Deadline::after(STARTS_WITHIN.saturating_add(PER_GIB.saturating_mul(gib)));
+    let mut is_asked = launch.requests.is_empty();
+    // It may have no guest yet, or be busy with reading its memory.
+    let mut unready = None;
     loop {
         timeouts.watch.check()?;
         if let Some(status) = child
@@ -83,22 +94,38 @@ fn wait_until_it_runs(
         {
             return Err(EngineError::instance(format!("it ended: {status}")));
         }
-        let opened = vmm::open(Hypervisor::Qemu, &launch.monitor, timeouts);
+        let opened = vmm::open(launch.hypervisor, &launch.monitor, timeouts);
         if let Ok(mut vmm) = opened {
-            match vmm.state()? {
-                VmmState::Running => return Ok(()),
-                VmmState::Paused | VmmState::Created if has_memory => vmm.resume()?,
-                VmmState::Other(word) if word == "inmigrate" => {}
-                other @ (VmmState::Paused
-                | VmmState::Created
-                | VmmState::Shutdown
-                | VmmState::Other(_)) => {
-                    return Err(EngineError::instance(format!("it is {other:?}")));
+            if !is_asked {
+                for request in &launch.requests {
+                    vmm::ask(&launch.monitor, request, timeouts, deadline.remaining())?;
                 }
+                is_asked = true;
+            }
+            match vmm.state() {
+                Ok(VmmState::Running) => return Ok(()),
+                Ok(VmmState::Paused | VmmState::Created) if has_memory => vmm.resume()?,
+                Ok(VmmState::Other(word)) if word == "inmigrate" => {}
+                Ok(
+                    other @ (VmmState::Paused
+                    | VmmState::Created
+                    | VmmState::Shutdown
+                    | VmmState::Other(_)),
+                ) => return Err(EngineError::instance(format!("it is {other:?}"))),
+                Err(
+                    error @ (VmmError::Refused { .. }
+                    | VmmError::TimedOut { .. }
+                    | VmmError::Closed { .. }),
+                ) => unready = Some(error),
+                Err(error) => return Err(error.into()),
             }
         }
         if deadline.has_passed() {
-            return Err(EngineError::instance("it did not run in time"));
+            let what = "it did not run in time";
+            return Err(match unready {
+                Some(error) => EngineError::caused(what, error),
+                None => EngineError::instance(what),
+            });
         }
         std::thread::sleep(LOOK_EVERY);
     }

@@ -1,118 +1,44 @@
 //! How a VM is started from what was laid down, and whether it can be. What the manifest says of the old VMM is a process's
 //! word: only a program that nobody else can change is run, as the user that ran it.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::checks;
+use serde_json::Value;
+
+use super::how::{Known, Laid, NotStartable};
+use super::{checks, each};
 use crate::engine::restorer::Launch;
 use crate::finding::Finding;
 use crate::fs::trust;
+use crate::instance::Hypervisor;
 use crate::snapshot::manifest::{Manifest, Vmm};
-use crate::vmm::launch::Unlaunchable;
-use crate::vmm::launch::qemu::{Monitors, Moved, arguments};
+use crate::vmm::launch::Moved;
 
-/// The memory file of a QEMU guest in its state directory.
-const MEMORY: &str = "memory";
-/// The restored VM's monitor and log, in its directory.
-const MONITOR: &str = "qmp.sock";
-const LOG: &str = "vm.log";
+/// The longest path of a socket, in bytes (unix(7)).
+const SOCKET_MAX_BYTES: usize = 107;
 
-/// Why a VM can't be started by this tool.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NotStartable {
-    #[error("VMs of {0:?} are started by hand (hypeman-snap(5))")]
-    Hypervisor(String),
-    #[error("it has no manifest of this tool")]
-    NoManifest,
-    #[error(
-        "its command line was not recorded, because it did not run or this user could not look"
-    )]
-    NoProcess,
-    #[error("its VMM ran with the root directory {}", .0.display())]
-    Root(PathBuf),
-    #[error("its program was not recorded")]
-    NoProgram,
-    #[error("its manifest names no memory")]
-    NoMemory,
-    #[error(
-        "its memory is compressed: a hypeman server restores it, or unpack it first (zstd, lz4)"
-    )]
-    Packed,
-    #[error(transparent)]
-    Arguments(#[from] Unlaunchable),
-    #[error("it ran as user {0}, and only root can start it as another user")]
-    OtherUser(u32),
-    #[error("its program {} is not run, because {} {why}", program.display(), place.display())]
-    Untrusted {
-        program: PathBuf,
-        place: PathBuf,
-        why: String,
-    },
-    #[error("its program {}: {source}", program.display())]
-    Missing { program: PathBuf, source: io::Error },
-    #[error("{} does not say its version", .0.display())]
-    Silent(PathBuf),
-    #[error("{} has version {now}, and the snapshot is of {then}, which is newer", program.display())]
-    Older {
-        program: PathBuf,
-        now: String,
-        then: String,
-    },
-}
-
-/// Where everything is that a VM is started from, once the snapshot is laid down.
-#[derive(Debug)]
-pub(super) struct Laid {
-    /// The directory of its state and of what goes with it.
-    pub(super) directory: PathBuf,
-    /// Its disks, as the manifest lists them.
-    pub(super) disks: Vec<PathBuf>,
-    /// Where its own monitor is; `None` for a monitor that is made in the directory, instead of its own ones.
-    pub(super) monitor: Option<PathBuf>,
-    /// Where what it says goes.
-    pub(super) log: PathBuf,
-}
-
-impl Laid {
-    /// In a directory of its own.
-    pub(super) fn beside(directory: &Path, manifest: Option<&Manifest>) -> Self {
-        let disks = manifest.map_or(&[][..], |it| &it.disks);
-        Self {
-            directory: directory.to_owned(),
-            disks: disks
-                .iter()
-                .map(|disk| directory.join(&disk.file))
-                .collect(),
-            monitor: None,
-            log: directory.join(LOG),
-        }
-    }
-}
-
-/// How the VM is started, and what is to be said of that; else why it can't be.
+/// How the VM is started, and what is to be said of that; else why it can't be. `config` is the configuration that Cloud
+/// Hypervisor saved.
 pub(super) fn launch(
     manifest: Option<&Manifest>,
     stored: &Path,
+    config: Option<&Value>,
     laid: &Laid,
     hypervisor: &str,
     has_memory: bool,
 ) -> Result<(Launch, Vec<Finding>), NotStartable> {
-    if !matches!(hypervisor, "qemu" | "qemu-microvm") {
+    let Ok(hypervisor) = hypervisor.parse::<Hypervisor>() else {
         return Err(NotStartable::Hypervisor(hypervisor.to_owned()));
-    }
+    };
     let manifest = manifest.ok_or(NotStartable::NoManifest)?;
     let vmm = manifest.vmm().ok_or(NotStartable::NoProcess)?;
     if let Some(root) = &vmm.root {
         return Err(NotStartable::Root(root.clone()));
     }
     let binary = vmm.binary.as_ref().ok_or(NotStartable::NoProgram)?;
-    let memory = match (has_memory, manifest.state_dir()) {
-        (true, Some(dir)) if !stored.join(dir).join(MEMORY).is_file() => {
-            return Err(NotStartable::Packed);
-        }
-        (true, Some(dir)) => Some(laid.directory.join(dir).join(MEMORY)),
+    let state = match (has_memory, manifest.state_dir()) {
+        (true, Some(dir)) => Some((stored.join(dir), laid.directory.join(dir))),
         (true, None) => return Err(NotStartable::NoMemory),
         (false, _) => None,
     };
@@ -130,36 +56,63 @@ pub(super) fn launch(
         let typed = cwd.join(typed);
         typed == disk || typed.canonicalize().is_ok_and(|real| real == disk)
     };
-    let own = laid.directory.join(MONITOR);
-    let monitor = match &laid.monitor {
-        Some(_) => Monitors::Kept,
-        None => Monitors::Only(&own),
-    };
-    let arguments = arguments(&vmm.argv, &disks, &is_same, monitor, memory.as_deref())?;
-    let mut argv = Vec::new();
     let (us, our_group) = (rustix::process::geteuid(), rustix::process::getegid());
     let owner = vmm.user.zip(vmm.group);
     let owner = owner.filter(|owner| *owner != (us.as_raw(), our_group.as_raw()));
+    if let (false, Some((user, _))) = (us.is_root(), owner) {
+        return Err(NotStartable::OtherUser(user));
+    }
+    let (of_program, version) = program(binary, manifest, vmm)?;
+    let known = Known {
+        manifest,
+        vmm,
+        config,
+        laid,
+        disks: &disks,
+        is_same: &is_same,
+        state,
+        version: &version,
+    };
+    let how = match hypervisor {
+        Hypervisor::Qemu | Hypervisor::QemuMicrovm => each::qemu(&known)?,
+        Hypervisor::CloudHypervisor => each::cloud_hypervisor(&known)?,
+        Hypervisor::Firecracker => each::firecracker(&known)?,
+    };
+    if how.monitor.as_os_str().len() > SOCKET_MAX_BYTES {
+        return Err(NotStartable::LongSocket(how.monitor));
+    }
+    let mut argv = Vec::new();
     if let Some((user, group)) = owner {
-        if !us.is_root() {
-            return Err(NotStartable::OtherUser(user));
-        }
         argv.extend(as_user(user, group, &vmm.groups));
     }
     argv.push(binary.display().to_string());
-    argv.extend(arguments);
-    let mut findings = vec![program(binary, manifest, vmm)?];
+    argv.extend(how.arguments);
+    let mut findings = vec![of_program];
     findings.extend(checks::processor(manifest));
-    let directory = if cwd.is_dir() {
-        cwd.clone()
-    } else {
-        laid.directory.clone()
+    findings.extend(checks::taps(manifest));
+    findings.extend(how.findings);
+    let sockets = match (hypervisor, laid.own()) {
+        (Hypervisor::Firecracker | Hypervisor::CloudHypervisor, None) => {
+            let vsock = manifest.vsock_socket().map(|socket| cwd.join(socket));
+            std::iter::once(how.monitor.clone()).chain(vsock).collect()
+        }
+        _ => Vec::new(),
     };
     let launch = Launch {
+        sockets,
+        hypervisor,
         argv,
-        directory,
+        directory: if cwd.is_dir() {
+            cwd.clone()
+        } else {
+            laid.directory.clone()
+        },
         log: laid.log.clone(),
-        monitor: laid.monitor.clone().unwrap_or(own),
+        monitor: how.monitor,
+        requests: how.requests,
+        resume: how.resume,
+        rewritten: how.rewritten,
+        sets_clock: how.sets_clock,
         owner,
     };
     Ok((launch, findings))
@@ -184,7 +137,11 @@ fn as_user(user: u32, group: u32, groups: &[u32]) -> Vec<String> {
 
 /// The program is there and is the version that the snapshot was taken with. It was a process's word which one it is, so
 /// that only one that nobody else can change is run.
-fn program(binary: &Path, manifest: &Manifest, vmm: &Vmm) -> Result<Finding, NotStartable> {
+fn program(
+    binary: &Path,
+    manifest: &Manifest,
+    vmm: &Vmm,
+) -> Result<(Finding, Vec<u64>), NotStartable> {
     const CHECK: &str = "program";
     let shown = binary.display();
     match trust::distrust(binary) {
@@ -205,17 +162,8 @@ fn program(binary: &Path, manifest: &Manifest, vmm: &Vmm) -> Result<Finding, Not
     }
     let recorded = manifest.vmm_version().unwrap_or_default();
     let now = version(binary, vmm).ok_or_else(|| NotStartable::Silent(binary.to_owned()))?;
-    let numbers = |text: &str| -> Vec<u64> {
-        let text = text
-            .split(|c: char| c.is_whitespace() || c == '(')
-            .next()
-            .unwrap_or("");
-        text.split('.')
-            .filter_map(|part| part.parse().ok())
-            .collect()
-    };
     let (then, there) = (numbers(recorded), numbers(&now));
-    Ok(match there.cmp(&then) {
+    let finding = match there.cmp(&then) {
         std::cmp::Ordering::Equal => Finding::ok(CHECK, shown, format!("version {now}, as then")),
         std::cmp::Ordering::Greater => Finding::warning(
             CHECK,
@@ -232,7 +180,23 @@ fn program(binary: &Path, manifest: &Manifest, vmm: &Vmm) -> Result<Finding, Not
                 then: recorded.to_owned(),
             });
         }
-    })
+    };
+    Ok((finding, there))
+}
+
+/// The numbers of a version, such as `v1.17.0-dev`; noughts at its end are none.
+fn numbers(version: &str) -> Vec<u64> {
+    let parts = version.trim_start_matches('v').split('.');
+    let mut numbers: Vec<u64> = parts
+        .map_while(|part| {
+            let digits = part.split(|c: char| !c.is_ascii_digit()).next();
+            digits.and_then(|digits| digits.parse().ok())
+        })
+        .collect();
+    while numbers.last() == Some(&0) {
+        numbers.pop();
+    }
+    numbers
 }
 
 fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
@@ -253,6 +217,25 @@ fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
         .output()
         .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split("version ").nth(1)?;
-    Some(version.split_whitespace().next()?.to_owned())
+    // "QEMU emulator version 7.2.22 (Debian …)", "cloud-hypervisor v54.0.0", "Firecracker v1.17.0".
+    let is_version = |word: &&str| {
+        let word = word.trim_start_matches('v');
+        word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.')
+    };
+    let version = text.split_whitespace().find(is_version)?;
+    Some(version.trim_start_matches('v').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert!(numbers("10.0.2") > numbers("7.2.22"));
+        assert_eq!(numbers("54.0.0"), numbers("v54.0"));
+        assert_eq!(numbers("1.17.0-dev"), [1, 17]);
+        assert!(numbers("v53.0-12-gabc") < numbers("v54.0.0"));
+        assert!(numbers("unknown").is_empty());
+    }
 }

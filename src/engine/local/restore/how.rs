@@ -1,0 +1,166 @@
+//! What is known of a VM that is to be started, and what comes of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::finding::Finding;
+use crate::snapshot::manifest::{Manifest, Vmm};
+use crate::vmm::launch::{IsSame, Moved, Request, Unlaunchable};
+
+/// The VM's log, in its directory.
+const LOG: &str = "vm.log";
+
+/// Why a VM can't be started by this tool.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotStartable {
+    #[error("VMs of {0:?} are started by hand (hypeman-snap(5))")]
+    Hypervisor(String),
+    #[error("it has no manifest of this tool")]
+    NoManifest,
+    #[error(
+        "its command line was not recorded, because it did not run or this user could not look"
+    )]
+    NoProcess,
+    #[error(
+        "its VMM ran in the root directory {}, as in a jail: put the files into such a one, and start it there by hand \
+         (hypeman-snap(5))", .0.display()
+    )]
+    Root(PathBuf),
+    #[error("its program was not recorded")]
+    NoProgram,
+    #[error("its manifest names no memory")]
+    NoMemory,
+    #[error("its saved state lacks {0}")]
+    Lacks(&'static str),
+    #[error(
+        "its memory is compressed: a hypeman server restores it, or unpack it first (zstd, lz4)"
+    )]
+    Packed,
+    #[error(transparent)]
+    Arguments(#[from] Unlaunchable),
+    #[error("it ran as user {0}, and only root can start it as another user")]
+    OtherUser(u32),
+    #[error("its program {} is not run, because {} {why}", program.display(), place.display())]
+    Untrusted {
+        program: PathBuf,
+        place: PathBuf,
+        why: String,
+    },
+    #[error("its program {}: {source}", program.display())]
+    Missing { program: PathBuf, source: io::Error },
+    #[error("{} does not say its version", .0.display())]
+    Silent(PathBuf),
+    #[error("{} has version {now}, and the snapshot is of {then}, which is newer", program.display())]
+    Older {
+        program: PathBuf,
+        now: String,
+        then: String,
+    },
+    #[error(
+        "the path of its monitor, {}, is longer than a socket's may be; name a directory with a shorter one", .0.display()
+    )]
+    LongSocket(PathBuf),
+    #[error(
+        "Firecracker opens {} while it loads, before it can be told where the disk is now: put any file there first \
+         (touch)", .0.display()
+    )]
+    OldPlace(PathBuf),
+    #[error("the name that Firecracker has for the disk {} was not recorded", .0.display())]
+    NamelessDisk(PathBuf),
+}
+
+/// Where everything is that a VM is started from, once the snapshot is laid down.
+#[derive(Debug)]
+pub(super) struct Laid {
+    /// The directory of its state and of what goes with it.
+    pub(super) directory: PathBuf,
+    /// Its disks, as the manifest lists them.
+    pub(super) disks: Vec<PathBuf>,
+    /// Where its own monitor is; `None` for a monitor that is made in the directory, instead of its own ones.
+    pub(super) monitor: Option<PathBuf>,
+    /// Where what it says goes.
+    pub(super) log: PathBuf,
+}
+
+impl Laid {
+    /// In a directory of its own.
+    pub(super) fn beside(directory: &Path, manifest: Option<&Manifest>) -> Self {
+        let disks = manifest.map_or(&[][..], |it| &it.disks);
+        Self {
+            directory: directory.to_owned(),
+            disks: disks
+                .iter()
+                .map(|disk| directory.join(&disk.file))
+                .collect(),
+            monitor: None,
+            log: directory.join(LOG),
+        }
+    }
+
+    /// The directory of a copy, whose files are not the first VM's; `None` in place.
+    pub(super) fn own(&self) -> Option<&Path> {
+        self.monitor.is_none().then_some(&self.directory)
+    }
+
+    /// Where the monitor will be, which is called `name` where it is made.
+    pub(super) fn monitor_or(&self, name: &str) -> PathBuf {
+        let made = || self.directory.join(name);
+        self.monitor.clone().unwrap_or_else(made)
+    }
+}
+
+/// What is known of the VM.
+pub(super) struct Known<'a> {
+    pub(super) manifest: &'a Manifest,
+    pub(super) vmm: &'a Vmm,
+    /// The configuration that Cloud Hypervisor saved.
+    pub(super) config: Option<&'a Value>,
+    pub(super) laid: &'a Laid,
+    pub(super) disks: &'a [Moved],
+    pub(super) is_same: IsSame<'a>,
+    /// The directory with the saved state, as the snapshot has it and where it will be, if that is wanted.
+    pub(super) state: Option<(PathBuf, PathBuf)>,
+    /// The numbers of the program's version.
+    pub(super) version: &'a [u64],
+}
+
+/// How it is started.
+#[derive(Debug, Default)]
+pub(super) struct How {
+    /// The command line, without the program.
+    pub(super) arguments: Vec<String>,
+    /// The socket of its monitor.
+    pub(super) monitor: PathBuf,
+    /// What its API is asked, once it listens.
+    pub(super) requests: Vec<Request>,
+    /// What lets the loaded guest go on, where that is asked of an API.
+    pub(super) resume: Option<Request>,
+    /// Files of the saved state that the copy has with other content, below its directory.
+    pub(super) rewritten: Vec<(PathBuf, Vec<u8>)>,
+    /// Whether the guest's clock is set.
+    pub(super) sets_clock: bool,
+    /// What is to be said of it.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Requires the files of a saved state, the last of which may be compressed.
+///
+/// # Errors
+/// When one is not there.
+pub(super) fn require(state: &Path, files: &[&'static str]) -> Result<(), NotStartable> {
+    let is_there = |name: &str| state.join(name).is_file();
+    let missing = files.iter().find(|name| !is_there(name));
+    let Some(missing) = missing else {
+        return Ok(());
+    };
+    let is_packed = ["zst", "lz4"]
+        .iter()
+        .any(|suffix| is_there(&format!("{missing}.{suffix}")));
+    Err(if is_packed {
+        NotStartable::Packed
+    } else {
+        NotStartable::Lacks(missing)
+    })
+}
