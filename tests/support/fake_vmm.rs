@@ -2,6 +2,7 @@
 //! faults on demand. Like the real ones it answers one request at a time, and forgets a request whose sender hung up
 //! before its turn came.
 
+pub mod fresh;
 mod wire;
 
 use std::fs::{self, File, OpenOptions};
@@ -451,12 +452,18 @@ impl Shared {
         else {
             return self.error(500, &format!("Destination is not a directory: {url:?}"));
         };
+        let info: Value =
+            serde_json::from_str(&self.cloud_hypervisor_info()).expect("its own words");
         for name in ["config.json", "state.json", "memory-ranges"] {
+            let text = match name {
+                "config.json" => info["config"].to_string(),
+                _ => name.to_owned(),
+            };
             let created = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .open(directory.join(name));
-            if let Err(error) = created.and_then(|mut file| file.write_all(name.as_bytes())) {
+            if let Err(error) = created.and_then(|mut file| file.write_all(text.as_bytes())) {
                 return self.error(
                     500,
                     &format!("Error creating VM {name} snapshot file: {error}"),

@@ -98,13 +98,17 @@ fn wait_until_it_runs(
         if let Ok(mut vmm) = opened {
             if !is_asked {
                 for request in &launch.requests {
-                    vmm::ask(&launch.monitor, request, timeouts, deadline.remaining())?;
+                    let left = deadline.remaining();
+                    vmm::ask(&launch.monitor, request, timeouts, left)
+                        .map_err(|error| of_vmm(&error))?;
                 }
                 is_asked = true;
             }
             match vmm.state() {
                 Ok(VmmState::Running) => return Ok(()),
-                Ok(VmmState::Paused | VmmState::Created) if has_memory => vmm.resume()?,
+                Ok(VmmState::Paused | VmmState::Created) if has_memory => {
+                    vmm.resume().map_err(|error| of_vmm(&error))?;
+                }
                 Ok(VmmState::Other(word)) if word == "inmigrate" => {}
                 Ok(
                     other @ (VmmState::Paused
@@ -117,7 +121,7 @@ fn wait_until_it_runs(
                     | VmmError::TimedOut { .. }
                     | VmmError::Closed { .. }),
                 ) => unready = Some(error),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(of_vmm(&error)),
             }
         }
         if deadline.has_passed() {
@@ -129,6 +133,14 @@ fn wait_until_it_runs(
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// What went wrong with the VMM is all that is to be said of it.
+fn of_vmm(error: &VmmError) -> EngineError {
+    if let VmmError::Over(over) = *error {
+        return over.into();
+    }
+    EngineError::instance(in_words(error))
 }
 
 /// The last lines that the VM said.
