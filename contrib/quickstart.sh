@@ -131,6 +131,7 @@ printf 'The guest was paused for %s ms.\n' "$pause"
 
 show hypeman-snap list
 show hypeman-snap snapshots
+show hypeman-snap verify --read
 
 say "the VM is lost, and comes back from snapshot $snapshot"
 last=$(counter "$work/vm")

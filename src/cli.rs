@@ -142,7 +142,9 @@ pub enum OutputFormat {
 
 pub use declaration::DeclarationArgs;
 pub use register::{RegisterArgs, UnregisterArgs};
-pub use snapshot::{DeleteSnapshotArgs, ProtectArgs, RestoreArgs, SnapshotArgs, UnprotectArgs};
+pub use snapshot::{
+    DeleteSnapshotArgs, ProtectArgs, RestoreArgs, SnapshotArgs, UnprotectArgs, VerifyArgs,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -183,6 +185,9 @@ pub enum Command {
 
     /// Give a snapshot back, in place or into a directory, and start the VM from it
     Restore(RestoreArgs),
+
+    /// Say whether snapshots are what they were
+    Verify(VerifyArgs),
 
     /// Make snapshots stay, whatever retention says
     Protect(ProtectArgs),

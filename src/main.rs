@@ -206,6 +206,7 @@ fn progress(cli: &Cli) -> Progress {
                 | Command::Snapshot(_)
                 | Command::DeleteSnapshot(_)
                 | Command::Restore(_)
+                | Command::Verify(_)
         );
     if is_wanted {
         Progress::on_stderr()

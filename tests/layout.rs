@@ -101,6 +101,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "error",
             "host",
             "finding",
+            // `verify` looks at several snapshots at once.
+            "queue",
         ],
         "output" => vec!["report", "finding", "exit"],
         "logging" => vec!["output::text"],

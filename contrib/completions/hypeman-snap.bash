@@ -79,6 +79,9 @@ _hypeman__snap() {
             hypeman__snap,unregister)
                 cmd="hypeman__snap__subcmd__unregister"
                 ;;
+            hypeman__snap,verify)
+                cmd="hypeman__snap__subcmd__verify"
+                ;;
             hypeman__snap__subcmd__help,check)
                 cmd="hypeman__snap__subcmd__help__subcmd__check"
                 ;;
@@ -136,6 +139,9 @@ _hypeman__snap() {
             hypeman__snap__subcmd__help,unregister)
                 cmd="hypeman__snap__subcmd__help__subcmd__unregister"
                 ;;
+            hypeman__snap__subcmd__help,verify)
+                cmd="hypeman__snap__subcmd__help__subcmd__verify"
+                ;;
             *)
                 ;;
         esac
@@ -143,7 +149,7 @@ _hypeman__snap() {
 
     case "${cmd}" in
         hypeman__snap)
-            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help"
+            opts="-o -v -q -h -V --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help --version set get list ls delete rm run-due prune snapshots plan snapshot restore verify protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -469,7 +475,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help)
-            opts="set get list delete run-due prune snapshots plan snapshot restore protect unprotect delete-snapshot check register unregister doctor completions help"
+            opts="set get list delete run-due prune snapshots plan snapshot restore verify protect unprotect delete-snapshot check register unregister doctor completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -735,6 +741,20 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__help__subcmd__unregister)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__help__subcmd__verify)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1517,6 +1537,56 @@ _hypeman__snap() {
                 return 0
             fi
             case "${prev}" in
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "local hypeman" -- "${cur}"))
+                    return 0
+                    ;;
+                --base-url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table wide json" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table wide json" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hypeman__snap__subcmd__verify)
+            opts="-o -v -q -h --read --jobs --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --state-dir)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

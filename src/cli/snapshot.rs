@@ -88,3 +88,18 @@ pub struct RestoreArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A snapshot, or an instance for all of its snapshots; all there are if none is given
+    #[arg(value_name = "INSTANCE|SNAPSHOT")]
+    pub what: Vec<String>,
+
+    /// Read every byte, and compare it with what was written
+    #[arg(long)]
+    pub read: bool,
+
+    /// How many snapshots to look at at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+}

@@ -23,6 +23,7 @@ mod snapshot;
 mod snapshots;
 mod target;
 mod unregister;
+mod verify;
 
 use crate::cli::Command;
 use crate::engine::{EngineError, Ports};
@@ -58,6 +59,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::Plan(args) => plan::run(context, args),
         Command::Snapshot(args) => snapshot::run(context, args),
         Command::Restore(args) => restore::run(context, args),
+        Command::Verify(args) => verify::run(context, args),
         Command::Protect(args) => protect::protect(context, args),
         Command::Unprotect(args) => protect::unprotect(context, args),
         Command::DeleteSnapshot(args) => delete_snapshot::run(context, args),

@@ -198,7 +198,10 @@ fn undo_name(instance: &InstanceRef, listing: &[Snapshot], now: DateTime<Utc>) -
 }
 
 /// The instance by what its snapshots say: it need not be there any more.
-fn source(reference: &str, listing: &[Snapshot]) -> anyhow::Result<InstanceRef> {
+///
+/// # Errors
+/// When none of them is of such an instance, or several are.
+pub(super) fn source(reference: &str, listing: &[Snapshot]) -> anyhow::Result<InstanceRef> {
     let mut names: BTreeMap<InstanceId, String> = BTreeMap::new();
     let mut newest_last: Vec<&Snapshot> = listing.iter().collect();
     newest_last.sort_by_key(|snapshot| snapshot.created_at);

@@ -6,6 +6,7 @@ pub mod hypeman;
 pub mod local;
 pub mod registrar;
 pub mod restorer;
+pub mod verifier;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -21,6 +22,7 @@ use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
 use restorer::Restorer;
+use verifier::Verifier;
 
 /// What went wrong in an engine. Every variant's text is complete: it names the thing, the value and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -260,6 +262,8 @@ pub struct Ports {
     pub registrar: Option<Arc<dyn Registrar>>,
     /// Gives snapshots back on this host; `None` where a server keeps them.
     pub restorer: Option<Arc<dyn Restorer>>,
+    /// Tells whether they are what they were; `None` where a server keeps them.
+    pub verifier: Option<Arc<dyn Verifier>>,
 }
 
 impl Ports {
@@ -272,20 +276,23 @@ impl Ports {
             diagnosis: engine,
             registrar: None,
             restorer: None,
+            verifier: None,
         }
     }
 
     /// The ports of an engine that keeps snapshots on this host, also of VMs which were registered with it.
-    pub fn on_this_host<E: Engine + Recovery + Diagnose + Registrar + Restorer + 'static>(
-        engine: E,
-    ) -> Self {
+    pub fn on_this_host<E>(engine: E) -> Self
+    where
+        E: Engine + Recovery + Diagnose + Registrar + Restorer + Verifier + 'static,
+    {
         let engine = Arc::new(engine);
         Self {
             engine: Arc::clone(&engine) as _,
             recovery: Arc::clone(&engine) as _,
             diagnosis: Arc::clone(&engine) as _,
             registrar: Some(Arc::clone(&engine) as _),
-            restorer: Some(engine),
+            restorer: Some(Arc::clone(&engine) as _),
+            verifier: Some(engine),
         }
     }
 }

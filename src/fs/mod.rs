@@ -5,6 +5,7 @@ pub mod beneath;
 pub mod bounded;
 pub mod copy;
 pub mod dead_socket;
+pub mod digest;
 pub mod durable;
 pub mod extents;
 pub mod given;

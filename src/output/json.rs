@@ -15,10 +15,12 @@ use crate::report::run::{HookRun, InstanceResult, Report};
 use crate::report::{
     Answer, ApiRequest, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
     ProtectionRow, Registration, RegistrationChange, Restored, ScheduleRow, SnapshotRow, Taken,
+    VerifiedRow,
 };
 use crate::retention::Decision;
 use crate::schedule::Schedule;
 use crate::snapshot::Protection;
+use crate::snapshot::Verified;
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// The answer, indented, with a line end behind it.
@@ -32,6 +34,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Snapshots(rows) => rows.iter().map(snapshot).collect(),
         Answer::Plan(it) => plan(&it.forecast),
         Answer::Restored(it) => restored(it),
+        Answer::Verified(rows) => rows.iter().map(verified).collect(),
         Answer::Taken(it) => taken(it),
         Answer::Protections(rows) => rows.iter().map(protected).collect(),
         Answer::DeletedSnapshots(rows) => rows.iter().map(deleted_snapshot).collect(),
@@ -141,6 +144,30 @@ fn api_request(request: &ApiRequest) -> Value {
         "method": request.method,
         "path": request.path,
         "body": request.body,
+    })
+}
+
+fn verified(row: &VerifiedRow) -> Value {
+    let (outcome, found) = match &row.verified {
+        Ok(Verified::Sound { is_read: true, .. }) => ("verified", Vec::new()),
+        Ok(Verified::Sound { is_read: false, .. }) => ("looks whole", Vec::new()),
+        Ok(Verified::Damaged(found)) => ("damaged", found.clone()),
+        Ok(Verified::Unknown(found)) => ("not verified", found.clone()),
+        Ok(Verified::Gone) => ("gone", Vec::new()),
+        Err(error) => ("not verified", vec![error.clone()]),
+    };
+    let first_read = if let Ok(Verified::Sound { first_read, .. }) = &row.verified {
+        *first_read
+    } else {
+        0
+    };
+    json!({
+        "snapshot_id": row.snapshot.id,
+        "snapshot_name": row.snapshot.name,
+        "source_instance_id": row.snapshot.source_instance_id,
+        "outcome": outcome,
+        "found": found,
+        "first_read": first_read,
     })
 }
 
@@ -300,6 +327,7 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "size_bytes": snapshot.size_bytes,
         "disk_bytes": snapshot.disk_bytes,
         "scheduled": snapshot.is_scheduled(),
+        "verified_at": snapshot.verified_at,
         "usable": snapshot.is_usable(),
         "unusable_reason": snapshot.unusable,
         "keep": !matches!(&row.keeping, Keeping::Judged(decision) if !decision.keeps()),

@@ -11,6 +11,7 @@ mod runs;
 mod table;
 pub mod text;
 mod units;
+mod verified;
 
 use std::io::{self, Write};
 
@@ -64,6 +65,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Deleted(deleted) => lines::deleted(deleted),
             Answer::Plan(planned) => plan::text(planned, view),
             Answer::Restored(restored) => restored::text(restored, view),
+            Answer::Verified(rows) => verified::text(rows, view),
             Answer::Taken(created) => lines::taken(created),
             Answer::Protections(rows) => lines::protections(rows, view),
             Answer::DeletedSnapshots(rows) => lines::deleted_snapshots(rows),

@@ -48,6 +48,10 @@ pub struct Plan<'a, E> {
 
 /// What a run does about the snapshot.
 #[derive(Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them for each instance that is due"
+)]
 pub enum Action<'a, E> {
     /// Takes one.
     Take {
@@ -141,6 +145,7 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
         size_bytes: 0,
         disk_bytes: None,
         unusable: None,
+        verified_at: None,
     }
 }
 

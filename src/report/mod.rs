@@ -16,7 +16,7 @@ use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Protection;
-use crate::snapshot::{Snapshot, SnapshotId};
+use crate::snapshot::{Snapshot, SnapshotId, Verified};
 
 /// What a command has to say.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub enum Answer {
     Plan(Box<Planned>),
     /// `restore`: what was in the way, and what was done.
     Restored(Box<Restored>),
+    /// `verify`: one for each snapshot that was looked at.
+    Verified(Vec<VerifiedRow>),
     /// `snapshot`: the one that was taken.
     Taken(Taken),
     /// `protect`, `unprotect`: one for each snapshot that was named.
@@ -60,6 +62,7 @@ impl Answer {
             Self::Schedules(rows) => rows.iter().any(|row| row.schedule.is_err()),
             Self::Run(report) => return run_exit(report),
             Self::Restored(restored) => restored.is_stopped,
+            Self::Verified(rows) => rows.iter().any(VerifiedRow::has_failed),
             Self::DeletedSnapshots(rows) => rows.iter().any(|row| row.error.is_some()),
             Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Health(health) => return health_exit(health.level()),
@@ -210,6 +213,20 @@ pub struct Restored {
     pub pid: Option<u32>,
     /// How far the guest's clock is behind, if it goes on from its memory.
     pub behind: Option<Duration>,
+}
+
+/// A snapshot that was looked at.
+#[derive(Debug)]
+pub struct VerifiedRow {
+    pub snapshot: Snapshot,
+    /// What came of it; else why it could not be looked at.
+    pub verified: Result<Verified, String>,
+}
+
+impl VerifiedRow {
+    fn has_failed(&self) -> bool {
+        !matches!(self.verified, Ok(Verified::Sound { .. } | Verified::Gone))
+    }
 }
 
 /// A snapshot that was taken by hand.

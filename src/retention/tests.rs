@@ -34,6 +34,7 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
         size_bytes: 1,
         disk_bytes: None,
         unusable: None,
+        verified_at: None,
     }
 }
 
@@ -183,6 +184,7 @@ fn stopped(id: &str, age_minutes: i64) -> Snapshot {
 fn unusable(snapshot: Snapshot) -> Snapshot {
     Snapshot {
         unusable: Some("overlay.raw is missing".to_owned()),
+        verified_at: None,
         ..snapshot
     }
 }

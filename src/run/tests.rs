@@ -191,6 +191,7 @@ fn a_snapshot(id: &str, instance: &str, created_at: DateTime<Utc>) -> Snapshot {
         size_bytes: 1,
         disk_bytes: None,
         unusable: None,
+        verified_at: None,
     }
 }
 
@@ -499,6 +500,7 @@ fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
     };
     let cut = Snapshot {
         unusable: Some("memory is cut".to_owned()),
+        verified_at: None,
         ..a_snapshot("cut", "vm", ago(3 * HOUR))
     };
     for snapshot in [
@@ -605,6 +607,7 @@ fn a_snapshot_of_a_dead_run_that_lost_something_is_taken_anew_and_replaced() {
     host.has(Snapshot {
         name: attempt.snapshot_name.clone(),
         unusable: Some("memory is cut".to_owned()),
+        verified_at: None,
         ..a_snapshot("cut", "vm", attempt.run_at)
     });
     let report = host.run();

@@ -191,6 +191,8 @@ pub struct Snapshot {
     /// Why nothing can be restored from it, such as a file that is missing or cut; `None` when it is usable, as far as
     /// the engine can tell without reading it.
     pub unusable: Option<String>,
+    /// When every byte of it was last read and found to be what it was; `None` if never, or where that can't be told.
+    pub verified_at: Option<DateTime<Utc>>,
 }
 
 impl Snapshot {
@@ -211,6 +213,24 @@ impl Snapshot {
         self.tags.get(TAG_SCHEDULED).map(String::as_str) == Some("true")
             && self.tags.get(TAG_INSTANCE) == Some(&self.source_instance_id)
     }
+}
+
+/// What came of looking at a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verified {
+    /// All that was looked at is as it was.
+    Sound {
+        /// Whether every byte was read, or only what the files are.
+        is_read: bool,
+        /// Files of which there was no digest; there is one from now on.
+        first_read: usize,
+    },
+    /// It is not what it was, each with its file and place. It counts as unusable from now on.
+    Damaged(Vec<String>),
+    /// It can't be told, such as of a file that can't be read; nothing has changed by that.
+    Unknown(Vec<String>),
+    /// It was deleted meanwhile.
+    Gone,
 }
 
 /// That a snapshot stays by the user's word.

@@ -156,6 +156,7 @@ impl WireSnapshot {
             size_bytes: self.size_bytes,
             disk_bytes: None,
             unusable: None,
+            verified_at: None,
         })
     }
 }

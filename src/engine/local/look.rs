@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::json::{self, ReadError};
 use super::payload::{self, Claims};
 use super::record::{HIDDEN, RECORD, Record};
+use super::verdict::Verdict;
 use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 
 /// What a directory of the store turned out to be.
@@ -92,6 +93,38 @@ pub(super) fn at(store: &File, path: &Path, name: &OsStr) -> Seen {
         let (line, snapshot) = broken(contradiction);
         return Seen::Broken { line, snapshot };
     }
+    let mut snapshot = match with_flaw(&directory, record) {
+        Ok(snapshot) => snapshot,
+        Err(error) => return problem(&format!("has a guest/ that can't be looked at: {error}")),
+    };
+    let verdict = Verdict::read(&directory);
+    snapshot.verified_at = verdict.verified_at;
+    if let Some(flaw) = verdict.flaw {
+        snapshot
+            .unusable
+            .get_or_insert_with(|| format!("verification found: {flaw}"));
+    }
+    // A deletion begins with its name: what is missing of it then says nothing.
+    if !snapshot.is_usable() && open_dir(store, name).is_err() {
+        return Seen::Nothing;
+    }
+    Seen::Snapshot(Box::new(snapshot))
+}
+
+/// What is wrong with the snapshot `name` in the open `directory`, by its `record` and its files' metadata alone.
+pub(super) fn live_flaw(
+    directory: impl AsFd,
+    record: Record,
+    name: &str,
+) -> io::Result<Option<String>> {
+    if let Some(contradiction) = record.contradiction(name) {
+        return Ok(Some(contradiction));
+    }
+    Ok(with_flaw(directory.as_fd(), record)?.unusable)
+}
+
+/// The snapshot of `record`, with what is wrong with its files.
+fn with_flaw(directory: impl AsFd, record: Record) -> io::Result<Snapshot> {
     let is_registered = record.is_registered();
     let has_memory_elsewhere = record.has_memory_elsewhere();
     let mut snapshot = Snapshot::from(record);
@@ -102,19 +135,12 @@ pub(super) fn at(store: &File, path: &Path, name: &OsStr) -> Seen {
         is_registered,
         has_memory_elsewhere,
     };
-    match flaw(&directory, &claims) {
-        Ok(flaw) => snapshot.unusable = flaw,
-        Err(error) => return problem(&format!("has a guest/ that can't be looked at: {error}")),
-    }
-    // A deletion begins with its name: what is missing of it then says nothing.
-    if !snapshot.is_usable() && open_dir(store, name).is_err() {
-        return Seen::Nothing;
-    }
-    Seen::Snapshot(Box::new(snapshot))
+    snapshot.unusable = flaw(directory, &claims)?;
+    Ok(snapshot)
 }
 
 /// What is wrong with a snapshot's files, if anything.
-fn flaw(directory: &OwnedFd, claims: &Claims<'_>) -> io::Result<Option<String>> {
+fn flaw(directory: impl AsFd, claims: &Claims<'_>) -> io::Result<Option<String>> {
     match open_dir(directory, "guest") {
         Ok(guest) => payload::flaw(&guest, claims),
         Err(Errno::NOENT) => Ok(Some("its files are lost: guest/ is missing".to_owned())),
@@ -163,6 +189,7 @@ fn without_record(directory: &OwnedFd, name: &OsStr, flaw: String) -> Option<Sna
         size_bytes: 0,
         disk_bytes: None,
         unusable: Some(flaw),
+        verified_at: None,
     })
 }
 

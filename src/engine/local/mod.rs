@@ -3,6 +3,7 @@
 mod capture;
 pub mod data_dir;
 mod detach;
+mod digests;
 mod disks;
 mod examine;
 mod guest_files;
@@ -19,6 +20,7 @@ mod payload;
 mod peers;
 mod places;
 mod processes;
+mod reading;
 pub mod record;
 mod registration;
 mod rest;
@@ -32,6 +34,8 @@ pub mod state;
 pub mod store;
 mod sweep;
 mod turns;
+mod verdict;
+mod verify;
 mod writers;
 
 use std::path::PathBuf;
@@ -48,10 +52,12 @@ use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
+use crate::snapshot::manifest::Manifest;
 use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
+use digests::FileDigests;
 use instances::Instances;
 use journal::{Journal, Journaled};
 use metadata::Metadata;
@@ -215,6 +221,26 @@ impl Local {
         }
     }
 
+    /// The digests of memory and state, which were just written. The snapshot is good without them: when time is over, there
+    /// are none.
+    fn digests(
+        &self,
+        name: &str,
+        staging: &Staging,
+        manifest: &Manifest,
+        timeouts: Timeouts,
+    ) -> Result<Vec<FileDigests>, EngineError> {
+        let Some(state_dir) = manifest.state_dir() else {
+            return Ok(Vec::new());
+        };
+        let step = self.progress.begin(name, "reading memory back", None);
+        match reading::of_state(staging.dir(), state_dir, timeouts.watch, &step) {
+            Ok(digests) => Ok(digests),
+            Err(_) if timeouts.watch.is_over() => Ok(Vec::new()),
+            Err(error) => Err(EngineError::caused("can't read the memory back", error)),
+        }
+    }
+
     /// Remembers where the snapshots of a registered VM are. The snapshot is good without it: what can't be kept is said.
     fn remember_store(&self, id: &InstanceId) -> Option<String> {
         let here = std::path::absolute(&self.data_dir).ok();
@@ -314,9 +340,11 @@ impl Engine for Local {
             size_bytes: 0,
             disk_bytes: None,
             unusable: None,
+            verified_at: None,
         };
+        let digests = self.digests(&metadata.name, &staging, &captured.manifest, timeouts)?;
         let _step = self.progress.begin(&metadata.name, "writing out", None);
-        let snapshot = staging.publish(snapshot, &stored_metadata, captured.manifest)?;
+        let snapshot = staging.publish(snapshot, &stored_metadata, captured.manifest, digests)?;
         let mut warnings = captured.warnings;
         warnings.extend(self.remember_store(&metadata.id));
         Ok(Created {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::json::ReadError;
 use super::manifest::{self, ManifestError};
 use super::record::Compression;
+use crate::fs::beneath::Beneath;
 use crate::snapshot::manifest::{FILE_NAME, FileEntry, Manifest};
 use crate::snapshot::{Kind, SnapshotId};
 
@@ -115,6 +116,14 @@ pub(super) fn compression(manifest: &Manifest) -> Option<Compression> {
             })
         })
     })
+}
+
+/// Where the memory `path` is in compressed form, if it is.
+pub(super) fn compressed_form(guest: &Beneath, path: &Path) -> Option<PathBuf> {
+    let forms = COMPRESSED.map(|(suffix, _)| with_suffix(path, suffix));
+    forms
+        .into_iter()
+        .find(|form| is_memory(path) && matches!(guest.open_file(form), Ok(Some(_))))
 }
 
 fn below(

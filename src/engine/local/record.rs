@@ -112,6 +112,7 @@ impl From<Record> for Snapshot {
             size_bytes: wire.size_bytes,
             disk_bytes: None,
             unusable: None,
+            verified_at: None,
         }
     }
 }

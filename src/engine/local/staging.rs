@@ -8,6 +8,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
+use super::digests::{Digests, FileDigests};
 use super::manifest;
 use super::payload::{self, Claims};
 use super::record::{self, HIDDEN, RECORD};
@@ -16,7 +17,7 @@ use super::sweep::{claim, create_private, empty, hide};
 use crate::engine::EngineError;
 use crate::fs::beneath::Beneath;
 use crate::fs::{durable, remove, seal, space};
-use crate::snapshot::manifest::Manifest;
+use crate::snapshot::manifest::{FILE_NAME, Manifest};
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// How often a directory is made anew because a sweep took it between its creation and its lock.
@@ -100,7 +101,7 @@ impl Staging {
         self.guest.path()
     }
 
-    /// Lists the files in `manifest`, makes everything private and durable, and gives the directory its final name and,
+    /// Lists the files in `manifest`, writes `digests` down, makes everything private and durable, and gives the directory its final name and,
     /// last of all, its record. Returns `snapshot` with its sizes as they are on disk.
     ///
     /// # Errors
@@ -110,6 +111,7 @@ impl Staging {
         mut snapshot: Snapshot,
         stored_metadata: &Map<String, Value>,
         mut manifest: Manifest,
+        digests: Vec<FileDigests>,
     ) -> Result<Snapshot, EngineError> {
         if snapshot.id != self.id {
             return Err(EngineError::instance(format!(
@@ -134,6 +136,11 @@ impl Staging {
         let bytes = record::render(&snapshot, compression, stored_metadata)
             .map_err(|error| failed(error.into()))?;
         durable::write(&self.path.join(HIDDEN), &bytes, 0o600).map_err(failed)?;
+        fs::read(guest.join(FILE_NAME))
+            .and_then(|manifest| {
+                Digests::new(&self.id, &bytes, &manifest, digests).write(&self.path)
+            })
+            .map_err(failed)?;
         snapshot.disk_bytes = Some(space::disk_usage(&self.path).map_err(failed)?);
         self.give_name().map_err(failed)?;
         self.is_done = true;
@@ -255,6 +262,7 @@ mod tests {
             size_bytes: 0,
             disk_bytes: None,
             unusable: None,
+            verified_at: None,
         }
     }
 
@@ -295,7 +303,9 @@ mod tests {
             .unwrap();
         assert_eq!(ids(&store), Vec::<String>::new());
 
-        let published = staging.publish(snapshot(), &stored(), manifest()).unwrap();
+        let published = staging
+            .publish(snapshot(), &stored(), manifest(), Vec::new())
+            .unwrap();
         let manifest_bytes = published.size_bytes - (1 << 30) - (1 << 20);
         assert!((1..4096).contains(&manifest_bytes), "{manifest_bytes}");
         let disk_bytes = published.disk_bytes.unwrap();
@@ -359,7 +369,9 @@ mod tests {
         assert_eq!(done.len(), 1, "{done:?}");
         assert!(done[0].contains(".staging-dead"), "{done:?}");
         assert!(staging.guest().is_dir());
-        staging.publish(snapshot(), &stored(), manifest()).unwrap();
+        staging
+            .publish(snapshot(), &stored(), manifest(), Vec::new())
+            .unwrap();
         assert_eq!(ids(&store), ["s1"]);
     }
 
@@ -370,7 +382,7 @@ mod tests {
         assert!(Staging::create(&store, &id()).is_err());
         fs::write(staging.guest().join("new"), "x").unwrap();
         let error = staging
-            .publish(snapshot(), &stored(), manifest())
+            .publish(snapshot(), &stored(), manifest(), Vec::new())
             .unwrap_err();
         assert!(
             crate::error::in_words(&error).contains("exists"),
@@ -389,7 +401,11 @@ mod tests {
             id: "s2".parse().unwrap(),
             ..snapshot()
         };
-        assert!(staging.publish(other, &stored(), manifest()).is_err());
+        assert!(
+            staging
+                .publish(other, &stored(), manifest(), Vec::new())
+                .is_err()
+        );
         assert!(store.names().unwrap().is_empty());
     }
 
@@ -404,7 +420,7 @@ mod tests {
             let staging = Staging::create(&store, &id()).unwrap();
             fs::write(staging.guest().join("metadata.json"), "{}").unwrap();
             let error = staging
-                .publish(snapshot, &stored(), manifest())
+                .publish(snapshot, &stored(), manifest(), Vec::new())
                 .unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
             assert!(store.names().unwrap().is_empty());
@@ -415,7 +431,9 @@ mod tests {
     fn a_directory_is_named_before_it_has_a_record_and_counts_as_none_until_then() {
         let (root, store) = store(&[]);
         let staging = staged(&store, &id());
-        staging.publish(snapshot(), &stored(), manifest()).unwrap();
+        staging
+            .publish(snapshot(), &stored(), manifest(), Vec::new())
+            .unwrap();
         // As a kill between the two renames leaves it.
         let directory = root.path().join("snapshots/s1");
         fs::rename(
@@ -443,7 +461,11 @@ mod tests {
         let (_root, store) = store(&[]);
         let staging = Staging::create(&store, &id()).unwrap();
         fs::remove_dir(staging.guest()).unwrap();
-        assert!(staging.publish(snapshot(), &stored(), manifest()).is_err());
+        assert!(
+            staging
+                .publish(snapshot(), &stored(), manifest(), Vec::new())
+                .is_err()
+        );
         assert!(store.names().unwrap().is_empty());
     }
 
@@ -465,7 +487,12 @@ mod tests {
                 let id: SnapshotId = format!("s{number}").parse().unwrap();
                 let staging = staged(&store, &id);
                 staging
-                    .publish(Snapshot { id, ..snapshot() }, &stored(), manifest())
+                    .publish(
+                        Snapshot { id, ..snapshot() },
+                        &stored(),
+                        manifest(),
+                        Vec::new(),
+                    )
                     .unwrap();
             }
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -163,6 +163,7 @@ fn listed(id: &str, hours: i64) -> Snapshot {
         size_bytes: 1000,
         disk_bytes: Some(100),
         unusable: None,
+        verified_at: None,
     }
 }
 

@@ -162,6 +162,7 @@ fn a_snapshot_is_read_with_all_that_the_contract_tells() {
             size_bytes: 12_884_901_888,
             disk_bytes: None,
             unusable: None,
+            verified_at: None,
         }]
     );
 }

@@ -100,9 +100,10 @@ pub(super) fn keep(
         size_bytes: 0,
         disk_bytes: None,
         unusable: None,
+        verified_at: None,
     };
     let manifest = rest::manifest(entries, memory);
-    let published = staging.publish(snapshot, &stored_metadata, manifest)?;
+    let published = staging.publish(snapshot, &stored_metadata, manifest, Vec::new())?;
     Ok(Some(published))
 }
 
