@@ -185,7 +185,10 @@ fn a_healthy_host_is_told_in_full_and_nothing_is_changed() {
         (
             "instance",
             VM,
-            format!("Running, cloud-hypervisor 54.0.0 answers (process {process})"),
+            format!(
+                "Running, cloud-hypervisor 54.0.0 answers (process {process}); a snapshot would pause it for about 8 ms (1 \
+                 MiB of memory are written in the pause)"
+            ),
         ),
         (
             "last run",

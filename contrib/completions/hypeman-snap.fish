@@ -65,6 +65,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_needs_command" -f -a "help" -d 
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l interval -d 'Time between two snapshots, at least 1m' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l calendar -d 'When snapshots are taken: five fields as in crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l jitter -d 'How much later than its time a run may be, by the instance\'s id [default: a tenth of the time to the next one, at most 5m]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-pause -d 'Take no snapshot that is foreseen to pause the guest for longer than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-count -d 'Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l keep-last -d 'Keep the newest N scheduled snapshots' -r
@@ -244,6 +245,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l for -
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l interval -d 'Time between two snapshots, at least 1m' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l calendar -d 'When snapshots are taken: five fields as in crontab(5), or @hourly, @daily, @weekly, @monthly, @yearly' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l jitter -d 'How much later than its time a run may be, by the instance\'s id [default: a tenth of the time to the next one, at most 5m]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l max-pause -d 'Take no snapshot that is foreseen to pause the guest for longer than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l max-count -d 'Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l max-age -d 'Keep only scheduled snapshots younger than this; 0 means no limit' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l keep-last -d 'Keep the newest N scheduled snapshots' -r

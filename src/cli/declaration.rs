@@ -17,6 +17,10 @@ pub struct DeclarationArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub jitter: Option<String>,
 
+    /// Take no snapshot that is foreseen to pause the guest for longer than this; 0 means no limit
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub max_pause: Option<String>,
+
     /// Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_count: Option<i64>,

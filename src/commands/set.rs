@@ -11,7 +11,7 @@ use super::{Context, declared, target};
 use crate::cadence::When;
 use crate::cli::SetArgs;
 use crate::clock;
-use crate::engine::Engine;
+use crate::engine::Ports;
 use crate::error::in_words;
 use crate::instance::InstanceRef;
 use crate::report::{Answer, Declared};
@@ -38,7 +38,7 @@ pub fn run(context: &Context<'_>, args: &SetArgs) -> anyhow::Result<Answer> {
     let declaration = validate::declaration(input)?;
     warn_of(&declaration);
     let ports = (context.ports)()?;
-    refuse_what_engine_lacks(ports.engine.as_ref(), &declaration)?;
+    refuse_what_engine_lacks(&ports, &declaration)?;
     let instance = target::existing(ports.engine.as_ref(), &args.instance)?;
     match ports.diagnosis.second_scheduler(&instance.id) {
         Ok(second) => second.iter().for_each(|second| warn!("{second}")),
@@ -58,8 +58,9 @@ fn update(context: &Context<'_>, args: &SetArgs, input: Input) -> anyhow::Result
         Refused::NotFound(format!("the schedule of {} has just gone", instance.id))
     })?;
     let declaration = validate::declaration(input.over(&present.declaration))?;
-    if declaration.storing != present.declaration.storing {
-        refuse_what_engine_lacks((context.ports)()?.engine.as_ref(), &declaration)?;
+    let before = &present.declaration;
+    if (&declaration.storing, declaration.max_pause) != (&before.storing, before.max_pause) {
+        refuse_what_engine_lacks(&(context.ports)()?, &declaration)?;
     }
     warn_of(&declaration);
     declare(context, args, instance, Some(present), declaration)
@@ -67,14 +68,21 @@ fn update(context: &Context<'_>, args: &SetArgs, input: Input) -> anyhow::Result
 
 /// # Errors
 /// When the engine can't do what is declared.
-fn refuse_what_engine_lacks(engine: &dyn Engine, declaration: &Declaration) -> Result<(), Refused> {
-    if declaration.storing.no_memory && !engine.takes_disks_alone() {
+fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<(), Refused> {
+    if declaration.storing.no_memory && !ports.engine.takes_disks_alone() {
         return Err(Refused::Usage(
             "--no-memory: a hypeman server takes no disks of a guest that runs; leave it out, or use --engine local"
                 .to_owned(),
         ));
     }
-    Ok(())
+    match declaration.max_pause {
+        Some(limit) if ports.registrar.is_none() => Err(Refused::Usage(format!(
+            "--max-pause {:?}: how long a hypeman server would pause a guest can't be foreseen; leave it out, or use \
+             --engine local",
+            format_human(limit)
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// A dry run writes nothing, not even a lock file; files are replaced whole, so that reading needs no lock.

@@ -135,6 +135,8 @@ pub struct CreateRequest<'a> {
     pub name: &'a str,
     /// The snapshot's tags, markers included.
     pub tags: &'a BTreeMap<String, String>,
+    /// A snapshot that is foreseen to pause the guest for longer is refused before it begins; `None` means no limit.
+    pub max_pause: Option<Duration>,
     /// When the snapshot counts as taken.
     pub now: DateTime<Utc>,
 }

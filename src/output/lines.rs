@@ -140,6 +140,10 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
             .jitter
             .map_or_else(|| "default".to_owned(), format_human)
     };
+    let pause = |declaration: &Declaration| {
+        let limit = declaration.max_pause;
+        limit.map_or_else(|| "any".to_owned(), format_human)
+    };
     let rules = |declaration: &Declaration| match keep(&declaration.retention) {
         rules if rules.is_empty() => "everything".to_owned(),
         rules => rules,
@@ -156,6 +160,7 @@ fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
             _ => ("runs", cadence(before), cadence(after)),
         },
         ("jitter", jitter(before), jitter(after)),
+        ("max-pause", pause(before), pause(after)),
         ("max-count", count(before), count(after)),
         ("max-age", age(before), age(after)),
         ("keep", rules(before), rules(after)),
@@ -248,6 +253,7 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
         }
     };
     optional("jitter", declaration.cadence.jitter.map(format_human));
+    optional("max pause", declaration.max_pause.map(format_human));
     optional(
         "time zone",
         declaration.timezone.map(|zone| zone.name().to_owned()),

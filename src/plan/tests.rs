@@ -32,6 +32,7 @@ fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

@@ -312,6 +312,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: crate::schedule::hooks::Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

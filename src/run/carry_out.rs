@@ -49,6 +49,7 @@ pub(super) enum End {
 pub(super) fn carry_out(
     context: &Run<'_>,
     plan: &Plan<'_, Arc<EngineError>>,
+    max_pause: Option<Duration>,
     hooks: &mut Hooks,
 ) -> Carried {
     let mut notes = Vec::new();
@@ -103,6 +104,7 @@ pub(super) fn carry_out(
                 kind: expected.kind,
                 name: &expected.name,
                 tags: &expected.tags,
+                max_pause,
                 // Not the run time: a run that died may be taken up much later.
                 now: clock::now(),
             };

@@ -57,6 +57,7 @@ pub fn snapshot(
             kind,
             name,
             tags,
+            max_pause: None,
             now: clock::now(),
         })?)
     })

@@ -131,7 +131,7 @@ fn due(
     let Carried {
         end,
         notes: carried,
-    } = carry_out(context, &plan, &mut hooks);
+    } = carry_out(context, &plan, schedule.declaration.max_pause, &mut hooks);
     notes.extend(carried);
     Ok(record(
         context,

@@ -234,6 +234,7 @@ impl Host {
             timezone: None,
             name_prefix: None,
             metadata: BTreeMap::new(),
+            max_pause: None,
             hooks: Hooks::default(),
             storing: crate::schedule::Storing::default(),
         };

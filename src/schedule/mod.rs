@@ -23,6 +23,8 @@ pub use record::{Attempt, Record};
 pub struct Declaration {
     /// When it runs.
     pub cadence: Cadence,
+    /// The longest that a snapshot may be foreseen to pause the guest; `None` means no limit.
+    pub max_pause: Option<Duration>,
     /// What becomes of old scheduled snapshots.
     pub retention: Retention,
     /// The time zone whose hours, days … the keep rules go by; `None` where nothing goes by any, and means UTC.

@@ -250,6 +250,7 @@ mod tests {
             timezone: None,
             name_prefix: None,
             metadata: BTreeMap::new(),
+            max_pause: None,
             hooks: Hooks::default(),
             storing: crate::schedule::Storing::default(),
         };

@@ -21,6 +21,7 @@ fn declaration() -> Declaration {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     }
@@ -79,6 +80,7 @@ fn declaring_other_limits_keeps_cadence_and_record() {
         timezone: None,
         name_prefix: Some("nightly".to_owned()),
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
+        max_pause: None,
         hooks: Hooks {
             pre: vec!["/bin/freeze".to_owned(), "now".to_owned()],
             timeout: Some(Duration::from_secs(5)),

@@ -40,6 +40,8 @@ pub struct Input {
     pub jitter: Option<String>,
     /// `--interval`.
     pub interval: Option<String>,
+    /// `--max-pause`.
+    pub max_pause: Option<String>,
     /// `--max-count`.
     pub max_count: Option<i64>,
     /// `--max-age`.
@@ -147,6 +149,7 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
     Ok(Declaration {
         cadence: cadence(&input, timezone.unwrap_or(Tz::UTC))?,
         timezone,
+        max_pause: max_pause(input.max_pause.as_deref())?,
         retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
@@ -262,6 +265,11 @@ fn timezone(input: &Input, retention: &Retention) -> Result<Option<Tz>, InvalidS
     }
     let host = || input.host_timezone.as_deref()?.parse().ok();
     Ok(Some(given.or_else(host).unwrap_or(Tz::UTC)))
+}
+
+fn max_pause(text: Option<&str>) -> Result<Option<Duration>, InvalidSetting> {
+    let limit = text.map(|text| parse_duration("--max-pause", text));
+    Ok(limit.transpose()?.filter(|limit| !limit.is_zero()))
 }
 
 fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, InvalidSetting> {

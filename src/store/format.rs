@@ -113,6 +113,12 @@ struct Form {
         deserialize_with = "empty_as_none"
     )]
     retention_error: Option<String>,
+    #[serde(
+        default,
+        with = "go_or_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    max_pause: Option<Duration>,
     #[serde(default, with = "HooksForm", skip_serializing_if = "is_default")]
     hooks: Hooks,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -262,6 +268,7 @@ impl From<&Schedule> for Form {
             total_failures: record.total_failures,
             missing_since: record.missing_since,
             retention_error: record.retention_error,
+            max_pause: declaration.max_pause,
             hooks: declaration.hooks,
             no_memory: declaration.storing.no_memory,
         }
@@ -291,6 +298,7 @@ impl Form {
                 timezone: self.timezone,
                 name_prefix: self.name_prefix,
                 metadata: self.metadata,
+                max_pause: self.max_pause,
                 hooks: self.hooks,
                 storing: Storing {
                     no_memory: self.no_memory,

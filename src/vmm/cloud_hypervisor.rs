@@ -16,7 +16,8 @@ use crate::vmm::http::HttpSocket;
 use crate::vmm::pause::PauseClock;
 use crate::vmm::stages::{Prepared, Saved, Stages};
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Method as SaveMethod, Outlook, Process, SavePlan,
+    Timeouts, Vmm, VmmError, VmmState,
 };
 
 /// Names of the saved state's files, which Cloud Hypervisor gives them and hypeman expects (contract, section 4).
@@ -248,6 +249,14 @@ impl Vmm for CloudHypervisor {
                 socket: Some(vsock.socket),
             }),
             ..Devices::default()
+        })
+    }
+
+    fn outlook(&mut self) -> Result<Outlook, VmmError> {
+        Ok(Outlook {
+            method: SaveMethod::InPause { is_synced: false },
+            memory: self.info()?.memory_actual_size,
+            remedy: None,
         })
     }
 

@@ -15,7 +15,8 @@ use crate::vmm::http::HttpSocket;
 use crate::vmm::pause::PauseClock;
 use crate::vmm::stages::{Prepared, Saved, Stages};
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, MAX_DISKS, Process, SavePlan, Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, MAX_DISKS, Method as SaveMethod, Outlook, Process, SavePlan,
+    Timeouts, Vmm, VmmError, VmmState,
 };
 
 /// Names of the saved state's files, as hypeman has them (contract, section 4).
@@ -189,6 +190,17 @@ impl Vmm for Firecracker {
     fn tracks_writes(&mut self) -> Result<bool, VmmError> {
         // Full saves mark every page as clean as well (`snapshot_memory_to_file` in its sources).
         Ok(self.config()?.machine.track_dirty_pages)
+    }
+
+    fn outlook(&mut self) -> Result<Outlook, VmmError> {
+        let is_synced = !self.knows_sync()?;
+        Ok(Outlook {
+            method: SaveMethod::InPause { is_synced },
+            memory: self.config()?.machine.mem_size_mib.saturating_mul(1 << 20),
+            remedy: is_synced.then(|| {
+                "a Firecracker that knows sync_snapshot_files, which writes memory without waiting for the disk".to_owned()
+            }),
+        })
     }
 
     fn copies_disks(&self) -> bool {

@@ -20,6 +20,7 @@ mod foreign_tests;
 mod handover;
 mod http;
 pub mod launch;
+mod outlook;
 mod pause;
 mod peer;
 mod process;
@@ -38,6 +39,7 @@ use crate::instance::Hypervisor;
 pub use crate::interrupt::Deadline;
 use crate::interrupt::{Over, Watch};
 use crate::snapshot::manifest::Devices;
+pub use outlook::{Method, Outlook};
 pub use process::Process;
 pub use stages::{Prepared, Saved};
 
@@ -256,6 +258,12 @@ pub trait Vmm: Send {
     fn foreseen(&mut self) -> Result<Vec<String>, VmmError> {
         Ok(Vec::new())
     }
+
+    /// How a capture of this guest would go now. Changes nothing.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn outlook(&mut self) -> Result<Outlook, VmmError>;
 
     /// How the VMM is set before a capture changes that.
     ///

@@ -8,12 +8,15 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::{Deadline, VmmError};
+use super::{Deadline, Outlook, VmmError};
 
 /// What a driver does in each stage.
 pub(super) trait Stages: Debug {
     fn other_target(&self) -> Result<Option<u64>, VmmError> {
         Ok(None)
+    }
+    fn worse(&self) -> Option<Outlook> {
+        None
     }
     fn write_out(&mut self) -> Result<(), VmmError>;
     fn pause(&mut self) -> Result<(), VmmError>;
@@ -58,6 +61,12 @@ impl<'v> Prepared<'v> {
     /// When that can't be told.
     pub fn other_target(&self) -> Result<Option<u64>, VmmError> {
         self.0.other_target()
+    }
+
+    /// What is foreseen now, where the preparation showed that it will go worse than
+    /// [`Vmm::outlook`](super::Vmm::outlook) said.
+    pub fn worse(&self) -> Option<Outlook> {
+        self.0.worse()
     }
 
     /// Writes out what the pause would have to wait for. The guest runs, and this may take long; call it right before

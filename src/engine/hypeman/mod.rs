@@ -38,7 +38,7 @@ use super::{CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Pres
 use crate::finding::Finding;
 use crate::http;
 use crate::instance::{Instance, InstanceId, InstanceRef};
-use crate::snapshot::SnapshotId;
+use crate::snapshot::{Kind, SnapshotId};
 
 /// Where the server is when nothing says otherwise (contract, section 1).
 pub const DEFAULT_BASE_URL: &str = "http://localhost:8080";
@@ -180,6 +180,12 @@ impl Engine for Hypeman {
     }
 
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError> {
+        if request.max_pause.is_some() && request.kind == Kind::Standby {
+            return Err(EngineError::instance(
+                "not taken: how long a hypeman server would pause the guest can't be foreseen, and --max-pause is set; \
+                 `set` the schedule without it",
+            ));
+        }
         let client = self.client()?;
         create::Creation::new(self, &client, request).run()
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::engine::local::detach;
 use crate::engine::local::disks::DiskPlan;
+use crate::engine::local::foresight::PauseLimit;
 use crate::engine::local::guest_files;
 use crate::engine::local::instances::Instances;
 use crate::engine::local::journal::{Entry, Journal, Operation, Phase};
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
 use crate::engine::local::processes;
-use crate::engine::local::session::Session;
+use crate::engine::local::session::{Session, Terms};
 use crate::engine::local::staging::Staging;
 use crate::engine::local::turns::Turns;
 use crate::engine::{CreateRequest, EngineError};
@@ -27,7 +28,7 @@ use crate::progress::Progress;
 use crate::snapshot::Kind;
 use crate::snapshot::manifest::{Manifest, Running};
 use crate::vmm::disk_files::DiskFiles;
-use crate::vmm::{self, SavePlan, Saved, Timeouts, VmmState};
+use crate::vmm::{self, Outlook, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
@@ -132,6 +133,18 @@ pub(super) fn running(
         all.restored = None;
     })?;
     let disk_bytes = plan.needed_bytes()?;
+    let limit = PauseLimit {
+        longest: request.max_pause,
+        copied: plan.bytes_in_pause()?,
+        by_vmm: disk_bytes,
+    };
+    if limit.longest.is_some() {
+        limit.check(&if with_memory {
+            vmm.outlook()?
+        } else {
+            Outlook::DISKS
+        })?;
+    }
     // Pages that the guest never touched are not saved.
     let memory = process.as_ref().filter(|_| with_memory);
     let memory = memory.and_then(vmm::Process::memory_bytes);
@@ -174,21 +187,19 @@ pub(super) fn running(
         },
         total_bytes,
     );
-    let target = device(guest)?;
     let mut session = Session::begin(vmm, around.journal, entry, around.timeouts)?;
     session.set_watch(watch);
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
         disks: plan.by_vmm(),
     };
-    let saved = match session.capture(
-        &save_plan,
-        &plan,
-        around.turns,
-        target,
-        around.pause_timeout,
-        &step,
-    ) {
+    let terms = Terms {
+        turns: around.turns,
+        target: device(guest)?,
+        limit,
+        timeout: around.pause_timeout,
+    };
+    let saved = match session.capture(&save_plan, &plan, &terms, &step) {
         Ok(saved) => saved,
         Err(error) => return Err(abandon(session, &metadata.id, error)),
     };
@@ -198,6 +209,8 @@ pub(super) fn running(
     let kept_open = detach::all(guest, state_dir.as_ref(), &plan.files_by_vmm(), watch)?;
     drop(step);
 
+    let mut foreseen = [foreseen, kept_open].concat();
+    foreseen.extend(limit.exceeded(saved.pause));
     Ok(Captured {
         manifest: Manifest::of_running(
             running,
@@ -206,7 +219,7 @@ pub(super) fn running(
             saved.pause,
         ),
         pause: Some(saved.pause),
-        warnings: warnings(&plan, [foreseen, kept_open].concat(), saved),
+        warnings: warnings(&plan, foreseen, saved),
     })
 }
 

@@ -134,12 +134,12 @@ impl DiskPlan {
 
     /// The bytes that the copies will need at most, those that share blocks not counted.
     pub(super) fn needed_bytes(&self) -> Result<u64, EngineError> {
+        self.bytes_of(|method| method != CopyMode::Reflink)
+    }
+
+    fn bytes_of(&self, is_wanted: fn(CopyMode) -> bool) -> Result<u64, EngineError> {
         let mut needed: u64 = 0;
-        for planned in self
-            .disks
-            .iter()
-            .filter(|it| it.method != CopyMode::Reflink)
-        {
+        for planned in self.disks.iter().filter(|it| is_wanted(it.method)) {
             let bytes = space::data_bytes(&planned.source).map_err(|error| {
                 EngineError::caused(
                     format!("can't tell the size of disk {}", planned.path.display()),
@@ -149,6 +149,11 @@ impl DiskPlan {
             needed = needed.saturating_add(bytes);
         }
         Ok(needed)
+    }
+
+    /// The bytes of those that this process copies while the guest is paused.
+    pub(super) fn bytes_in_pause(&self) -> Result<u64, EngineError> {
+        self.bytes_of(|method| method == CopyMode::InPause)
     }
 
     /// Whether this process copies disks while the guest is paused.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::data_dir::DataDir;
+use super::foresight;
 use super::instances::Instances;
 use super::journal::{Journal, Journaled, Phase, RestorePhase, Restoring};
 use super::metadata::Metadata;
@@ -433,6 +434,12 @@ fn summary(metadata: &Metadata, derived: &Derived, met: Option<&Answered>) -> St
     if let Some(note) = &derived.note {
         text.push_str(": ");
         text.push_str(note);
+    }
+    if let Some(Ok(outlook)) = met.map(|met| &met.outlook) {
+        if derived.state == State::Running {
+            text.push_str("; ");
+            text.push_str(&foresight::of(outlook));
+        }
     }
     text
 }

@@ -6,6 +6,7 @@ mod detach;
 mod digests;
 mod disks;
 mod examine;
+mod foresight;
 mod guest_files;
 mod instances;
 mod journal;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::EngineError;
 use crate::engine::local::disks::DiskPlan;
+use crate::engine::local::foresight::PauseLimit;
 use crate::engine::local::journal::{Entry, Journal, Phase};
 use crate::engine::local::turns::{Turn, Turns};
 use crate::interrupt::Watch;
@@ -18,6 +19,18 @@ use crate::vmm::{self, Deadline, DisksSettle, SavePlan, Saved, Timeouts, Vmm, Vm
 const RESUME_TRIES: u32 = 5;
 /// The wait between two such requests.
 const RESUME_WAIT: Duration = Duration::from_millis(200);
+
+/// On what terms a guest is paused.
+pub(super) struct Terms<'a> {
+    /// Whose turn it is.
+    pub(super) turns: &'a Turns,
+    /// The file system that the snapshot goes to, by its device number.
+    pub(super) target: u64,
+    /// How long the pause may be foreseen to be.
+    pub(super) limit: PauseLimit,
+    /// How long it may be.
+    pub(super) timeout: Duration,
+}
 
 /// A VMM connection with its journal.
 pub(super) struct Session<'a> {
@@ -86,27 +99,28 @@ impl<'a> Session<'a> {
     }
 
     /// Saves memory, device state and disks of one instant. What happens while the guest is paused is in here, and
-    /// nothing else; the journal is on disk before. The snapshot goes to the file system with the device number `target`.
+    /// nothing else; the journal is on disk before.
     pub(super) fn capture(
         &mut self,
         plan: &SavePlan,
         disks: &DiskPlan,
-        turns: &Turns,
-        target: u64,
-        pause_timeout: Duration,
+        terms: &Terms<'_>,
         step: &Step,
     ) -> Result<Saved, EngineError> {
         let watch = self.timeouts.watch;
         let settle = self.vmm.disks_settle();
         let mut prepared = self.vmm.prepare(plan)?;
-        let mut targets = BTreeSet::from([target]);
+        if let Some(outlook) = prepared.worse() {
+            terms.limit.check(&outlook)?;
+        }
+        let mut targets = BTreeSet::from([terms.target]);
         targets.extend(prepared.other_target()?);
-        self.turn = Some(turns.wait(&targets, watch)?);
+        self.turn = Some(terms.turns.wait(&targets, watch)?);
         prepared.write_out()?;
         disks.write_out()?;
         watch.check()?;
 
-        let deadline = Deadline::after(pause_timeout);
+        let deadline = Deadline::after(terms.timeout);
         self.entry.phase = Phase::Pausing;
         self.journal.write(&self.entry)?;
         self.owns_pause = true;

@@ -15,7 +15,7 @@ use crate::engine::EngineError;
 use crate::error::in_words;
 use crate::fs::absence::{is_absent, is_there};
 use crate::instance::State;
-use crate::vmm::{self, Process, Timeouts, Vmm, VmmError, VmmState};
+use crate::vmm::{self, Outlook, Process, Timeouts, Vmm, VmmError, VmmState};
 
 /// A guest whose markers are missing counts as running once its VMM has run this long: hypeman's file lags behind its
 /// API, which finds the markers in the guest's log.
@@ -75,6 +75,8 @@ pub struct Answered {
     pub harm: Result<Option<String>, EngineError>,
     /// What will make a snapshot worse than it could be.
     pub foreseen: Result<Vec<String>, VmmError>,
+    /// How a snapshot would go.
+    pub outlook: Result<Outlook, VmmError>,
     /// The process, where the kernel can tell.
     pub process: Option<Process>,
 }
@@ -97,6 +99,7 @@ pub fn derive_and_meet(
             version: vmm.version(),
             harm: ownership::harm(metadata, guest_dir, vmm.as_mut()),
             foreseen: vmm.foreseen(),
+            outlook: vmm.outlook(),
             process: answer.process.clone(),
         });
         Ok(answer)

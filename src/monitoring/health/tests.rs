@@ -34,6 +34,7 @@ fn new(interval: i64) -> Schedule {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

@@ -30,6 +30,7 @@ fn instance(id: &str, name: &str) -> Instance {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

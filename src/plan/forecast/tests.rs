@@ -26,6 +26,7 @@ fn schedule(interval: Duration, retention: Retention) -> Schedule {
         timezone: Some(chrono_tz::Tz::Europe__Berlin),
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

@@ -42,6 +42,7 @@ impl Input {
             calendar,
             interval,
             jitter: duration(self.jitter, before.cadence.jitter),
+            max_pause: duration(self.max_pause, before.max_pause),
             max_count: count(self.max_count, *max_count),
             max_age: duration(self.max_age, *max_age),
             keep_last: count(self.keep_last, keep.last),

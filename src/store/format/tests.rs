@@ -109,6 +109,7 @@ fn weekly(retention: Retention) -> Schedule {
         timezone: None,
         name_prefix: None,
         metadata: BTreeMap::new(),
+        max_pause: None,
         hooks: Hooks::default(),
         storing: crate::schedule::Storing::default(),
     };

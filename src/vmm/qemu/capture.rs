@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// instance").
 const CLEARED: Duration = Duration::from_secs(1);
 
+/// Why a QEMU without background snapshots saves in the pause.
+pub(super) const TOO_OLD: &str = "this QEMU is older than 6.0";
+
 /// How memory is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SaveMode {
@@ -96,6 +99,14 @@ impl Save {
             }
         }
         Ok(save)
+    }
+
+    /// Why memory is to be saved in the pause and not behind the running guest, if so.
+    pub fn why_in_pause(&self) -> Option<&str> {
+        match &self.method {
+            SaveMode::InPause(why) => Some(why),
+            SaveMode::Background | SaveMode::Left => None,
+        }
     }
 
     /// Whether memory is to be saved behind the running guest.
@@ -332,7 +343,7 @@ fn choose(qmp: &mut Qmp) -> Result<SaveMode, VmmError> {
     let capabilities = Capabilities::look(qmp)?;
     capabilities::switch_off_foreign(qmp, &capabilities)?;
     match capabilities.background() {
-        None => Ok(SaveMode::InPause("this QEMU is older than 6.0".to_owned())),
+        None => Ok(SaveMode::InPause(TOO_OLD.to_owned())),
         Some(true) => Ok(SaveMode::Background),
         Some(false) => match capabilities::set_background(qmp, true) {
             Ok(()) => Ok(SaveMode::Background),
@@ -398,15 +409,20 @@ fn slow(pause: Duration, with_disks: bool, reason: &str) -> String {
     } else {
         "its memory was"
     };
-    let remedy = if reason.contains("host kernel") {
-        "a kernel from 5.7 on, and for a QEMU that is not root vm.unprivileged_userfaultfd=1, would"
-    } else if reason.contains("memory configuration") {
-        "private memory for the guest (no shared memory, no file or huge pages behind it) would"
-    } else {
-        "a QEMU from 6.0 on would"
-    };
     format!(
-        "the guest was paused for {:.1} s because {what} saved in the pause: {reason}; {remedy} make that milliseconds",
-        pause.as_secs_f64()
+        "the guest was paused for {:.1} s because {what} saved in the pause: {reason}; {} would make that milliseconds",
+        pause.as_secs_f64(),
+        remedy(reason)
     )
+}
+
+/// What would let memory be saved behind the running guest.
+pub(super) fn remedy(reason: &str) -> &'static str {
+    if reason.contains("host kernel") {
+        "a kernel from 5.7 on, and for a QEMU that is not root vm.unprivileged_userfaultfd=1,"
+    } else if reason.contains("memory configuration") {
+        "private memory for the guest (no shared memory, no file or huge pages behind it)"
+    } else {
+        "a QEMU from 6.0 on"
+    }
 }

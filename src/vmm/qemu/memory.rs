@@ -174,7 +174,10 @@ struct Summary {
 }
 
 /// The size of the guest's memory, in bytes.
-fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
     let summary: Summary = qmp.query("query-memory-size-summary", &json!({}))?;
     let plugged = summary.plugged_memory.unwrap_or(0);
     Ok(summary.base_memory.saturating_add(plugged))

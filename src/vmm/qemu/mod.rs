@@ -19,6 +19,7 @@ mod inbox;
 mod jobs;
 mod memory;
 mod migration;
+mod outlook;
 mod qmp;
 mod shared;
 mod socket;
@@ -40,7 +41,8 @@ use self::wire::RunChange;
 use super::peer::Peer;
 use super::stages::{Prepared, Saved, Stages};
 use super::{
-    Deadline, Disk, DisksSettle, Process, SavePlan, Timeouts, Tuning, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, Outlook, Process, SavePlan, Timeouts, Tuning, Vmm, VmmError,
+    VmmState,
 };
 use crate::interrupt::Watch;
 use crate::snapshot::manifest::Devices;
@@ -202,6 +204,10 @@ impl Vmm for Qemu {
         Ok(untouched.iter().map(Untouched::warning).collect())
     }
 
+    fn outlook(&mut self) -> Result<Outlook, VmmError> {
+        outlook::look(&mut self.qmp, self.process.as_ref())
+    }
+
     fn copies_disks(&self) -> bool {
         true
     }
@@ -259,6 +265,11 @@ struct Capture<'v> {
 }
 
 impl Stages for Capture<'_> {
+    fn worse(&self) -> Option<Outlook> {
+        let why = self.save.why_in_pause()?;
+        Some(outlook::in_pause(self.qemu.process.as_ref(), why))
+    }
+
     fn write_out(&mut self) -> Result<(), VmmError> {
         self.save.write_out()
     }

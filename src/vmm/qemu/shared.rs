@@ -46,6 +46,11 @@ impl Untouched {
         (untouched >= NEGLIGIBLE).then_some(Self { size, untouched })
     }
 
+    /// How much of it there is, in bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.untouched
+    }
+
     /// What that means for a snapshot, in words for the user.
     pub fn warning(&self) -> String {
         format!(

@@ -55,6 +55,10 @@ options:
     description: How much later than its time a run may be, by the VM's id; V(0s) makes it exact.
     type: str
     version_added: "0.2.0"
+  max_pause:
+    description: A snapshot that is foreseen to pause the guest for longer is not taken.
+    type: str
+    version_added: "0.2.0"
   first:
     description: When the first run is, V(now) or so much later. It counts only when the schedule is new or gets other run times.
     type: str
@@ -261,7 +265,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "calendar", "jitter", "timezone", "name_prefix", "metadata", "retention", "hooks", "no_memory")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "name_prefix", "metadata", "retention", "hooks", "no_memory")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -275,7 +279,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("interval", "calendar", "jitter", "first", "min_keep", "timezone", "name_prefix", "no_memory", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "max_pause", "first", "min_keep", "timezone", "name_prefix", "no_memory", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -331,6 +335,7 @@ def main():
             "interval": {"type": "str"},
             "calendar": {"type": "str"},
             "jitter": {"type": "str"},
+            "max_pause": {"type": "str"},
             "first": {"type": "str"},
             "max_count": {"type": "int"},
             "max_age": {"type": "str"},

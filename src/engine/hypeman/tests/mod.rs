@@ -91,6 +91,7 @@ fn create(engine: &Hypeman, state: State) -> Result<Created, EngineError> {
         },
         name: "nightly-1",
         tags: &scheduled_tags(&metadata, &id(ID)),
+        max_pause: None,
         now: crate::clock::now(),
     })
 }

@@ -46,12 +46,20 @@ const BUDGET: u64 = 100;
 /// So many pieces that can't be put together are taken for a sign that none can.
 const FAILURES_MAX: u32 = 64;
 
+/// What a look at a process found.
+struct Survey {
+    /// The pieces that are put together.
+    chosen: Vec<Piece>,
+    /// What is left in small pages then, in bytes.
+    small: u64,
+}
+
 /// Why huge pages are not put together again, with what would help.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Obstacle {
     /// The host's admin or its kernel has none.
     #[error(
-        "huge pages are off on this host ({SETTINGS}/enabled); `madvise` there makes the pauses of large guests shorter"
+        "huge pages are off on this host; `madvise` in {SETTINGS}/enabled makes the pauses of large guests shorter"
     )]
     Off,
     /// The guest's VMM wants none.
@@ -68,6 +76,21 @@ pub(super) enum Obstacle {
     /// It could not be looked at.
     #[error("can't look at the VMM's memory: {0}")]
     Unreadable(String),
+}
+
+impl Obstacle {
+    /// What would help.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Off => format!("`madvise` in {SETTINGS}/enabled"),
+            Self::OffForVmm => "a VMM that does not switch huge pages off".to_owned(),
+            Self::TooOld => "Linux 6.1 or later".to_owned(),
+            Self::NotAllowed => {
+                "CAP_SYS_NICE and CAP_SYS_PTRACE, as root and the shipped unit have them".to_owned()
+            }
+            Self::Unreadable(_) => "a look at the VMM's memory, as root".to_owned(),
+        }
+    }
 }
 
 /// What was done.
@@ -106,13 +129,24 @@ struct Target {
     length: u64,
 }
 
-/// Why huge pages of `process` can't be put together, if they can't.
-///
-/// # Errors
-/// The obstacle.
-#[cfg(test)]
-pub(super) fn check(process: &Process) -> Result<(), Obstacle> {
-    Target::open(process).map(drop)
+/// How much private memory of `process` would be in small pages after a [`rebuild`], in bytes, and why none can be done.
+pub(super) fn foresee(process: &Process, watch: Watch) -> (u64, Option<Obstacle>) {
+    let deadline = Deadline::after(LIMIT);
+    let is_over = || deadline.has_passed() || watch.is_over();
+    let seen = Target::open(process).and_then(|target| target.survey(process, &is_over));
+    match seen {
+        Ok(survey) => (survey.small, None),
+        Err(obstacle) => {
+            let rollup = process::Process::new(process.pid).and_then(|it| it.smaps_rollup());
+            let all = rollup.map(|rollup| rollup.memory_map_rollup.0);
+            let maps = all.iter().flatten();
+            let small = maps.fold(0, |small: u64, map| {
+                let bytes = |key: &str| map.extension.map.get(key).copied().unwrap_or(0);
+                small.saturating_add(bytes("Anonymous").saturating_sub(bytes("AnonHugePages")))
+            });
+            (small, Some(obstacle))
+        }
+    }
 }
 
 /// Puts together what is worth it, until `watch` is over or it has taken too long.
@@ -124,14 +158,7 @@ pub(super) fn rebuild(process: &Process, watch: Watch) -> Result<Rebuilt, Obstac
     let deadline = Deadline::after(LIMIT);
     let is_over = || deadline.has_passed() || watch.is_over();
     let target = Target::open(process)?;
-    let mut pieces = Vec::new();
-    for (map, may_be_shared) in target.mappings()? {
-        pieces.extend(target.look(map.address, may_be_shared, &is_over)?);
-    }
-    let page = rustix::param::page_size();
-    let taken = process.memory_bytes().unwrap_or(0);
-    let budget = usize::try_from(taken / BUDGET).unwrap_or(usize::MAX) / page;
-    let chosen = pieces::choose(pieces, budget);
+    let chosen = target.survey(process, &is_over)?.chosen;
     let mut rebuilt = Rebuilt {
         bytes: 0,
         failed: 0,
@@ -187,6 +214,26 @@ impl Target {
             Err(Errno::INVAL | Errno::NOSYS) => Err(Obstacle::TooOld),
             Err(error) => Err(unreadable(&error)),
         }
+    }
+
+    /// What is worth being put together, and what is left then.
+    fn survey(&self, process: &Process, is_over: &dyn Fn() -> bool) -> Result<Survey, Obstacle> {
+        let page = rustix::param::page_size();
+        let bytes = |pages: usize| u64::try_from(pages.saturating_mul(page)).unwrap_or(u64::MAX);
+        let mut pieces = Vec::new();
+        let mut small: u64 = 0;
+        for (map, may_be_shared) in self.mappings()? {
+            small = small.saturating_add(mapping(&map).resident);
+            pieces.extend(self.look(map.address, may_be_shared, is_over)?);
+        }
+        let taken = process.memory_bytes().unwrap_or(0);
+        let budget = usize::try_from(taken / BUDGET).unwrap_or(usize::MAX) / page;
+        let chosen = pieces::choose(pieces, budget);
+        let own = chosen.iter().map(|piece| piece.own).sum();
+        Ok(Survey {
+            chosen,
+            small: small.saturating_sub(bytes(own)),
+        })
     }
 
     /// Where huge pages may be missing, and whether pages there may be shared with others.

@@ -48,7 +48,7 @@ fn snapshots_leave_a_guest_its_huge_pages_and_its_memory_no_larger() {
     let vm = TestVm::boot(&VmOptions::new(scratch.path()));
     let mut qemu = connect(&vm);
     let process = qemu.process.clone().unwrap();
-    if let Err(obstacle) = check(&process) {
+    if let (_, Some(obstacle)) = foresee(&process, Watch::unlimited()) {
         return skipped(&format!("huge pages of a guest: {obstacle}"));
     }
     vm.wait_next_tick();
@@ -60,6 +60,8 @@ fn snapshots_leave_a_guest_its_huge_pages_and_its_memory_no_larger() {
         vm.wait_next_tick();
     }
     let (huge, taken) = memory(&vm);
+    let (small, _) = foresee(&process, Watch::unlimited());
+    assert!(small < taken / 4, "{small} of {taken}");
     assert!(huge >= huge_before / 10 * 9, "{huge_before} -> {huge}");
     // The guest goes on as well, and QEMU takes some for its answers.
     let most = taken_before + taken_before / 8 + (16 << 20);

@@ -43,6 +43,19 @@ fn memory_and_disks_are_saved_in_the_pause_and_the_user_is_told_why() {
 }
 
 #[test]
+fn what_only_the_preparation_finds_out_is_foreseen_by_it() {
+    let scratch = scratch();
+    let vm = boot(&scratch);
+    let mut qemu = connect(&vm);
+    assert!(!qemu.outlook().unwrap().saves_in_pause());
+    let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
+    let worse = qemu.prepare(&plan).unwrap().worse().unwrap();
+    assert!(worse.saves_in_pause());
+    assert!(worse.remedy.unwrap().contains("private memory"));
+    qemu.discard(false).unwrap();
+}
+
+#[test]
 fn a_process_that_dies_in_such_a_pause_leaves_a_guest_that_the_next_one_resumes() {
     let scratch = scratch();
     let vm = boot(&scratch);
