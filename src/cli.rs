@@ -417,6 +417,10 @@ pub struct CheckArgs {
     /// How old the newest snapshot may be [default: the interval, its jitter and a slack]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub rpo: Option<Duration>,
+
+    /// Warn when no snapshot of the instance was read and found whole (`verify --read`) for longer than this
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub verified_within: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

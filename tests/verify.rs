@@ -113,7 +113,13 @@ fn whatever_is_spoilt_is_found_by_file_and_place_and_acted_on() {
         .find(|it| it["snapshot_id"] == id);
     assert_eq!(again.unwrap()["first_read"], 0, "{json}");
     assert!(taken.listed()["verified_at"].is_string());
-    assert_eq!(host.tool(&["check"]).status.code(), Some(0));
+    let check = host.tool(&["check", "--verified-within", "1h"]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let check = host.tool(&["check", "--verified-within", "1s"]);
+    assert_eq!(check.status.code(), Some(1), "{check:?}");
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert!(said.contains(", and one was last verified "), "{said}");
 
     let in_disk = somewhere(&disk);
     let in_memory = somewhere(&memory);

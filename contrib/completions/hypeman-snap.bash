@@ -195,13 +195,17 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__check)
-            opts="-o -v -q -h --rpo --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --rpo --verified-within --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --rpo)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --verified-within)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -384,6 +384,7 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapsho
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s q -l quiet -d 'Say errors only, and print nothing for runs that went well'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand delete-snapshot" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l rpo -d 'How old the newest snapshot may be [default: the interval, its jitter and a slack]' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l verified-within -d 'Warn when no snapshot of the instance was read and found whole (`verify --read`) for longer than this' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l state-dir -d 'Where schedules, locks and journals are kept [env: HYPEMAN_SNAP_STATE_DIR] [default for root: /var/lib/hypeman-snap]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l data-dir -d 'hypeman\'s data directory, for the local engine [env: HYPEMAN_SNAP_DATA_DIR] [default for root: /var/lib/hypeman]' -r -F
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand check" -l engine -d 'Who takes the snapshots [env: HYPEMAN_SNAP_ENGINE] [default: hypeman if HYPEMAN_BASE_URL is set, else local]' -r -f -a "local\t'This tool, through the VMMs\' control sockets and hypeman\'s data directory'

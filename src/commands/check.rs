@@ -38,7 +38,7 @@ pub fn run(context: &Context<'_>, args: &CheckArgs) -> Answer {
     let now = clock::now();
     for id in ids {
         let finding = match context.store.load(&id) {
-            Ok(Some(schedule)) => judge(known, schedule, args.rpo, now),
+            Ok(Some(schedule)) => judge(known, schedule, args, now),
             // Deleted since the directory was read.
             Ok(None) => continue,
             Err(error) => unreadable(&error),
@@ -128,7 +128,7 @@ fn subjects(
 fn judge(
     known: Option<&Known>,
     schedule: Schedule,
-    rpo: Option<Duration>,
+    args: &CheckArgs,
     now: DateTime<Utc>,
 ) -> Judgement {
     let id = &schedule.instance_id;
@@ -138,7 +138,13 @@ fn judge(
         flaw: known.and_then(|known| known.flaw(&schedule)),
         is_gone: known.is_some_and(|known| known.is_gone(id)),
     };
-    let verdict = health::judge(&facts, rpo, now);
+    let verdict = health::judge(&facts, args.rpo, now);
+    let verdict = match (args.verified_within, known) {
+        (Some(within), Some(known)) => {
+            health::require_verified(verdict, known.verified_at(id), within, now)
+        }
+        (None, _) | (_, None) => verdict,
+    };
     Judgement::Judged {
         schedule: Box::new(schedule),
         verdict,

@@ -22,6 +22,8 @@ pub struct Scheduled {
     pub size_bytes: u64,
     /// When the newest usable one was taken.
     pub newest_at: Option<DateTime<Utc>>,
+    /// When a usable one was last verified.
+    pub verified_at: Option<DateTime<Utc>>,
 }
 
 /// A snapshot that is not usable.
@@ -68,6 +70,7 @@ impl Known {
             all.size_bytes = all.size_bytes.saturating_add(snapshot.size_bytes);
             if snapshot.is_usable() {
                 all.newest_at = all.newest_at.max(Some(snapshot.created_at));
+                all.verified_at = all.verified_at.max(snapshot.verified_at);
             } else {
                 all.unusable += 1;
             }
@@ -101,6 +104,11 @@ impl Known {
     /// The instance's newest usable scheduled snapshot.
     pub fn newest(&self, id: &InstanceId) -> Newest {
         self.newest_at(id).map_or(Newest::None, Newest::At)
+    }
+
+    /// When a usable scheduled snapshot of the instance was last verified.
+    pub fn verified_at(&self, id: &InstanceId) -> Option<DateTime<Utc>> {
+        self.scheduled.get(id).and_then(|all| all.verified_at)
     }
 
     fn newest_at(&self, id: &InstanceId) -> Option<DateTime<Utc>> {

@@ -132,6 +132,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
                         unusable: all.unusable,
                         size_bytes: all.size_bytes,
                         newest_at: all.newest_at,
+                        verified_at: all.verified_at,
                     })
             }),
             schedule,

@@ -159,6 +159,10 @@ fn because(schedule: &Schedule, verdict: &Assessment, view: &View) -> String {
             };
             format!("nothing can be restored from the newest snapshot: {flaw}; {before}")
         }
+        Cause::NotVerified { since } => match since {
+            None => format!("{age}, and no snapshot was ever verified"),
+            Some(at) => format!("{age}, and one was last verified {}", time(at, view)),
+        },
         Cause::Lost => {
             let age = match verdict.newest {
                 Some(_) => age,

@@ -107,6 +107,11 @@ pub enum Cause {
     RetentionFailing,
     /// Nothing can be restored from the newest snapshot.
     Unusable,
+    /// No snapshot was read and found to be what it was for too long.
+    NotVerified {
+        /// When one last was; `None` if never.
+        since: Option<DateTime<Utc>>,
+    },
     /// The last snapshot is in the store no more.
     Lost,
     /// The interval is longer than the RPO that was asked for.
@@ -131,6 +136,7 @@ impl Cause {
             Self::Failing => "failing",
             Self::RetentionFailing => "retention_failing",
             Self::Unusable => "unusable",
+            Self::NotVerified { .. } => "not_verified",
             Self::Lost => "lost",
             Self::Sparse => "interval_longer_than_rpo",
             Self::Late => "late",
@@ -204,6 +210,25 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> As
     Assessment {
         level: Level::Warning,
         cause,
+        ..verdict
+    }
+}
+
+/// The same, with a warning when none of the instance's usable snapshots was verified `within` that time. Whatever is worse
+/// is said instead, and an instance without a snapshot has none to verify.
+pub fn require_verified(
+    verdict: Assessment,
+    verified_at: Option<DateTime<Utc>>,
+    within: Duration,
+    now: DateTime<Utc>,
+) -> Assessment {
+    let is_late = verified_at.is_none_or(|at| elapsed(at, now) > within);
+    if verdict.level > Level::Ok || verdict.newest.is_none() || !is_late {
+        return verdict;
+    }
+    Assessment {
+        level: Level::Warning,
+        cause: Cause::NotVerified { since: verified_at },
         ..verdict
     }
 }

@@ -78,6 +78,8 @@ pub struct Snapshots {
     pub size_bytes: u64,
     /// When the newest one was taken.
     pub newest_at: Option<DateTime<Utc>>,
+    /// When a usable one was last verified.
+    pub verified_at: Option<DateTime<Utc>>,
 }
 
 /// Both parts, made new.
@@ -205,7 +207,7 @@ struct Metric {
     value: fn(&Instance) -> Option<f64>,
 }
 
-const METRICS: [Metric; 14] = [
+const METRICS: [Metric; 15] = [
     Metric {
         name: NAME_BEARER,
         kind: "gauge",
@@ -297,6 +299,12 @@ const METRICS: [Metric; 14] = [
         kind: "gauge",
         help: "When the newest usable one of these snapshots was taken; absent where there is none.",
         value: |it| it.snapshots.and_then(|all| all.newest_at).map(timestamp),
+    },
+    Metric {
+        name: "snapshot_verified_timestamp_seconds",
+        kind: "gauge",
+        help: "When a usable one of these snapshots was last read whole and found to be what it was; absent if never.",
+        value: |it| it.snapshots.and_then(|all| all.verified_at).map(timestamp),
     },
 ];
 

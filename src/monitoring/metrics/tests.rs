@@ -72,6 +72,7 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
         unusable: 1,
         size_bytes: 3 << 40,
         newest_at: Some(at(3700)),
+        verified_at: Some(at(3800)),
     });
     let text = render(&run_at(0), &stamp(), &stock(vec![web]));
     let labels = "{instance_id=\"vm-1\",name=\"web\"}";
