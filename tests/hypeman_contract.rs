@@ -207,6 +207,11 @@ fn the_tool_and_the_fake_server_speak_to_each_other_as_described() {
     assert_eq!(third["results"][0]["snapshot_id"], "snap003");
     assert_eq!(server.world().snapshots.len(), 1);
 
+    server.world().set_state(ID, "Stopped");
+    let restore = ["restore", ID, "snap003", "--start", "-o", "json"];
+    let restored = prism.run(&host, &restore).exits(0).is_content().json();
+    assert_eq!(restored["started"], true, "{restored}");
+
     server.world().instances.clear();
     let gone = prism.run(&host, &run).exits(0).json();
     assert_eq!(gone["results"][0]["outcome"], "pruned");

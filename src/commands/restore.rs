@@ -1,6 +1,7 @@
 //! `restore`: gives a snapshot back in place, or into a directory of its own, and starts the VM from that.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -34,13 +35,11 @@ pub fn run(context: &Context<'_>, args: &RestoreArgs) -> anyhow::Result<Answer> 
     }
     interrupt::catch().context("can't catch signals")?;
     let ports = (context.ports)()?;
-    let restorer = ports.restorer.clone().ok_or_else(|| {
-        Refused::Usage(
-            "`restore` is for the local engine, but the engine is hypeman, whose server keeps the snapshots; its own \
-             client restores them"
-                .to_owned(),
-        )
-    })?;
+    let restorer = Arc::clone(&ports.restorer);
+    if args.to.is_some() && !restorer.restores_beside() {
+        let rule = "--to: the engine is hypeman, whose server restores in place only: leave it out";
+        return Err(Refused::Usage(rule.to_owned()).into());
+    }
     let listing = ports.engine.list()?.snapshots;
     let instance = source(&args.instance, &listing)?;
     let snapshot = find(&args.snapshot, &instance, &listing)?;
@@ -72,9 +71,13 @@ pub fn run(context: &Context<'_>, args: &RestoreArgs) -> anyhow::Result<Answer> 
         return work.carry_out(&wanted);
     }
     if matches!(ports.engine.find(&work.instance.id), Presence::Gone) {
+        let way = if work.restorer.restores_beside() {
+            "--to DIRECTORY restores it beside, and --start starts it from there"
+        } else {
+            "hypeman's own client makes an instance from a snapshot"
+        };
         return Err(Refused::NotFound(format!(
-            "instance {} is gone, so that there is no place to restore it in; --to DIRECTORY restores it beside, and \
-             --start starts it from there",
+            "instance {} is gone, so that there is no place to restore it in; {way}",
             work.instance
         ))
         .into());
@@ -128,6 +131,7 @@ impl Work<'_> {
             is_stopped,
             is_dry_run: args.dry_run,
             before: None,
+            is_started: false,
             pid: None,
             behind: None,
         };
@@ -135,16 +139,18 @@ impl Work<'_> {
             return Ok(Answer::Restored(Box::new(restored)));
         }
         restored.before = self.restorer.lay_down(wanted, &preflight)?;
-        if let (true, Some(launch)) = (args.start, &preflight.launch) {
+        restored.is_started = args.start;
+        restored.behind = (clock::now() - wanted.snapshot.created_at)
+            .to_std()
+            .ok()
+            .filter(|_| args.start && preflight.has_memory)
+            .filter(|_| !launch.is_some_and(|launch| launch.sets_clock));
+        if let (true, Some(launch)) = (args.start, launch) {
             let started = self.restorer.start(wanted, launch, preflight.has_memory);
             let pid = started.map_err(|error| {
                 anyhow::anyhow!(in_words(&error)).context(not_started(&restored))
             })?;
             restored.pid = Some(pid);
-            restored.behind = (clock::now() - wanted.snapshot.created_at)
-                .to_std()
-                .ok()
-                .filter(|_| preflight.has_memory && !launch.sets_clock);
         }
         if let Some(before) = restored.before.take_if(|_| args.no_save) {
             self.ports.engine.delete(&before.id)?;

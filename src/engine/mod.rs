@@ -262,22 +262,22 @@ pub struct Ports {
     pub diagnosis: Arc<dyn Diagnose>,
     /// Keeps VMs that hypeman does not run; `None` where only a server's own instances are served.
     pub registrar: Option<Arc<dyn Registrar>>,
-    /// Gives snapshots back on this host; `None` where a server keeps them.
-    pub restorer: Option<Arc<dyn Restorer>>,
+    /// Gives snapshots back.
+    pub restorer: Arc<dyn Restorer>,
     /// Tells whether they are what they were; `None` where a server keeps them.
     pub verifier: Option<Arc<dyn Verifier>>,
 }
 
 impl Ports {
     /// The ports of an engine that serves the instances of a server.
-    pub fn of<E: Engine + Recovery + Diagnose + 'static>(engine: E) -> Self {
+    pub fn of<E: Engine + Recovery + Diagnose + Restorer + 'static>(engine: E) -> Self {
         let engine = Arc::new(engine);
         Self {
             engine: Arc::clone(&engine) as _,
             recovery: Arc::clone(&engine) as _,
-            diagnosis: engine,
+            diagnosis: Arc::clone(&engine) as _,
             registrar: None,
-            restorer: None,
+            restorer: engine,
             verifier: None,
         }
     }
@@ -293,7 +293,7 @@ impl Ports {
             recovery: Arc::clone(&engine) as _,
             diagnosis: Arc::clone(&engine) as _,
             registrar: Some(Arc::clone(&engine) as _),
-            restorer: Some(Arc::clone(&engine) as _),
+            restorer: Arc::clone(&engine) as _,
             verifier: Some(engine),
         }
     }

@@ -75,6 +75,11 @@ pub struct Launch {
 
 /// Gives snapshots back.
 pub trait Restorer: Send + Sync {
+    /// Whether it gives them back into a directory, too.
+    fn restores_beside(&self) -> bool {
+        true
+    }
+
     /// Looks at everything that could be in the way, and touches nothing.
     ///
     /// # Errors
@@ -103,4 +108,18 @@ pub trait Restorer: Send + Sync {
         launch: &Launch,
         has_memory: bool,
     ) -> Result<u32, EngineError>;
+}
+
+/// Whether something can be restored from the snapshot.
+pub fn usable(snapshot: &Snapshot) -> Finding {
+    const CHECK: &str = "snapshot";
+    match &snapshot.unusable {
+        None => Finding::ok(CHECK, &snapshot.id, format!("{} is usable", snapshot.name)),
+        Some(flaw) => Finding::broken(
+            CHECK,
+            &snapshot.id,
+            format!("nothing can be restored from it: {flaw}"),
+            "take another one: hypeman-snap snapshots",
+        ),
+    }
 }

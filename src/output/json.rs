@@ -134,6 +134,7 @@ fn restored(restored: &Restored) -> Value {
         "command_directory": restored.directory,
         "monitor": restored.monitor,
         "requests": restored.requests.iter().map(api_request).collect::<Vec<_>>(),
+        "started": restored.is_started,
         "pid": restored.pid,
         "clock_behind_seconds": restored.behind.map(|behind| behind.as_secs()),
     })

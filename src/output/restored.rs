@@ -31,9 +31,12 @@ pub fn text(restored: &Restored, view: &View) -> String {
             before.id
         ));
     }
-    match (restored.pid, &restored.argv) {
-        (Some(pid), _) => {
-            text.push_str(&format!("started it: process {pid}, its guest runs\n"));
+    match (restored.is_started, &restored.argv) {
+        (true, _) => {
+            text.push_str(&match restored.pid {
+                Some(pid) => format!("started it: process {pid}, its guest runs\n"),
+                None => "started it: its guest runs\n".to_owned(),
+            });
             if let Some(behind) = restored.behind {
                 text.push_str(&format!(
                     "its clock is behind by {}: set it in the guest\n",
@@ -41,7 +44,7 @@ pub fn text(restored: &Restored, view: &View) -> String {
                 ));
             }
         }
-        (None, Some(argv)) => {
+        (false, Some(argv)) => {
             let directory = restored.directory.as_ref();
             let directory = directory.map(|it| command_line(&[it.display().to_string()]));
             let cd = directory.map(|it| format!("cd {} && ", visible(&it)));
@@ -54,7 +57,7 @@ pub fn text(restored: &Restored, view: &View) -> String {
                 text.push_str(&asked(restored, &monitor.display().to_string()));
             }
         }
-        (None, None) => {}
+        (false, None) => {}
     }
     text
 }

@@ -209,7 +209,9 @@ pub struct Restored {
     pub is_dry_run: bool,
     /// The snapshot of what was there before, in place.
     pub before: Option<Snapshot>,
-    /// The VM's process, if it was started.
+    /// Whether it was started, and its guest runs.
+    pub is_started: bool,
+    /// Its process, if that is known.
     pub pid: Option<u32>,
     /// How far the guest's clock is behind, if it goes on from its memory.
     pub behind: Option<Duration>,

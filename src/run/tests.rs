@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{Options, prune, run_due};
 use crate::cadence::Cadence;
 use crate::clock;
+use crate::engine::restorer::{Launch, Preflight, Restorer, Wanted};
 use crate::engine::{
     CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Ports, Presence, Recovery,
 };
@@ -163,6 +164,20 @@ impl Recovery for &'static Fake {
             return Err(EngineError::instance("can't remove .trash-x"));
         }
         Ok(Vec::new())
+    }
+}
+
+impl Restorer for &'static Fake {
+    fn preflight(&self, _: &Wanted<'_>) -> Result<Preflight, EngineError> {
+        unreachable!("a run restores nothing")
+    }
+
+    fn lay_down(&self, _: &Wanted<'_>, _: &Preflight) -> Result<Option<Snapshot>, EngineError> {
+        unreachable!("a run restores nothing")
+    }
+
+    fn start(&self, _: &Wanted<'_>, _: &Launch, _: bool) -> Result<u32, EngineError> {
+        unreachable!("a run restores nothing")
     }
 }
 

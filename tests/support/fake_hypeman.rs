@@ -37,6 +37,8 @@ pub struct World {
     pub instances: BTreeMap<String, (String, String)>,
     /// As the API shows them.
     pub snapshots: Vec<Value>,
+    /// By instance: the snapshot that it was last restored from.
+    pub restored: BTreeMap<String, String>,
     /// The server's own schedules, by instance id; `None` is a server that has no such route.
     pub schedules: Option<BTreeMap<String, Value>>,
     /// Every request so far.

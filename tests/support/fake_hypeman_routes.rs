@@ -27,6 +27,9 @@ pub fn answer(world: &mut World, request: &Recorded) -> Answer {
             Answer::json(200, &show(world, id))
         }),
         ("POST", ["instances", reference, "snapshots"]) => create(world, reference, &request.body),
+        ("POST", ["instances", reference, "snapshots", id, "restore"]) => {
+            restore(world, reference, id, &request.body)
+        }
         ("POST", ["instances", reference, "restore"]) => {
             with_instance(world, reference, |world, id| {
                 if world.instances[id].1 != "Standby" {
@@ -95,6 +98,37 @@ fn create(world: &mut World, reference: &str, body: &str) -> Answer {
         }
         let snapshot = world.make_snapshot(id, &kind, &name, &body["tags"]);
         Answer::json(201, &snapshot)
+    })
+}
+
+/// Only what runs is refused; what is there is deleted before the copy (contract, section 3).
+fn restore(world: &mut World, reference: &str, snapshot: &str, body: &str) -> Answer {
+    let Ok(body) = serde_json::from_str::<Value>(body) else {
+        return Answer::error(400, "Bad Request", "request body has an error");
+    };
+    with_instance(world, reference, |world, id| {
+        let Some(found) = world.snapshots.iter().find(|it| it["id"] == snapshot) else {
+            return Answer::error(404, "not_found", "no such instance or snapshot");
+        };
+        if found["source_instance_id"] != id {
+            return Answer::error(400, "invalid_request", "snapshot is of another instance");
+        }
+        let has_memory = found["kind"] == "Standby";
+        if world.instances[id].1 == "Running" {
+            return Answer::error(409, "invalid_state", "source instance is Running");
+        }
+        let target = match (body["target_state"].as_str(), has_memory) {
+            (None, true) => "Running",
+            (None, false) => "Stopped",
+            (Some(state @ ("Stopped" | "Running")), _) | (Some(state @ "Standby"), true) => state,
+            (Some(_), _) => {
+                return Answer::error(400, "invalid_request", "no such target state");
+            }
+        };
+        let target = target.to_owned();
+        world.restored.insert(id.to_owned(), snapshot.to_owned());
+        world.set_state(id, &target);
+        Answer::json(200, &show(world, id))
     })
 }
 

@@ -14,6 +14,7 @@ mod fault;
 mod key;
 mod lists;
 mod presence;
+mod restore;
 mod wire;
 
 #[cfg(test)]

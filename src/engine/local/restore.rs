@@ -21,7 +21,7 @@ use super::journal::{Operation, RestorePhase, Restoring, RestoringDisk};
 use super::metadata::Metadata;
 use super::store::SnapshotStore;
 use crate::engine::EngineError;
-use crate::engine::restorer::{Destination, Launch, Preflight, Restorer, Wanted};
+use crate::engine::restorer::{Destination, Launch, Preflight, Restorer, Wanted, usable};
 use crate::finding::Finding;
 use crate::fs::durable;
 use crate::instance::{InstanceId, State};
@@ -41,7 +41,7 @@ impl Restorer for Local {
         let stored = self.stored(wanted)?;
         let snapshot = wanted.snapshot;
         let mut preflight = Preflight {
-            findings: vec![checks::usable(snapshot)],
+            findings: vec![usable(snapshot)],
             ..Preflight::default()
         };
         let laid = match wanted.to {

@@ -12,27 +12,10 @@ use crate::engine::local::registration::DiskAtRest;
 use crate::error::in_words;
 use crate::finding::Finding;
 use crate::fs::{copy, space};
-use crate::snapshot::Snapshot;
 use crate::snapshot::manifest::{Manifest, Stamp};
 
 /// Free space that must be left, in bytes.
 const RESERVE_BYTES: u64 = 16 << 20;
-
-pub(super) fn usable(snapshot: &Snapshot) -> Finding {
-    match &snapshot.unusable {
-        None => Finding::ok(
-            "snapshot",
-            &snapshot.id,
-            format!("{} is usable", snapshot.name),
-        ),
-        Some(flaw) => Finding::broken(
-            "snapshot",
-            &snapshot.id,
-            format!("nothing can be restored from it: {flaw}"),
-            "take another one: hypeman-snap snapshots",
-        ),
-    }
-}
 
 pub(super) fn target(to: &Path) -> Option<Finding> {
     const CHECK: &str = "directory";
