@@ -146,6 +146,7 @@ fn open_engine(
                 pause_timeout: settings.limits.pause_timeout,
                 instance_timeout: settings.limits.instance_timeout,
                 disk_roots: settings.disk_roots.clone(),
+                min_free: settings.limits.min_free,
                 may_write: command.may_write(),
             },
             hypeman::ServerPresence::new(

@@ -26,10 +26,11 @@ const DISK_ROOTS_VARIABLE: &str = "HYPEMAN_SNAP_DISK_ROOTS";
 const METRICS_VARIABLE: &str = "HYPEMAN_SNAP_METRICS_FILE";
 const HEARTBEAT_VARIABLE: &str = "HYPEMAN_SNAP_HEARTBEAT_URL";
 /// The variables whose values `doctor` leaves to those whom they concern; two are secret.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     "HYPEMAN_SNAP_CA_FILE",
     DISK_ROOTS_VARIABLE,
     limits::MISSING_GRACE_VARIABLE,
+    limits::MIN_FREE_VARIABLE,
     METRICS_VARIABLE,
     HEARTBEAT_VARIABLE,
     "HYPEMAN_API_KEY",

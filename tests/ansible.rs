@@ -58,7 +58,7 @@ fn module_changes_at_first_and_not_when_the_values_mean_the_same() {
         "interval": "1h", "max_count": 3, "max_age": "7d", "name_prefix": "hourly",
         "metadata": {"team": "infra", "level": 2},
         "pre_hook": "/bin/true --pre", "failure_hook": "/bin/true --failure", "hook_timeout": "2m",
-        "no_memory": true,
+        "no_memory": true, "min_free": "5%",
     });
     let ran = host.module(&first, &[]);
     assert!(ran.changed());
@@ -73,7 +73,7 @@ fn module_changes_at_first_and_not_when_the_values_mean_the_same() {
         "interval": "60m", "max_count": 3, "max_age": "168h", "name_prefix": "hourly",
         "metadata": {"level": "2", "team": "infra"},
         "pre_hook": "/bin/true --pre", "failure_hook": "/bin/true --failure", "hook_timeout": "120s",
-        "no_memory": true,
+        "no_memory": true, "min_free": "5%",
     });
     let ran = host.module(&same, &[]);
     assert!(!ran.changed());

@@ -74,7 +74,7 @@ fn comes_back_as_after_a_power_cut(parent: &Path, format: DiskFormat) {
     let manifest = std::fs::read_to_string(guest.join("hypeman-snap.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["consistency"], "crash");
-    assert_eq!(manifest["pause_ms"].as_f64(), taken["pause_ms"].as_f64());
+    assert!(manifest["pause_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(host.journals(), Vec::<String>::new());
 
     let crashed = linux.assert_survives_a_crash(&host.disk_copies(id)[0], format);

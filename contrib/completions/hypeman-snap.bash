@@ -819,7 +819,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__plan)
-            opts="-o -v -q -h --for --interval --calendar --jitter --max-pause --max-count --max-age --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --min-keep --timezone --name-prefix --metadata --no-memory --pre-hook --post-hook --failure-hook --hook-timeout --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-o -v -q -h --for --interval --calendar --jitter --max-pause --max-count --max-age --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --min-keep --timezone --name-prefix --metadata --no-memory --compress --min-free --pre-hook --post-hook --failure-hook --hook-timeout --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -899,6 +899,14 @@ _hypeman__snap() {
                     ;;
                 --no-memory)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --compress)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --pre-hook)
@@ -1255,7 +1263,7 @@ _hypeman__snap() {
             return 0
             ;;
         hypeman__snap__subcmd__set)
-            opts="-n -o -v -q -h --interval --calendar --jitter --max-pause --max-count --max-age --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --min-keep --timezone --name-prefix --metadata --no-memory --pre-hook --post-hook --failure-hook --hook-timeout --first --update --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
+            opts="-n -o -v -q -h --interval --calendar --jitter --max-pause --max-count --max-age --keep-last --keep-hourly --keep-daily --keep-weekly --keep-monthly --keep-yearly --keep-within --min-keep --timezone --name-prefix --metadata --no-memory --compress --min-free --pre-hook --post-hook --failure-hook --hook-timeout --first --update --dry-run --state-dir --data-dir --engine --base-url --ca-file --insecure-http --output --json --lock-timeout --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1331,6 +1339,14 @@ _hypeman__snap() {
                     ;;
                 --no-memory)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --compress)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --min-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --pre-hook)

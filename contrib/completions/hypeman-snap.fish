@@ -81,6 +81,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l name-p
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l metadata -d 'A tag for every snapshot; may be given several times' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l no-memory -d 'Leave out the memory of a guest that runs: it starts from such a snapshot as after a power cut' -r -f -a "true\t''
 false\t''"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l compress -d 'Compress memory once the guest runs again: zstd or zstd:1 to zstd:19, lz4 or lz4:0 to lz4:9, or none' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l min-free -d 'Keep so much free where snapshots are stored, such as 20GiB or 10% [default: HYPEMAN_SNAP_MIN_FREE]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand set" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r
@@ -261,6 +263,8 @@ complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l name-
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l metadata -d 'A tag for every snapshot; may be given several times' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l no-memory -d 'Leave out the memory of a guest that runs: it starts from such a snapshot as after a power cut' -r -f -a "true\t''
 false\t''"
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l compress -d 'Compress memory once the guest runs again: zstd or zstd:1 to zstd:19, lz4 or lz4:0 to lz4:9, or none' -r
+complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l min-free -d 'Keep so much free where snapshots are stored, such as 20GiB or 10% [default: HYPEMAN_SNAP_MIN_FREE]' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l pre-hook -d 'A command to run before each snapshot; if it fails, none is taken' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l post-hook -d 'A command to run after each snapshot, also when the snapshot or the pre-hook failed' -r
 complete -c hypeman-snap -n "__fish_hypeman_snap_using_subcommand plan" -l failure-hook -d 'A command to run when anything of a run failed, last of all' -r

@@ -123,6 +123,14 @@ pub struct DeclarationArgs {
     )]
     pub no_memory: Option<bool>,
 
+    /// Compress memory once the guest runs again: zstd or zstd:1 to zstd:19, lz4 or lz4:0 to lz4:9, or none
+    #[arg(long, value_name = "METHOD", allow_hyphen_values = true)]
+    pub compress: Option<String>,
+
+    /// Keep so much free where snapshots are stored, such as 20GiB or 10% [default: HYPEMAN_SNAP_MIN_FREE]
+    #[arg(long, value_name = "SIZE|PERCENT", allow_hyphen_values = true)]
+    pub min_free: Option<String>,
+
     /// A command to run before each snapshot; if it fails, none is taken
     ///
     /// A program, by its absolute path or a name in PATH, with its arguments; quotes are understood, but no shell runs

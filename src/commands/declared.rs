@@ -25,6 +25,8 @@ pub fn input(args: &DeclarationArgs) -> Input {
         name_prefix: args.name_prefix.clone(),
         metadata: args.metadata.clone(),
         no_memory: args.no_memory,
+        compress: args.compress.clone(),
+        min_free: args.min_free.clone(),
         pre_hook: args.pre_hook.clone(),
         post_hook: args.post_hook.clone(),
         failure_hook: args.failure_hook.clone(),

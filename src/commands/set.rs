@@ -69,7 +69,19 @@ fn update(context: &Context<'_>, args: &SetArgs, input: Input) -> anyhow::Result
 /// # Errors
 /// When the engine can't do what is declared.
 fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<(), Refused> {
-    if declaration.storing.no_memory && !ports.engine.takes_disks_alone() {
+    if declaration.storing.min_free.is_some() && !ports.engine.stores_on_this_host() {
+        return Err(Refused::Usage(
+            "--min-free: the room of a hypeman server is its own matter; leave it out, or use --engine local"
+                .to_owned(),
+        ));
+    }
+    if declaration.storing.compress.is_some() && ports.engine.stores_on_this_host() {
+        return Err(Refused::Usage(
+            "--compress: only a hypeman server compresses; leave it out, or use --engine hypeman"
+                .to_owned(),
+        ));
+    }
+    if declaration.storing.no_memory && !ports.engine.stores_on_this_host() {
         return Err(Refused::Usage(
             "--no-memory: a hypeman server takes no disks of a guest that runs; leave it out, or use --engine local"
                 .to_owned(),

@@ -18,6 +18,7 @@ use chrono::{DateTime, Utc};
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::interrupt::Over;
+use crate::snapshot::storing::Storing;
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
@@ -44,6 +45,14 @@ pub enum EngineError {
         /// The cause underneath.
         #[source]
         source: Option<Box<dyn Error + Send + Sync>>,
+    },
+    /// It would not fit; nothing was paused for it.
+    #[error("{message}")]
+    NoRoom {
+        /// What is missing where, and what to do.
+        message: String,
+        /// What is missing, in bytes.
+        missing_bytes: u64,
     },
     /// The snapshot is being read, as by a restore, or deleted by somebody else: it can't be deleted now.
     #[error("snapshot {0} is in use")]
@@ -137,6 +146,8 @@ pub struct CreateRequest<'a> {
     pub tags: &'a BTreeMap<String, String>,
     /// A snapshot that is foreseen to pause the guest for longer is refused before it begins; `None` means no limit.
     pub max_pause: Option<Duration>,
+    /// How it is stored.
+    pub storing: &'a Storing,
     /// When the snapshot counts as taken.
     pub now: DateTime<Utc>,
 }
@@ -184,8 +195,16 @@ pub trait Engine: Send + Sync {
     /// When there is no whole snapshot.
     fn create(&self, request: &CreateRequest<'_>) -> Result<Created, EngineError>;
 
-    /// Whether it takes disks of a guest that runs, without its memory.
-    fn takes_disks_alone(&self) -> bool {
+    /// Whether the snapshot would fit, as far as that can be told without the VMM.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRoom`] when it would not, and what keeps that from being told.
+    fn foresee_room(&self, _request: &CreateRequest<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Whether it stores snapshots on this host itself, so that what only this tool can do is possible.
+    fn stores_on_this_host(&self) -> bool {
         false
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::View;
+use super::declaration::{cadence, differences, hook, memory, metadata, prefix, retention, when};
 use super::text::{Tint, visible};
 use super::units::{time, time_in_full, took};
 use crate::cadence::{Calendar, When};
@@ -12,48 +13,10 @@ use crate::instance::InstanceRef;
 use crate::report::{
     Declared, Deleted, DeletedSnapshot, ProtectionRow, Registration, RegistrationChange, Taken,
 };
+use crate::schedule::Schedule;
 use crate::schedule::duration::format_human;
-use crate::schedule::hooks::{Stage, command_line};
-use crate::schedule::{Declaration, Retention, Schedule};
-use crate::snapshot::{DEFAULT_PREFIX, SnapshotId};
-
-/// Which snapshots stay, in words.
-pub fn retention(retention: &Retention) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let keep = keep(retention);
-    if !keep.is_empty() {
-        parts.push(keep);
-    }
-    if retention.max_count > 0 {
-        parts.push(format!("newest {}", retention.max_count));
-    }
-    parts.extend(
-        retention
-            .max_age
-            .map(|age| format!("up to {}", format_human(age))),
-    );
-    parts.extend(
-        retention
-            .min_keep
-            .map(|count| format!("at least {count} of each kind")),
-    );
-    parts.join(", ")
-}
-
-/// The keep rules in words, such as `24 hourly + 7 daily`; empty where there are none.
-fn keep(retention: &Retention) -> String {
-    let keep = &retention.keep;
-    let mut rules: Vec<String> = keep
-        .periods()
-        .filter(|(_, count)| *count > 0)
-        .map(|(period, count)| format!("{count} {}", period.as_str()))
-        .collect();
-    rules.extend(
-        keep.within
-            .map(|within| format!("within {}", format_human(within))),
-    );
-    rules.join(" + ")
-}
+use crate::schedule::hooks::Stage;
+use crate::snapshot::SnapshotId;
 
 /// `set`: one line that says what is different now.
 pub fn declared(declared: &Declared, view: &View) -> String {
@@ -104,133 +67,6 @@ fn next_runs(runs: &[DateTime<Utc>], calendar: &Calendar, view: &View) -> String
         .collect()
 }
 
-/// What runs go by, for a column.
-pub fn when(declaration: &Declaration) -> String {
-    match &declaration.cadence.when {
-        When::Every(interval) => format_human(*interval),
-        When::Calendar(calendar) => visible(calendar.text()),
-    }
-}
-
-/// The same in words.
-pub fn cadence(declaration: &Declaration) -> String {
-    match &declaration.cadence.when {
-        When::Every(interval) => format!("every {}", format_human(*interval)),
-        When::Calendar(calendar) => {
-            format!("at {} ({})", visible(calendar.text()), calendar.zone())
-        }
-    }
-}
-
-/// Each setting that is not what it was, as `name: old → new`.
-fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
-    let age = |declaration: &Declaration| {
-        declaration
-            .retention
-            .max_age
-            .map_or_else(|| "none".to_owned(), format_human)
-    };
-    let count = |declaration: &Declaration| match declaration.retention.max_count {
-        0 => "none".to_owned(),
-        count => count.to_string(),
-    };
-    let jitter = |declaration: &Declaration| {
-        declaration
-            .cadence
-            .jitter
-            .map_or_else(|| "default".to_owned(), format_human)
-    };
-    let pause = |declaration: &Declaration| {
-        let limit = declaration.max_pause;
-        limit.map_or_else(|| "any".to_owned(), format_human)
-    };
-    let rules = |declaration: &Declaration| match keep(&declaration.retention) {
-        rules if rules.is_empty() => "everything".to_owned(),
-        rules => rules,
-    };
-    let floor = |declaration: &Declaration| declaration.retention.min_keep().to_string();
-    let zone = |declaration: &Declaration| {
-        declaration
-            .timezone
-            .map_or_else(|| "none".to_owned(), |zone| zone.name().to_owned())
-    };
-    [
-        match (&before.cadence.when, &after.cadence.when) {
-            (When::Every(_), When::Every(_)) => ("interval", when(before), when(after)),
-            _ => ("runs", cadence(before), cadence(after)),
-        },
-        ("jitter", jitter(before), jitter(after)),
-        ("max-pause", pause(before), pause(after)),
-        ("max-count", count(before), count(after)),
-        ("max-age", age(before), age(after)),
-        ("keep", rules(before), rules(after)),
-        ("min-keep", floor(before), floor(after)),
-        ("timezone", zone(before), zone(after)),
-        ("name-prefix", prefix(before), prefix(after)),
-        ("metadata", metadata(before), metadata(after)),
-        ("memory", memory(before), memory(after)),
-        (
-            "pre-hook",
-            hook(Stage::Pre, before),
-            hook(Stage::Pre, after),
-        ),
-        (
-            "post-hook",
-            hook(Stage::Post, before),
-            hook(Stage::Post, after),
-        ),
-        (
-            "failure-hook",
-            hook(Stage::Failure, before),
-            hook(Stage::Failure, after),
-        ),
-        (
-            "hook-timeout",
-            format_human(before.hooks.timeout()),
-            format_human(after.hooks.timeout()),
-        ),
-    ]
-    .into_iter()
-    .filter(|(_, before, after)| before != after)
-    .map(|(name, before, after)| format!("{name}: {before} → {after}"))
-    .collect()
-}
-
-fn prefix(declaration: &Declaration) -> String {
-    declaration
-        .name_prefix
-        .clone()
-        .unwrap_or_else(|| DEFAULT_PREFIX.to_owned())
-}
-
-fn metadata(declaration: &Declaration) -> String {
-    if declaration.metadata.is_empty() {
-        return "none".to_owned();
-    }
-    let pairs: Vec<String> = declaration
-        .metadata
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    visible(&pairs.join(", "))
-}
-
-fn memory(declaration: &Declaration) -> String {
-    if declaration.storing.no_memory {
-        "left out"
-    } else {
-        "with it"
-    }
-    .to_owned()
-}
-
-fn hook(stage: Stage, declaration: &Declaration) -> String {
-    match declaration.hooks.command(stage) {
-        [] => "none".to_owned(),
-        command => visible(&command_line(command)),
-    }
-}
-
 /// `get`: one line for each thing that is set or has happened.
 pub fn schedule(schedule: &Schedule, view: &View) -> String {
     let declaration = &schedule.declaration;
@@ -265,6 +101,14 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     optional(
         "memory",
         declaration.storing.no_memory.then(|| memory(declaration)),
+    );
+    optional(
+        "compress",
+        declaration.storing.compress.map(|it| it.to_string()),
+    );
+    optional(
+        "min free",
+        declaration.storing.min_free.map(|it| it.to_string()),
     );
     for stage in Stage::ALL {
         let is_set = !declaration.hooks.command(stage).is_empty();

@@ -3,6 +3,7 @@
 //! Asks nobody anything: what is printed is in the answer, and `now` comes with the [`View`].
 
 mod check;
+mod declaration;
 mod json;
 mod lines;
 mod plan;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike as _, Local, TimeDelta, Utc};
 
 use super::text::visible;
 use super::units::{size, time};
-use super::{View, lines, table};
+use super::{View, declaration, table};
 use crate::plan::Forecast;
 use crate::report::Planned;
 use crate::schedule::duration::format_human;
@@ -59,8 +59,8 @@ fn schedule(planned: &Planned, view: &View) -> String {
         } else {
             "schedule"
         },
-        lines::cadence(declaration),
-        lines::retention(&declaration.retention),
+        declaration::cadence(declaration),
+        declaration::retention(&declaration.retention),
         first.map_or_else(String::new, |at| format!("; next run {}", time(*at, view))),
     )
 }

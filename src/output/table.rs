@@ -6,7 +6,7 @@ use tabled::settings::{Color, Padding, Style};
 
 use super::View;
 use super::text::{Tint, shortened, visible};
-use super::{lines, units};
+use super::{declaration, units};
 use crate::finding::{Finding, Status};
 use crate::monitoring::health::Newest;
 use crate::report::{Keeping, ScheduleRow, SnapshotRow};
@@ -37,8 +37,8 @@ pub fn schedules(rows: &[ScheduleRow], view: &View) -> String {
                 [
                     visible(&row.instance_id),
                     visible(name),
-                    lines::when(&schedule.declaration),
-                    lines::retention(&schedule.declaration.retention),
+                    declaration::when(&schedule.declaration),
+                    declaration::retention(&schedule.declaration.retention),
                     units::time(schedule.times().wanted_at(), view),
                     newest(row.newest, view),
                     schedule.record.consecutive_failures.to_string(),

@@ -215,6 +215,25 @@ pub fn afterwards(
     }
 }
 
+/// What may be removed before the snapshot `expected` is taken, oldest first: what would go behind it, but for those that
+/// stay whatever the limits say as long as it isn't there.
+pub fn dispensable(
+    schedule: &Schedule,
+    snapshots: &[Snapshot],
+    expected: &Snapshot,
+    terms: &Terms,
+    now: DateTime<Utc>,
+) -> Vec<SnapshotId> {
+    let before = verdicts(schedule, snapshots.iter(), terms, now);
+    let is_held = |id: &SnapshotId| {
+        let verdict = before.iter().find(|verdict| verdict.snapshot.id == *id);
+        verdict.is_some_and(|verdict| verdict.decision.is_held())
+    };
+    let mut removals = afterwards(schedule, snapshots, Some(expected), terms, now).removals;
+    removals.retain(|id| !is_held(id));
+    removals
+}
+
 /// What becomes of each of the schedule's snapshots.
 fn verdicts<'a>(
     schedule: &Schedule,

@@ -34,7 +34,7 @@ fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         max_pause: None,
         hooks: Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     };
     let mut schedule = Schedule::new(id(), declaration, now() - TimeDelta::hours(9));
     schedule.record.next_run_at = now() - TimeDelta::minutes(1);

@@ -228,6 +228,11 @@ impl Decision {
             .filter(move |reason| Some(reason.strength()) == strength)
     }
 
+    /// Whether it stays whatever the limits and the keep rules say.
+    pub fn is_held(&self) -> bool {
+        self.keeps() && self.deciding().any(|reason| reason.strength() <= 2)
+    }
+
     /// Whether the snapshot stays.
     pub fn keeps(&self) -> bool {
         self.deciding().all(Reason::keeps)

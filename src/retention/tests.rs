@@ -314,7 +314,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
         metadata: BTreeMap::new(),
         max_pause: None,
         hooks: crate::schedule::hooks::Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     };
     let mut schedule = Schedule::new(instance(), declaration, now());
     let holds = |schedule: &Schedule, exists, minutes| {

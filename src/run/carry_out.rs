@@ -11,7 +11,9 @@ use crate::plan::{Action, Plan, Refusal};
 use crate::run::Run;
 use crate::run::failure::Failure;
 use crate::run::hooks::Hooks;
-use crate::snapshot::{Kind, Protection, Snapshot};
+use crate::run::retain::make_room;
+use crate::schedule::Schedule;
+use crate::snapshot::{Kind, Protection, Snapshot, SnapshotId};
 
 /// How it went.
 pub(super) struct Carried {
@@ -19,6 +21,8 @@ pub(super) struct Carried {
     pub(super) end: End,
     /// What the user should know besides.
     pub(super) notes: Vec<String>,
+    /// What was removed to make room for it, oldest first.
+    pub(super) removed: Vec<SnapshotId>,
 }
 
 /// What came of the snapshot.
@@ -48,11 +52,12 @@ pub(super) enum End {
 /// Does what the plan says about the snapshot.
 pub(super) fn carry_out(
     context: &Run<'_>,
+    schedule: &Schedule,
     plan: &Plan<'_, Arc<EngineError>>,
-    max_pause: Option<Duration>,
     hooks: &mut Hooks,
 ) -> Carried {
     let mut notes = Vec::new();
+    let mut removed = Vec::new();
     let refused = |why, is_found, is_open| End::Failed {
         kind: None,
         is_found,
@@ -104,20 +109,59 @@ pub(super) fn carry_out(
                 kind: expected.kind,
                 name: &expected.name,
                 tags: &expected.tags,
-                max_pause,
+                max_pause: schedule.declaration.max_pause,
+                storing: &schedule.declaration.storing,
                 // Not the run time: a run that died may be taken up much later.
                 now: clock::now(),
             };
             hooks.know(&instance.name, Some(expected.kind));
-            take(context, &request, hooks)
+            let create = || create(context, schedule, expected, &request, &mut removed);
+            take(context, request.kind, hooks, create)
         }
     };
-    Carried { end, notes }
+    Carried {
+        end,
+        notes,
+        removed,
+    }
 }
 
-fn take(context: &Run<'_>, request: &CreateRequest<'_>, hooks: &mut Hooks) -> End {
-    let kind = Some(request.kind);
-    match hooks.around(&context.at_work, || context.ports.engine.create(request)) {
+/// Takes the snapshot; if there is no room for it, once more when what goes behind it anyway is removed.
+fn create(
+    context: &Run<'_>,
+    schedule: &Schedule,
+    expected: &Snapshot,
+    request: &CreateRequest<'_>,
+    removed: &mut Vec<SnapshotId>,
+) -> Result<Created, EngineError> {
+    let engine = &context.ports.engine;
+    match engine.create(request) {
+        Err(EngineError::NoRoom {
+            message,
+            missing_bytes,
+        }) => {
+            log::debug!(instance = schedule.instance_id.as_str(); "{message}");
+            removed.extend(make_room(context, schedule, expected));
+            if removed.is_empty() {
+                return Err(EngineError::NoRoom {
+                    message,
+                    missing_bytes,
+                });
+            }
+            engine.create(request)
+        }
+        other => other,
+    }
+}
+
+fn take(
+    context: &Run<'_>,
+    kind: Kind,
+    hooks: &mut Hooks,
+    create: impl FnOnce() -> Result<Created, EngineError>,
+) -> End {
+    let kind = Some(kind);
+    match hooks.around(&context.at_work, create) {
         Ok(created) => {
             if context.options.protects {
                 protect(context, &created);

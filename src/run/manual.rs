@@ -9,6 +9,7 @@ use crate::instance::InstanceId;
 use crate::run::at_work::AtWork;
 use crate::run::failure::Failure;
 use crate::snapshot::Kind;
+use crate::snapshot::storing::Storing;
 use crate::store::Store;
 
 /// Does `work` under the instance's lock, after putting right what a run that died left behind.
@@ -58,6 +59,7 @@ pub fn snapshot(
             name,
             tags,
             max_pause: None,
+            storing: &Storing::default(),
             now: clock::now(),
         })?)
     })

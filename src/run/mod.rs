@@ -12,6 +12,7 @@ mod pick;
 mod prune;
 mod record;
 mod result;
+mod retain;
 mod serve;
 #[cfg(test)]
 mod tests;

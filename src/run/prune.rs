@@ -9,7 +9,7 @@ use crate::interrupt;
 use crate::queue;
 use crate::report::run::{InstanceResult, Outcome, Report};
 use crate::run::failure::Failure;
-use crate::run::record::{afterwards, in_use, interrupted_retention, retain};
+use crate::run::retain::{afterwards, in_use, interrupted_retention, retain};
 use crate::run::{Options, Run, result, serve};
 use crate::store::Store;
 

@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::engine::EngineError;
-use crate::interrupt;
-use crate::plan::{self, Afterwards, Terms};
 use crate::report::run::{InstanceResult, Outcome};
 use crate::run::carry_out::End;
 use crate::run::failure::{Failure, HookFailed};
 use crate::run::hooks::Hooks;
+use crate::run::retain::{in_use, interrupted_retention, retain};
 use crate::run::{Run, result};
 use crate::schedule::hooks::Stage;
 use crate::schedule::{Attempt, Schedule};
-use crate::snapshot::{Snapshot, SnapshotId};
+use crate::snapshot::Snapshot;
 
 /// Records how the run ended, applies retention, runs what has to hear of a failure, and reports.
 pub(super) fn record(
@@ -156,128 +154,5 @@ fn record_success(
         snapshot_id: Some(snapshot.id.clone()),
         pause,
         ..named
-    }
-}
-
-/// What retention does by what is listed.
-///
-/// # Errors
-/// When the snapshots can't be listed.
-pub(super) fn afterwards(
-    context: &Run<'_>,
-    schedule: &Schedule,
-    taken: Option<&Snapshot>,
-    is_gone: bool,
-) -> Result<Afterwards, Failure> {
-    let listing = context.listing().map_err(Failure::Unjudged)?;
-    let now = clock::now();
-    let protections = context.store.protections(now)?;
-    let terms = Terms {
-        is_gone,
-        is_uncapped: context.options.is_uncapped,
-        missing_grace: context.options.missing_grace,
-        protected: protections
-            .into_iter()
-            .map(|(id, protection)| (id, protection.until))
-            .collect(),
-    };
-    let snapshots = &listing.snapshots;
-    Ok(plan::afterwards(schedule, snapshots, taken, &terms, now))
-}
-
-/// What retention did.
-#[derive(Debug, Default)]
-pub(super) struct Retained {
-    /// What was removed, oldest first.
-    pub(super) removed: Vec<SnapshotId>,
-    /// What goes as well and waits for the next run, oldest first.
-    pub(super) held_back: Vec<SnapshotId>,
-    /// What goes as well and is being read, so that the next run removes it.
-    pub(super) in_use: Vec<SnapshotId>,
-    /// What could not be judged, removed or recorded.
-    pub(super) failures: Vec<Failure>,
-    /// Whether a signal ended it before all was removed that goes.
-    pub(super) is_interrupted: bool,
-    /// Whether the schedule has served its purpose.
-    pub(super) retires: bool,
-}
-
-/// Applies the schedule's retention, `taken` included, and keeps in the schedule how it ended, so that one that fails is
-/// not forgotten with the run's own output.
-pub(super) fn retain(
-    context: &Run<'_>,
-    schedule: &mut Schedule,
-    taken: Option<&Snapshot>,
-    is_gone: bool,
-) -> Retained {
-    let mut retained = Retained::default();
-    match afterwards(context, schedule, taken, is_gone) {
-        Ok(afterwards) => {
-            retained.held_back = afterwards.held_back;
-            let mut undeleted = Vec::new();
-            for id in afterwards.removals {
-                // Removing large files takes its time.
-                if interrupt::requested() {
-                    retained.is_interrupted = true;
-                    break;
-                }
-                match delete(context, &id) {
-                    Ok(true) => retained.removed.push(id),
-                    // Protected since.
-                    Ok(false) => {}
-                    // The next run removes it.
-                    Err(Failure::Engine(EngineError::InUse(id))) => retained.in_use.push(id),
-                    Err(Failure::Engine(error)) => undeleted.push((id, error)),
-                    Err(failure) => {
-                        retained.failures.push(failure);
-                        break;
-                    }
-                }
-            }
-            if !undeleted.is_empty() {
-                retained.failures.push(Failure::Undeleted(undeleted));
-            }
-            let is_done = retained.failures.is_empty()
-                && retained.in_use.is_empty()
-                && !retained.is_interrupted;
-            retained.retires = afterwards.retires && is_done;
-        }
-        Err(failure) => retained.failures.push(failure),
-    }
-    if retained.is_interrupted {
-        // Neither done nor failed: what was known of it stays.
-        return retained;
-    }
-    let error = retained.failures.first().map(Failure::in_words);
-    if schedule.record.note_retention(error.as_deref()) {
-        retained.failures.extend(context.save(schedule).err());
-    }
-    retained
-}
-
-/// That snapshots which are to go are being read, a line for each.
-pub(super) fn in_use(snapshots: &[SnapshotId]) -> impl Iterator<Item = String> {
-    snapshots
-        .iter()
-        .map(|id| format!("snapshot {id} is in use, and goes with the next run"))
-}
-
-/// Deletes a snapshot unless it is protected by now, and says whether it is gone.
-fn delete(context: &Run<'_>, id: &SnapshotId) -> Result<bool, Failure> {
-    let _lock = context.store.lock_deletion(context.options.lock_timeout)?;
-    if context.store.protection(id, clock::now())?.is_some() {
-        return Ok(false);
-    }
-    context.ports.engine.delete(id)?;
-    // One that has ended.
-    context.store.unprotect(id)?;
-    Ok(true)
-}
-
-/// The result of a run whose retention a signal has ended.
-pub(super) fn interrupted_retention(result: InstanceResult) -> InstanceResult {
-    InstanceResult {
-        is_interrupted: true,
-        ..result.noting("retention was interrupted by a signal; the next run, or `prune`, goes on")
     }
 }

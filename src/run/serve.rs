@@ -131,9 +131,10 @@ fn due(
     let Carried {
         end,
         notes: carried,
-    } = carry_out(context, &plan, schedule.declaration.max_pause, &mut hooks);
+        removed,
+    } = carry_out(context, &schedule, &plan, &mut hooks);
     notes.extend(carried);
-    Ok(record(
+    let mut result = record(
         context,
         schedule,
         &plan.attempt,
@@ -141,7 +142,12 @@ fn due(
         hooks,
         notes,
         began.elapsed(),
-    ))
+    );
+    if !removed.is_empty() {
+        result = result.noting("there was no room for the snapshot until older ones were removed");
+    }
+    result.pruned.splice(0..0, removed);
+    Ok(result)
 }
 
 /// That a next run has been put right, in one line for logs.

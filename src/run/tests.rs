@@ -251,7 +251,7 @@ impl Host {
             metadata: BTreeMap::new(),
             max_pause: None,
             hooks: Hooks::default(),
-            storing: crate::schedule::Storing::default(),
+            storing: crate::snapshot::storing::Storing::default(),
         };
         let now = clock::now();
         let mut schedule = Schedule::new(id.clone(), declaration, now - TimeDelta::hours(3));

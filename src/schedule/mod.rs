@@ -13,8 +13,8 @@ use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
 use crate::cadence::{Cadence, Times};
-use crate::instance::{InstanceId, State};
-use crate::snapshot::Kind;
+use crate::instance::InstanceId;
+use crate::snapshot::storing::Storing;
 use hooks::Hooks;
 pub use record::{Attempt, Record};
 
@@ -37,29 +37,6 @@ pub struct Declaration {
     pub storing: Storing,
     /// What runs around the snapshots.
     pub hooks: Hooks,
-}
-
-/// What a snapshot holds, and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Storing {
-    /// Whether the memory of a guest that runs is left out.
-    pub no_memory: bool,
-}
-
-impl Storing {
-    /// What a snapshot of an instance in `state` holds; `None` where none can be taken.
-    pub fn kind(&self, state: State) -> Option<Kind> {
-        let kind = Kind::for_state(state)?;
-        Some(if self.no_memory { Kind::Stopped } else { kind })
-    }
-
-    /// Whether snapshots of this kind are taken.
-    pub fn makes(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Standby => !self.no_memory,
-            Kind::Stopped => true,
-        }
-    }
 }
 
 /// Which scheduled snapshots stay: what the keep rules want, within the limits, and the newest ones whatever these say.

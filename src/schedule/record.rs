@@ -252,7 +252,7 @@ mod tests {
             metadata: BTreeMap::new(),
             max_pause: None,
             hooks: Hooks::default(),
-            storing: crate::schedule::Storing::default(),
+            storing: crate::snapshot::storing::Storing::default(),
         };
         Schedule::new("vm".parse().unwrap(), declaration, at(0))
     }

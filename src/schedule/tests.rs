@@ -23,7 +23,7 @@ fn declaration() -> Declaration {
         metadata: BTreeMap::new(),
         max_pause: None,
         hooks: Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! command line is not.
 
 mod retention;
+mod storing;
 mod update;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
-use super::{Declaration, Retention, Schedule, Storing, duration};
+use super::{Declaration, Retention, Schedule, duration};
 use crate::cadence::{Cadence, Calendar, InvalidCalendar, When, later};
 use crate::snapshot::{TAG_INSTANCE, TAG_SCHEDULED, is_name};
 
@@ -72,6 +73,10 @@ pub struct Input {
     pub metadata: Vec<String>,
     /// `--no-memory`.
     pub no_memory: Option<bool>,
+    /// `--compress`.
+    pub compress: Option<String>,
+    /// `--min-free`.
+    pub min_free: Option<String>,
     /// `--pre-hook`.
     pub pre_hook: Option<String>,
     /// `--post-hook`.
@@ -146,6 +151,7 @@ pub enum InvalidSchedule {
 pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
     let retention = retention::typed(&input)?;
     let timezone = timezone(&input, &retention)?;
+    let storing = storing::typed(&input)?;
     Ok(Declaration {
         cadence: cadence(&input, timezone.unwrap_or(Tz::UTC))?,
         timezone,
@@ -153,9 +159,7 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
         retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
-        storing: Storing {
-            no_memory: input.no_memory.unwrap_or(false),
-        },
+        storing,
         hooks: hooks(
             |stage| match stage {
                 Stage::Pre => input.pre_hook.as_deref(),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{InvalidSettings, Origin, Surroundings};
 use crate::cli::Command;
 use crate::schedule::duration;
+use crate::snapshot::storing::{InvalidMinFree, MinFree};
 
 pub(super) const MISSING_GRACE_VARIABLE: &str = "HYPEMAN_SNAP_MISSING_GRACE";
+pub(super) const MIN_FREE_VARIABLE: &str = "HYPEMAN_SNAP_MIN_FREE";
 
 /// Monitoring systems give a check a minute at most, and people who examine a host no more; its requests are repeated up to three times.
 const CHECK_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +30,8 @@ pub struct Limits {
     pub create_timeout: Duration,
     /// How long an instance must be gone before its schedule is retired.
     pub missing_grace: Duration,
+    /// What stays free where snapshots are, unless a schedule says otherwise.
+    pub min_free: Option<MinFree>,
     /// How long a server may take for anything but a snapshot; `None` where the engine's own limit will do.
     pub request_timeout: Option<Duration>,
 }
@@ -41,6 +45,7 @@ impl Default for Limits {
             instance_timeout: None,
             create_timeout: Duration::from_secs(10 * 60),
             missing_grace: Duration::from_secs(24 * 60 * 60),
+            min_free: None,
             request_timeout: None,
         }
     }
@@ -54,6 +59,7 @@ pub(super) fn of(command: &Command, around: &Surroundings<'_>) -> Result<Limits,
     let is_look = matches!(command, Command::Check(_) | Command::Doctor);
     let default = Limits {
         missing_grace: missing_grace(command, around)?,
+        min_free: min_free(around)?,
         request_timeout: is_look.then_some(CHECK_REQUEST_TIMEOUT),
         ..Limits::default()
     };
@@ -97,4 +103,14 @@ fn missing_grace(
     };
     duration::parse(&value)
         .map_err(|error| InvalidSettings::value(origin, &value, error.to_string()))
+}
+
+fn min_free(around: &Surroundings<'_>) -> Result<Option<MinFree>, InvalidSettings> {
+    let Some((origin, value)) = around.text(MIN_FREE_VARIABLE)? else {
+        return Ok(None);
+    };
+    let parsed = value.parse();
+    parsed
+        .map(Some)
+        .map_err(|rule: InvalidMinFree| InvalidSettings::value(origin, &value, rule.to_string()))
 }

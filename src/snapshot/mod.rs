@@ -1,6 +1,7 @@
 //! Snapshots: what one is, how scheduled ones are named and recognised. Pure: no I/O, no clock.
 
 pub mod manifest;
+pub mod storing;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -16,8 +16,12 @@ use crate::cadence::{Cadence, Calendar, Times, When};
 use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
 use crate::schedule::validate::InvalidSchedule;
-use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, Storing, validate};
-use values::{empty_as_none, go, go_optional, go_or_absent, null_as_default, zero_time_as_none};
+use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, validate};
+use crate::snapshot::storing::{Method, MinFree, Storing};
+use values::{
+    empty_as_none, go, go_optional, go_or_absent, null_as_default, text_or_absent,
+    zero_time_as_none,
+};
 
 /// Why bytes are no schedule.
 #[derive(Debug)]
@@ -123,6 +127,18 @@ struct Form {
     hooks: Hooks,
     #[serde(default, skip_serializing_if = "is_default")]
     no_memory: bool,
+    #[serde(
+        default,
+        with = "text_or_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    compress: Option<Method>,
+    #[serde(
+        default,
+        with = "text_or_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    min_free: Option<MinFree>,
 }
 
 /// The keep rules stand beside the limits, and no rule ever writes a `max_count` that a reader without rules would go by.
@@ -271,6 +287,8 @@ impl From<&Schedule> for Form {
             max_pause: declaration.max_pause,
             hooks: declaration.hooks,
             no_memory: declaration.storing.no_memory,
+            compress: declaration.storing.compress,
+            min_free: declaration.storing.min_free,
         }
     }
 }
@@ -302,6 +320,8 @@ impl Form {
                 hooks: self.hooks,
                 storing: Storing {
                     no_memory: self.no_memory,
+                    compress: self.compress,
+                    min_free: self.min_free,
                 },
             },
             record: Record {

@@ -260,6 +260,14 @@ impl Vmm for CloudHypervisor {
         })
     }
 
+    fn memory_bytes(&mut self) -> Result<u64, VmmError> {
+        // It writes all of it, also what the guest never touched.
+        Ok(self
+            .info()?
+            .memory_actual_size
+            .saturating_add(STATE_MAX_BYTES))
+    }
+
     fn copies_disks(&self) -> bool {
         false
     }
@@ -273,13 +281,13 @@ impl Vmm for CloudHypervisor {
         let handover = match &plan.state_dir {
             None => None,
             Some(state_dir) => {
-                let info = self.info()?;
-                refuse_what_a_save_would_lose(&info.config)?;
+                refuse_what_a_save_would_lose(&self.info()?.config)?;
+                let needed_bytes = self.memory_bytes()?;
                 Some(Handover::open(
                     self.http.peer(),
                     self.http.socket(),
                     state_dir,
-                    info.memory_actual_size.saturating_add(STATE_MAX_BYTES),
+                    needed_bytes,
                 )?)
             }
         };

@@ -203,6 +203,18 @@ impl Vmm for Firecracker {
         })
     }
 
+    fn memory_bytes(&mut self) -> Result<u64, VmmError> {
+        // It writes all of it, also what the guest never touched.
+        let mem_size_mib = self.config()?.machine.mem_size_mib;
+        mem_size_mib
+            .checked_mul(1 << 20)
+            .and_then(|bytes| bytes.checked_add(STATE_MAX_BYTES))
+            .ok_or_else(|| VmmError::Protocol {
+                request: "GET /vm/config".to_owned(),
+                detail: format!("a guest with {mem_size_mib} MiB of memory"),
+            })
+    }
+
     fn copies_disks(&self) -> bool {
         false
     }
@@ -220,14 +232,7 @@ impl Vmm for Firecracker {
                 leaves_sync_to_us: false,
             }));
         };
-        let mem_size_mib = self.config()?.machine.mem_size_mib;
-        let needed_bytes = mem_size_mib
-            .checked_mul(1 << 20)
-            .and_then(|bytes| bytes.checked_add(STATE_MAX_BYTES))
-            .ok_or_else(|| VmmError::Protocol {
-                request: "GET /vm/config".to_owned(),
-                detail: format!("a guest with {mem_size_mib} MiB of memory"),
-            })?;
+        let needed_bytes = self.memory_bytes()?;
         let handover = Handover::open(
             self.http.peer(),
             self.http.socket(),

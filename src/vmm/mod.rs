@@ -244,6 +244,12 @@ pub trait Vmm: Send {
         Ok(false)
     }
 
+    /// What memory and device state take in files at most, in bytes.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn memory_bytes(&mut self) -> Result<u64, VmmError>;
+
     /// What the guest has besides memory and disks, as far as the VMM tells; `argv` is its command line, where that is
     /// known.
     ///

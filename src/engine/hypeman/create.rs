@@ -13,7 +13,7 @@ use super::Hypeman;
 use super::client::{Client, Request, pause};
 use super::fault::{Concern, Fault};
 use super::lists::Snapshots;
-use super::wire::{NewSnapshot, WireSnapshot, garbled};
+use super::wire::{Compression, NewSnapshot, WireSnapshot, garbled};
 use crate::engine::{CreateRequest, Created, EngineError};
 use crate::instance::State;
 use crate::interrupt;
@@ -83,6 +83,12 @@ impl<'a> Creation<'a> {
             kind: self.request.kind,
             name: self.request.name,
             tags: self.request.tags,
+            compression: self
+                .request
+                .storing
+                .compress
+                .filter(|_| self.request.kind == Kind::Standby)
+                .map(Compression::of),
         })
         // Strings and maps of strings always have a JSON form.
         .unwrap_or_default();

@@ -20,6 +20,7 @@ use crate::error::in_words;
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, State};
 use crate::interrupt;
+use crate::snapshot::storing::Storing;
 use crate::snapshot::{Kind, Snapshot};
 
 const CHECK: &str = "instance";
@@ -77,6 +78,7 @@ impl Restorer for Hypeman {
             name: undo_name,
             tags: &BTreeMap::new(),
             max_pause: None,
+            storing: &Storing::default(),
             now: wanted.now,
         })?;
         let before = before.snapshot;

@@ -14,6 +14,7 @@ use super::answer::clean;
 use super::fault::Fault;
 use crate::instance::{Instance, InstanceRef, InvalidInstanceId, State};
 use crate::snapshot::Consistency;
+use crate::snapshot::storing::Method;
 use crate::snapshot::{InvalidSnapshotId, Kind, Snapshot};
 
 /// Longer than any name of hypeman's.
@@ -29,6 +30,26 @@ pub(super) struct NewSnapshot<'a> {
     pub(super) kind: Kind,
     pub(super) name: &'a str,
     pub(super) tags: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) compression: Option<Compression>,
+}
+
+/// How the server shall compress memory (contract, section 3).
+#[derive(Debug, Serialize)]
+pub(super) struct Compression {
+    enabled: bool,
+    algorithm: &'static str,
+    level: u8,
+}
+
+impl Compression {
+    pub(super) fn of(method: Method) -> Self {
+        Self {
+            enabled: true,
+            algorithm: method.algorithm(),
+            level: method.level(),
+        }
+    }
 }
 
 /// What this tool reads of an instance.

@@ -15,13 +15,14 @@ use crate::engine::local::journal::{Entry, Journal, Operation, Phase};
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::ownership;
 use crate::engine::local::processes;
+use crate::engine::local::room::Room;
 use crate::engine::local::session::{Session, Terms};
 use crate::engine::local::staging::Staging;
 use crate::engine::local::turns::Turns;
 use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
 use crate::fs::beneath::Beneath;
-use crate::fs::{remove, space};
+use crate::fs::remove;
 use crate::instance::InstanceId;
 use crate::interrupt::Watch;
 use crate::progress::Progress;
@@ -32,8 +33,6 @@ use crate::vmm::{self, Outlook, SavePlan, Saved, Timeouts, VmmState};
 
 /// The saved state's directory in the guest directory (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
-/// Free space that must be left beside the snapshot, in bytes.
-const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a capture can tell.
 #[derive(Debug)]
@@ -58,6 +57,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) pause_timeout: Duration,
     /// Where disks may be that the admin has not named, unless a registration says it.
     pub(super) disk_roots: &'a [PathBuf],
+    /// What room there is.
+    pub(super) room: &'a Room<'a>,
     /// Where it is kept what they teach.
     pub(super) instances: &'a Instances,
     /// Where it is shown how far they are.
@@ -145,11 +146,9 @@ pub(super) fn running(
             Outlook::DISKS
         })?;
     }
-    // Pages that the guest never touched are not saved.
-    let memory = process.as_ref().filter(|_| with_memory);
-    let memory = memory.and_then(vmm::Process::memory_bytes);
-    let needed_bytes = disk_bytes.saturating_add(memory.unwrap_or(0));
-    require_space(staging.path(), needed_bytes)?;
+    let memory = if with_memory { vmm.memory_bytes()? } else { 0 };
+    let needed_bytes = disk_bytes.saturating_add(memory);
+    around.room.reserve(staging.path(), needed_bytes)?;
     let watch = around.timeouts.watch.sized(needed_bytes);
     let name = &metadata.name;
     let step = around.progress.begin(name, "copying files", None);
@@ -291,25 +290,4 @@ fn warnings(plan: &DiskPlan, foreseen: Vec<String>, saved: Saved) -> Vec<String>
         );
     }
     warnings
-}
-
-/// Refuses, before anything is paused, a snapshot that the file system of `directory` can't hold: it needs `needed` bytes
-/// and a reserve.
-pub(super) fn require_space(directory: &Path, needed: u64) -> Result<(), EngineError> {
-    let free = space::free_bytes(directory).map_err(|error| {
-        EngineError::caused(
-            format!("can't tell the free space of {}", directory.display()),
-            error,
-        )
-    })?;
-    if free < needed.saturating_add(RESERVE_BYTES) {
-        return Err(EngineError::instance(format!(
-            "not enough space for the snapshot: {} has {} MiB free, {} MiB may be needed; \
-             lower --max-count or --max-age of some schedules, or make room",
-            directory.display(),
-            free >> 20,
-            (needed.saturating_add(RESERVE_BYTES)) >> 20,
-        )));
-    }
-    Ok(())
 }

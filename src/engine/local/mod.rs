@@ -15,6 +15,7 @@ mod learn;
 mod look;
 mod manifest;
 pub mod metadata;
+mod needs;
 mod off;
 mod ownership;
 mod payload;
@@ -27,6 +28,7 @@ mod registration;
 mod rest;
 mod resting;
 mod restore;
+mod room;
 mod second_scheduler;
 mod session;
 mod soundness;
@@ -35,6 +37,7 @@ pub mod state;
 pub mod store;
 mod sweep;
 mod turns;
+mod upkeep;
 mod verdict;
 mod verify;
 mod writers;
@@ -42,27 +45,23 @@ mod writers;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-
 use crate::engine::hypeman::ServerPresence;
-use crate::engine::registrar::{Registered, Registrar, RegistrationError, Request};
-use crate::engine::{
-    CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Presence, Recovery,
-};
-use crate::finding::Finding;
+use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing, Presence};
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::storing::MinFree;
 use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
 use digests::FileDigests;
 use instances::Instances;
-use journal::{Journal, Journaled};
+use journal::Journal;
 use metadata::Metadata;
 use off::Surveys;
+use room::Room;
 use staging::Staging;
 use state::Derived;
 use store::SnapshotStore;
@@ -85,6 +84,8 @@ pub struct LocalSetup {
     /// Where disks may be that the admin has not named, but for guests whose registration says it; anywhere if there is
     /// none.
     pub disk_roots: Vec<PathBuf>,
+    /// What stays free where snapshots are, unless a schedule says otherwise.
+    pub min_free: Option<MinFree>,
     /// Whether anything may be written: registrations of older versions are moved when one is met.
     pub may_write: bool,
 }
@@ -103,6 +104,7 @@ pub struct Local {
     server: ServerPresence,
     instance_timeout: Option<Duration>,
     disk_roots: Vec<PathBuf>,
+    min_free: Option<MinFree>,
     progress: Progress,
 }
 
@@ -125,6 +127,7 @@ impl Local {
             server,
             instance_timeout: settings.instance_timeout,
             disk_roots: settings.disk_roots,
+            min_free: settings.min_free,
             progress,
         }
     }
@@ -173,19 +176,18 @@ impl Local {
     ) -> Result<Captured, EngineError> {
         let guest_dir = self.instances.guest_dir(metadata)?;
         let guest_dir = guest_dir.as_deref();
+        let around = Surroundings {
+            room: &self.room(request),
+            disk_roots: &self.disk_roots,
+            journal: &self.journal,
+            turns: &self.turns,
+            timeouts,
+            pause_timeout: self.pause_timeout,
+            instances: &self.instances,
+            progress: &self.progress,
+        };
         match request.instance.state {
-            State::Running => {
-                let around = Surroundings {
-                    disk_roots: &self.disk_roots,
-                    journal: &self.journal,
-                    turns: &self.turns,
-                    timeouts,
-                    pause_timeout: self.pause_timeout,
-                    instances: &self.instances,
-                    progress: &self.progress,
-                };
-                capture::running(&around, metadata, guest_dir, staging, request)
-            }
+            State::Running => capture::running(&around, metadata, guest_dir, staging, request),
             at_rest @ (State::Stopped | State::Standby) => {
                 let restored = metadata
                     .restored_memory()
@@ -195,15 +197,13 @@ impl Local {
                     return Err(EngineError::instance(off::nothing_to_copy(metadata)));
                 }
                 self.require_rest(metadata, at_rest, None)?;
-                let watch = timeouts.watch;
                 let mut captured = rest::at_rest(
+                    &around,
                     metadata,
                     guest_dir,
                     restored,
                     request.kind,
                     staging,
-                    watch,
-                    &self.progress,
                 )?;
                 self.require_rest(metadata, at_rest, Some(Instant::now()))?;
                 if off::files(metadata, guest_dir).as_ref() != Ok(&before) {
@@ -239,6 +239,13 @@ impl Local {
             Ok(digests) => Ok(digests),
             Err(_) if timeouts.watch.is_over() => Ok(Vec::new()),
             Err(error) => Err(EngineError::caused("can't read the memory back", error)),
+        }
+    }
+
+    fn room(&self, request: &CreateRequest<'_>) -> Room<'_> {
+        Room {
+            state_dir: &self.state_dir,
+            min_free: request.storing.min_free.or(self.min_free),
         }
     }
 
@@ -355,7 +362,24 @@ impl Engine for Local {
         })
     }
 
-    fn takes_disks_alone(&self) -> bool {
+    fn foresee_room(&self, request: &CreateRequest<'_>) -> Result<(), EngineError> {
+        let Some(metadata) = self.instances.find(&request.instance.id)? else {
+            return Ok(());
+        };
+        let store = self.instances.store()?;
+        let store = store.directory();
+        let guest_dir = self.instances.guest_dir(&metadata)?;
+        let needed = needs::bytes(
+            request,
+            &metadata,
+            guest_dir.as_deref(),
+            store,
+            self.timeouts,
+        );
+        self.room(request).require(store, None, needed?)
+    }
+
+    fn stores_on_this_host(&self) -> bool {
         true
     }
 
@@ -378,72 +402,5 @@ impl Engine for Local {
             .progress
             .begin(id.as_str(), "removing the snapshot", None);
         self.instances.store()?.delete(id)
-    }
-}
-
-impl Recovery for Local {
-    fn unfinished(&self) -> Result<Vec<InstanceId>, EngineError> {
-        self.journal.ids()
-    }
-
-    fn recover(&self, id: &InstanceId) -> Result<Vec<String>, EngineError> {
-        let entry = match self.journal.read(id)? {
-            None => return Ok(Vec::new()),
-            Some(Journaled::Capture(entry)) => *entry,
-            Some(Journaled::Restore(restoring)) => return self.recover_restore(*restoring),
-        };
-        let snapshot_id = entry.snapshot_id.clone();
-        let mut lines = session::recover(&self.journal, entry, self.timeouts_from_now())?;
-        // The VMM came first: what is left of the staging only takes space.
-        match self
-            .instances
-            .data_dir()
-            .and_then(|data| SnapshotStore::of(&data).discard_staging(&snapshot_id))
-        {
-            Ok(_) => {}
-            Err(error) => lines.push(crate::error::in_words(&error)),
-        }
-        Ok(lines)
-    }
-
-    fn sweep(&self) -> Result<Vec<String>, EngineError> {
-        self.instances.store()?.sweep()
-    }
-}
-
-impl Diagnose for Local {
-    fn second_scheduler(&self, id: &InstanceId) -> Result<Option<String>, EngineError> {
-        second_scheduler::of(&self.data_dir, id)
-    }
-
-    fn examine(&self, is_busy: &(dyn Fn(&InstanceId) -> bool + Sync)) -> Vec<Finding> {
-        examine::Examination {
-            data_dir: &self.data_dir,
-            instances: &self.instances,
-            surveys: &self.surveys,
-            journal: &self.journal,
-            timeouts: self.timeouts,
-            server: &self.server,
-            is_busy,
-        }
-        .run()
-    }
-}
-
-impl Registrar for Local {
-    fn is_registered(&self, id: &InstanceId) -> Result<bool, RegistrationError> {
-        registration::is_registered(&self.instances, id)
-    }
-
-    fn register(
-        &self,
-        request: Request,
-        now: DateTime<Utc>,
-    ) -> Result<(Registered, Vec<String>), RegistrationError> {
-        registration::register(&self.instances, request, self.timeouts, now)
-    }
-
-    fn unregister(&self, id: &InstanceId, has_schedule: bool) -> Result<(), RegistrationError> {
-        registration::unregister(&self.instances, id, has_schedule)
     }
 }

@@ -3,27 +3,24 @@
 use std::path::Path;
 
 use crate::engine::EngineError;
-use crate::engine::local::capture::{Captured, require_space};
+use crate::engine::local::capture::{Captured, Surroundings};
 use crate::engine::local::guest_files;
 use crate::engine::local::metadata::Metadata;
 use crate::engine::local::registration::RestoredMemory;
 use crate::engine::local::staging::Staging;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
-use crate::interrupt::Watch;
-use crate::progress::Progress;
 use crate::snapshot::Kind;
 use crate::snapshot::manifest::{DiskEntry, Manifest};
 
 /// Copies the guest's files into `staging`, with the memory that was `restored` for it. Whether it stayed at rest meanwhile is the caller's to check.
 pub(super) fn at_rest(
+    around: &Surroundings<'_>,
     metadata: &Metadata,
     guest_dir: Option<&Path>,
     restored: Option<&RestoredMemory>,
     kind: Kind,
     staging: &Staging,
-    watch: Watch,
-    progress: &Progress,
 ) -> Result<Captured, EngineError> {
     let guest = staging.dir();
     let guest_dir = guest_dir.or(restored.map(|it| it.directory.as_path()));
@@ -37,10 +34,9 @@ pub(super) fn at_rest(
     }
     let disk_bytes = guest_files::needed_bytes(&disks, guest)?;
     let needed_bytes = tree_bytes.unwrap_or(0).saturating_add(disk_bytes);
-    if needed_bytes > 0 {
-        require_space(guest.path(), needed_bytes)?;
-    }
-    let watch = watch.sized(needed_bytes);
+    around.room.reserve(staging.path(), needed_bytes)?;
+    let watch = around.timeouts.watch.sized(needed_bytes);
+    let progress = around.progress;
     if let Some(guest_dir) = guest_dir {
         let step = progress.begin(&metadata.name, "copying files", tree_bytes);
         guest_files::copy_at_rest(guest_dir, guest, kind == Kind::Standby, watch, &step)?;

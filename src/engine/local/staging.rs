@@ -12,6 +12,7 @@ use super::digests::{Digests, FileDigests};
 use super::manifest;
 use super::payload::{self, Claims};
 use super::record::{self, HIDDEN, RECORD};
+use super::room;
 use super::store::SnapshotStore;
 use super::sweep::{claim, create_private, empty, hide};
 use crate::engine::EngineError;
@@ -142,6 +143,7 @@ impl Staging {
             })
             .map_err(failed)?;
         snapshot.disk_bytes = Some(space::disk_usage(&self.path).map_err(failed)?);
+        room::release(&self.path).map_err(failed)?;
         self.give_name().map_err(failed)?;
         self.is_done = true;
         Ok(snapshot)

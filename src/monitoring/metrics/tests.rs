@@ -32,7 +32,7 @@ fn instance(id: &str, name: &str) -> Instance {
         metadata: BTreeMap::new(),
         max_pause: None,
         hooks: Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     };
     Instance {
         schedule: Schedule::new(id.parse().unwrap(), declaration, at(0)),

@@ -28,7 +28,7 @@ fn schedule(interval: Duration, retention: Retention) -> Schedule {
         metadata: BTreeMap::new(),
         max_pause: None,
         hooks: Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     };
     Schedule::new(id, declaration, start())
 }

@@ -70,6 +70,17 @@ impl Input {
                 self.metadata
             },
             no_memory: self.no_memory.or(Some(before.storing.no_memory)),
+            compress: self.compress.or_else(|| {
+                // Memory that is left out now needs no method.
+                let kept = before
+                    .storing
+                    .compress
+                    .filter(|_| self.no_memory != Some(true));
+                kept.map(|it| it.to_string())
+            }),
+            min_free: self
+                .min_free
+                .or_else(|| before.storing.min_free.map(|it| it.to_string())),
             pre_hook,
             post_hook,
             failure_hook,

@@ -111,7 +111,7 @@ fn weekly(retention: Retention) -> Schedule {
         metadata: BTreeMap::new(),
         max_pause: None,
         hooks: Hooks::default(),
-        storing: crate::schedule::Storing::default(),
+        storing: crate::snapshot::storing::Storing::default(),
     };
     Schedule::new(id(), declaration, DateTime::UNIX_EPOCH)
 }

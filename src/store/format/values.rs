@@ -91,3 +91,31 @@ pub(super) mod go_or_absent {
         parsed.transpose()
     }
 }
+
+/// A value that may be missing, as its own text.
+pub(super) mod text_or_absent {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use super::{Deserialize, Deserializer, Error, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(
+        value: &Option<T>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => to.collect_str(value),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(from)?.filter(|text| !text.is_empty());
+        text.map(|text| text.parse().map_err(D::Error::custom))
+            .transpose()
+    }
+}

@@ -183,6 +183,21 @@ pub(super) fn size_bytes(qmp: &mut Qmp) -> Result<u64, VmmError> {
     Ok(summary.base_memory.saturating_add(plugged))
 }
 
+/// What a save of the guest's memory takes at most, in bytes: QEMU writes no pages of zeros, and nobody has touched more
+/// than what its process holds. What is mapped from files or shared with other processes may hold more than that shows.
+///
+/// # Errors
+/// When QEMU can't be asked.
+pub(super) fn most_bytes(qmp: &mut Qmp, process: Option<&Process>) -> Result<u64, VmmError> {
+    let size = size_bytes(qmp)?;
+    let touched = process.and_then(Process::memory_bytes);
+    let content = match touched {
+        Some(touched) if !is_mapped_from_file(qmp)? => touched.min(size),
+        Some(_) | None => size,
+    };
+    Ok(content.saturating_add(size / HEADERS))
+}
+
 /// Whether any of the guest's memory is mapped from a file, so that a page may hold something that nobody has touched.
 ///
 /// # Errors

@@ -208,6 +208,10 @@ impl Vmm for Qemu {
         outlook::look(&mut self.qmp, self.process.as_ref())
     }
 
+    fn memory_bytes(&mut self) -> Result<u64, VmmError> {
+        memory::most_bytes(&mut self.qmp, self.process.as_ref())
+    }
+
     fn copies_disks(&self) -> bool {
         true
     }

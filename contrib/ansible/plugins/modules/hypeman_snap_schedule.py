@@ -120,6 +120,16 @@ options:
       - Not with a hypeman server.
     type: bool
     version_added: "0.2.0"
+  compress:
+    description: How memory is compressed once the VM runs again, V(zstd) or V(zstd:1) to V(zstd:19), V(lz4) or V(lz4:0) to V(lz4:9), or V(none).
+    type: str
+    version_added: "0.2.0"
+  min_free:
+    description:
+      - What stays free where snapshots are stored, such as V(20GiB) or V(10%).
+      - Not with a hypeman server.
+    type: str
+    version_added: "0.2.0"
   pre_hook:
     description:
       - Command to run before each snapshot; if it fails, none is taken.
@@ -265,7 +275,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "name_prefix", "metadata", "retention", "hooks", "no_memory")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "name_prefix", "metadata", "retention", "hooks", "no_memory", "compress", "min_free")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -279,7 +289,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("interval", "calendar", "jitter", "max_pause", "first", "min_keep", "timezone", "name_prefix", "no_memory", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "max_pause", "first", "min_keep", "timezone", "name_prefix", "no_memory", "compress", "min_free", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -351,6 +361,8 @@ def main():
             "name_prefix": {"type": "str"},
             "metadata": {"type": "dict"},
             "no_memory": {"type": "bool"},
+            "compress": {"type": "str"},
+            "min_free": {"type": "str"},
             "pre_hook": {"type": "str"},
             "post_hook": {"type": "str"},
             "failure_hook": {"type": "str"},

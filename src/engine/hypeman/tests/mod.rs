@@ -92,6 +92,7 @@ fn create(engine: &Hypeman, state: State) -> Result<Created, EngineError> {
         name: "nightly-1",
         tags: &scheduled_tags(&metadata, &id(ID)),
         max_pause: None,
+        storing: &crate::snapshot::storing::Storing::default(),
         now: crate::clock::now(),
     })
 }
