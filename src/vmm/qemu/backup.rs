@@ -140,12 +140,22 @@ impl Backup {
         let Source {
             virtual_bytes,
             used_bytes,
+            has_backing,
+            ref layout,
             ..
         } = self.source;
-        // Tables take at most one byte in four thousand; the rest is for what a small image begins with.
-        let tables = virtual_bytes / 4096 + (4 << 20);
-        let most = used_bytes.min(virtual_bytes).saturating_add(tables);
+        let most = layout.most_bytes(virtual_bytes, used_bytes, has_backing);
         files::reserve(&self.file, 0, most).map_err(|error| no_room(copy, error))
+    }
+
+    /// What the copy lacks, in a sentence for the user.
+    pub fn lacks(&self) -> Option<String> {
+        let lost = self.source.lost.as_ref()?;
+        Some(format!(
+            "QEMU's copy of disk {} is without its {lost}, which a reflink would keep: have the disk and the data directory \
+             on one XFS or btrfs file system",
+            self.disk
+        ))
     }
 
     /// What the job is for, as an error says it.
@@ -168,9 +178,10 @@ impl Backup {
         )?;
         if self.source.format == "qcow2" {
             let job = format!("{PREFIX}-create{index}");
-            let options = json!({
-                "driver": "qcow2", "file": &file_node, "size": self.source.virtual_bytes,
-            });
+            let options = self
+                .source
+                .layout
+                .options(&file_node, self.source.virtual_bytes);
             qmp.execute(
                 "blockdev-create",
                 &json!({"job-id": &job, "options": options}),

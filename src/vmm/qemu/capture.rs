@@ -312,10 +312,10 @@ impl Save {
                 source,
             })?;
         }
-        let warnings = match &self.method {
-            SaveMode::Background | SaveMode::Left => Vec::new(),
-            SaveMode::InPause(reason) => vec![slow(pause, !self.backups.is_empty(), reason)],
-        };
+        let mut warnings: Vec<String> = self.backups.iter().filter_map(Backup::lacks).collect();
+        if let SaveMode::InPause(reason) = &self.method {
+            warnings.push(slow(pause, !self.backups.is_empty(), reason));
+        }
         Ok(Saved { pause, warnings })
     }
 

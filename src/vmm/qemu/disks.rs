@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::bounded::AtMost;
 use super::super::{Disk, MAX_DISKS, VmmError};
+use super::qcow2::{self, Layout};
 use super::qmp::Qmp;
 
 /// Formats that a snapshot can hold.
@@ -32,13 +33,25 @@ pub(super) struct Drive {
 
 /// What is in a drive: the uppermost node.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) struct Inserted {
-    #[serde(rename = "node-name", default)]
+    #[serde(default)]
     node_name: String,
     drv: String,
     ro: bool,
     file: String,
     image: Image,
+    #[serde(default)]
+    dirty_bitmaps: Vec<Bitmap>,
+}
+
+/// A dirty bitmap of a node.
+#[derive(Debug, Clone, Deserialize)]
+struct Bitmap {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    persistent: bool,
 }
 
 /// An image and what it stands on.
@@ -54,7 +67,18 @@ pub(super) struct Image {
     #[serde(default)]
     encrypted: bool,
     backing_image: Option<Box<Image>>,
+    cluster_size: Option<u64>,
+    /// Those that are in the image itself.
+    #[serde(default)]
+    snapshots: Vec<Named>,
     format_specific: Option<FormatSpecific>,
+}
+
+/// Something in an image, by its name.
+#[derive(Debug, Clone, Deserialize)]
+struct Named {
+    #[serde(default)]
+    name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +90,14 @@ struct FormatSpecific {
 #[serde(rename_all = "kebab-case")]
 struct FormatData {
     data_file: Option<IgnoredAny>,
+    compat: Option<String>,
+    compression_type: Option<String>,
+    lazy_refcounts: Option<bool>,
+    extended_l2: Option<bool>,
+    refcount_bits: Option<u64>,
+    /// Those that outlive the process.
+    #[serde(default)]
+    bitmaps: Vec<Named>,
 }
 
 /// A disk as the backup of it needs to know it.
@@ -79,6 +111,12 @@ pub(super) struct Source {
     pub virtual_bytes: u64,
     /// What the image and everything that it stands on occupy, in bytes.
     pub used_bytes: u64,
+    /// How the image is laid out; QEMU's defaults for `raw`.
+    pub layout: Layout,
+    /// Whether it stands on another image.
+    pub has_backing: bool,
+    /// What is in the image and will not be in QEMU's copy of it, as a part of a sentence.
+    pub lost: Option<String>,
 }
 
 /// All drives of the guest.
@@ -131,6 +169,16 @@ pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
     // A filter's image repeats what it filters.
     let image = inserted.below_filters();
     let chain = std::iter::successors(Some(image), |image| image.backing_image.as_deref());
+    let data = image
+        .format_specific
+        .as_ref()
+        .and_then(|it| it.data.as_ref());
+    // Those of the running QEMU, and those that are in the image only.
+    let persistent = inserted.dirty_bitmaps.iter().filter(|it| it.persistent);
+    let mut bitmaps: Vec<&str> = persistent.map(|it| it.name.as_str()).collect();
+    bitmaps.extend(data.map_or_else(Vec::new, |data| names(&data.bitmaps)));
+    bitmaps.sort_unstable();
+    bitmaps.dedup();
     Some(Source {
         node: node.to_owned(),
         format,
@@ -138,7 +186,21 @@ pub(super) fn source(drives: &[Drive], node: &str) -> Option<Source> {
         used_bytes: chain
             .map(|image| image.actual_size.unwrap_or(image.virtual_size))
             .fold(0, u64::saturating_add),
+        layout: data.map_or_else(Layout::default, |data| Layout {
+            cluster_size: image.cluster_size,
+            compat: data.compat.clone(),
+            compression_type: data.compression_type.clone(),
+            lazy_refcounts: data.lazy_refcounts,
+            extended_l2: data.extended_l2,
+            refcount_bits: data.refcount_bits,
+        }),
+        has_backing: image.backing_image.is_some(),
+        lost: qcow2::lost(&names(&image.snapshots), &bitmaps),
     })
+}
+
+fn names(all: &[Named]) -> Vec<&str> {
+    all.iter().map(|it| it.name.as_str()).collect()
 }
 
 impl Drive {

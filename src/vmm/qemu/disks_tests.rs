@@ -80,7 +80,11 @@ fn a_filter_is_looked_through() {
     });
     let mut drive = node("thr", "throttle", &format!("json:{name}"));
     drive["inserted"]["image"]["backing-image"] = json!({
-        "filename": &path, "format": "qcow2", "virtual-size": 8_388_608, "actual-size": 200_704,
+        "filename": &path, "format": "qcow2", "virtual-size": 8_388_608, "actual-size": 200_704, "cluster-size": 131_072,
+        "format-specific": {"type": "qcow2", "data": {
+            "compat": "1.1", "lazy-refcounts": true, "bitmaps": [{"name": "b", "granularity": 65_536, "flags": ["auto"]}],
+        }},
+        "snapshots": [{"id": "1", "name": "s", "vm-state-size": 0}],
         "backing-image": {
             "filename": "/images/base.raw", "format": "raw", "virtual-size": 4_194_304,
             "actual-size": 1_048_576,
@@ -95,6 +99,14 @@ fn a_filter_is_looked_through() {
         format: "qcow2".to_owned(),
         virtual_bytes: 8_388_608,
         used_bytes: 200_704 + 1_048_576,
+        layout: Layout {
+            cluster_size: Some(131_072),
+            compat: Some("1.1".to_owned()),
+            lazy_refcounts: Some(true),
+            ..Layout::default()
+        },
+        has_backing: true,
+        lost: Some("internal snapshots (s) and persistent bitmaps (b)".to_owned()),
     };
     assert_eq!(source(&drives(vec![drive]), "thr"), Some(expected));
 }

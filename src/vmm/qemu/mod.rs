@@ -20,6 +20,7 @@ mod jobs;
 mod memory;
 mod migration;
 mod outlook;
+mod qcow2;
 mod qmp;
 mod shared;
 mod socket;

@@ -99,6 +99,89 @@ fn a_qcow2_disk_is_copied_with_all_that_it_stands_on() {
     assert_goes_on(&vm, &plan, tick);
 }
 
+/// What the header of a qcow2 image says (docs/interop/qcow2 of QEMU): its version, the size of a cluster, whether it has
+/// extended entries, lazy counts, and which compression.
+fn header(image: &Path) -> (u32, u32, bool, bool, u8) {
+    let bytes = fs::read(image).unwrap();
+    let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let features = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (incompatible, compatible) = (features(72), features(80));
+    let is_zstd = incompatible & 8 != 0;
+    (
+        number(4),
+        1 << number(20),
+        incompatible & 16 != 0,
+        compatible & 1 != 0,
+        if is_zstd { bytes[104] } else { 0 },
+    )
+}
+
+#[test]
+fn a_qcow2_disk_keeps_its_layout_and_what_its_copy_lacks_is_named() {
+    let scratch = scratch();
+    let vm = TestVm::boot(&VmOptions::new(scratch.path()));
+    // An image that is laid out as no default is, over the disk.
+    let overlay = scratch.path().join("overlay.qcow2");
+    fs::write(&overlay, "").unwrap();
+    let file = json!({"driver": "file", "node-name": "overlay-file", "filename": overlay});
+    vm.qmp("blockdev-add", &file);
+    let options = json!({
+        "driver": "qcow2", "file": "overlay-file", "size": 64 << 20, "cluster-size": 131_072,
+        "compression-type": "zstd", "lazy-refcounts": true, "extended-l2": true,
+    });
+    vm.qmp(
+        "blockdev-create",
+        &json!({"job-id": "made", "options": options}),
+    );
+    vm.wait_for("the image", || {
+        let jobs = vm.qmp("query-jobs", &json!({}));
+        (jobs[0]["status"] == "concluded").then_some(())
+    });
+    vm.qmp("job-dismiss", &json!({"id": "made"}));
+    let node =
+        json!({"driver": "qcow2", "node-name": "overlay", "file": "overlay-file", "backing": null});
+    vm.qmp("blockdev-add", &node);
+    vm.qmp(
+        "blockdev-snapshot",
+        &json!({"node": "disk0", "overlay": "overlay"}),
+    );
+    vm.qmp(
+        "block-dirty-bitmap-add",
+        &json!({"node": "overlay", "name": "since-friday", "persistent": true}),
+    );
+    vm.qmp(
+        "blockdev-snapshot-internal-sync",
+        &json!({"device": "overlay", "name": "before-upgrade"}),
+    );
+    let before = vm.traces();
+    let mut qemu = connect(&vm);
+    let plan = plan(&mut qemu, &state_dir(scratch.path(), "snapshot"));
+    let tick = vm.wait_next_tick();
+    let saved = capture(&mut qemu, &plan).unwrap();
+    let copy = &plan.disks[0].target_path;
+    assert_eq!(header(copy), header(&overlay));
+    assert_eq!(header(copy), (3, 131_072, true, true, 1));
+    let said = saved.warnings.join("\n");
+    assert!(
+        said.contains("before-upgrade")
+            && said.contains("since-friday")
+            && said.contains("reflink"),
+        "{said}"
+    );
+    assert_eq!(vm.traces(), before);
+    let again = TestVm::restore(
+        &VmOptions {
+            disk_format: DiskFormat::Qcow2,
+            socket: None,
+            ..vm.options().clone()
+        },
+        &plan.state_dir.as_ref().unwrap().path().join("memory"),
+        std::slice::from_ref(copy),
+    );
+    again.wait_ticks_beyond(tick + 40);
+    assert_eq!(again.torn_lines(), Vec::<String>::new());
+}
+
 #[test]
 fn a_disk_with_a_backing_file_is_copied_into_one_file() {
     let scratch = scratch();
