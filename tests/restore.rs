@@ -473,3 +473,42 @@ fn a_restore_that_is_cut_short_leaves_all_or_nothing() {
     host.run(&args).exits(0);
     host.run(&["delete-snapshot", "--yes", "s1"]).exits(0);
 }
+
+/// A copy of an image that names its backing file from its own directory does not find it in another one.
+#[test]
+fn a_backing_file_that_is_named_from_the_images_directory_is_said() {
+    let host = Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"));
+    let age = std::time::Duration::from_secs(60);
+    host.add_snapshot("s1", (WEB_A, "web-a"), age, true);
+    let guest = host.data_dir().join("snapshots/s1/guest");
+    fs::create_dir(guest.join("disks")).unwrap();
+    // The head of a qcow2 image, and the name that it gives the file below it.
+    let mut image = b"QFI\xfb\0\0\0\x03".to_vec();
+    image.extend(104_u64.to_be_bytes());
+    image.extend(10_u32.to_be_bytes());
+    image.resize(104, 0);
+    image.extend(b"base.qcow2");
+    fs::write(guest.join("disks/0-a.qcow2"), image).unwrap();
+    let manifest = json!({"version": 1, "disks": [
+        {"source": "/srv/vms/a.qcow2", "file": "disks/0-a.qcow2", "format": "qcow2"},
+    ]});
+    fs::write(guest.join("hypeman-snap.json"), manifest.to_string()).unwrap();
+    let to = host.dir().join("back");
+    let args = ["restore", "web-a", "s1", "--to", to.to_str().unwrap()];
+    host.run(&[&args[..], &["--start"]].concat()).exits(1);
+    assert!(!to.exists());
+    let json = host
+        .run(&[&args[..], &["-o", "json"]].concat())
+        .exits(0)
+        .json();
+    let checks = json["checks"].as_array().unwrap();
+    let check = checks.iter().find(|it| it["check"] == "backing file");
+    let check = check.unwrap_or_else(|| panic!("{json}"));
+    assert_eq!(check["status"], "warning");
+    let remedy = check["remedy"].as_str().unwrap();
+    let rebase = format!(
+        "-b /srv/vms/base.qcow2 {}",
+        to.join("disks/0-a.qcow2").display()
+    );
+    assert!(remedy.contains(&rebase), "{remedy}");
+}

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -361,4 +362,33 @@ fn what_lacks_or_can_not_be_given_again_is_said_before_anything_is_touched() {
     assert!(said.stdout.contains("net7"), "{said:?}");
     assert!(said.stdout.contains("open file"), "{said:?}");
     assert!(!scene.to().exists());
+}
+
+#[test]
+fn the_libraries_that_a_vmm_had_are_given_again_unless_others_can_change_them() {
+    let scene = Scene::new(Dialect::Firecracker, Wrong::Nothing);
+    scene.edit_manifest(|manifest| manifest["vmm"]["library_path"] = json!("/usr/lib:/lib"));
+    let json = scene.restore(START).exits(0).json();
+    let _started = Started::of(&json);
+    let command = json["command"].as_array().unwrap();
+    let place = command.iter().position(|word| word == "env").unwrap();
+    assert_eq!(command[place + 1], "LD_LIBRARY_PATH=/usr/lib:/lib");
+    let environment = fs::read(format!("/proc/{}/environ", json["pid"])).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    assert!(environment.contains("LD_LIBRARY_PATH=/usr/lib:/lib"));
+
+    let open = scene.host.dir().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let again = scene.host.dir().join("again");
+    for (path, why) in [
+        (open.to_str().unwrap(), "has mode 0777"),
+        ("/usr/lib:lib", "No such file"),
+        ("/usr/lib:", "No such file"),
+    ] {
+        scene.edit_manifest(|manifest| manifest["vmm"]["library_path"] = json!(path));
+        let said = scene.host.run(&scene.args(&again, START)).exits(1);
+        assert!(said.stdout.contains(why), "{path}: {said:?}");
+        assert!(!again.exists());
+    }
 }

@@ -80,6 +80,9 @@ pub struct Vmm {
     /// Its working directory, as it sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    /// Where it looks for libraries before all others (`LD_LIBRARY_PATH`, ld.so(8)): all that is kept of its environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library_path: Option<String>,
     /// Its root directory, where that is another one than the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,

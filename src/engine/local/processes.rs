@@ -1,5 +1,6 @@
 //! Processes as they are written down: whether one is still there, and what it is called.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use crate::vmm;
 /// Longer command lines are nobody's.
 const ARGV_MAX: usize = 4096;
 const ARGV_MAX_BYTES: usize = 128 << 10;
+/// Likewise.
+const LIBRARY_PATH_MAX_BYTES: usize = 4096;
 
 impl Seen {
     /// Whether this process still runs.
@@ -49,10 +52,19 @@ pub(super) fn vmm(process: &vmm::Process) -> Option<manifest::Vmm> {
         group: Some(status.egid),
         groups: status.groups,
         directory: proc.cwd().ok(),
+        library_path: library_path(&proc),
         root: proc.root().ok().filter(|root| root != Path::new("/")),
     };
     // Another process may have got its number meanwhile.
     process.is_alive().then_some(found)
+}
+
+/// A process's `LD_LIBRARY_PATH`.
+fn library_path(proc: &procfs::process::Process) -> Option<String> {
+    let mut environment = proc.environ().ok()?;
+    let path = environment.remove(OsStr::new("LD_LIBRARY_PATH"))?;
+    let path = path.into_string().ok()?;
+    (!path.is_empty() && path.len() <= LIBRARY_PATH_MAX_BYTES).then_some(path)
 }
 
 /// A path without what the kernel adds to it when the file was replaced, as by an upgrade.
@@ -81,5 +93,29 @@ pub(super) fn in_words(pid: i32) -> String {
     match fs::read_to_string(directory(pid).join("comm")) {
         Ok(name) if !name.trim().is_empty() => format!("process {pid} ({})", name.trim()),
         Ok(_) | Err(_) => format!("process {pid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_processes_environment_only_where_its_libraries_are_is_kept() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .env("LD_LIBRARY_PATH", "/usr/lib")
+            .env("SECRET", "s3cret")
+            .spawn()
+            .unwrap();
+        let process = vmm::Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let is_it = || vmm(&process).is_some_and(|it| it.argv == ["sleep", "1000"]);
+        support::wait::wait_until("it is another program", is_it);
+        let found = vmm(&process).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.library_path.as_deref(), Some("/usr/lib"));
+        let kept = serde_json::to_string(&found).unwrap();
+        assert!(!kept.contains("s3cret"), "{kept}");
     }
 }

@@ -1,5 +1,6 @@
 //! Giving a snapshot back, and starting a VM from that.
 
+mod backing;
 mod checks;
 mod directory;
 mod each;
@@ -58,6 +59,10 @@ impl Restorer for Local {
         };
         if let Some(manifest) = &stored.manifest {
             preflight.findings.extend(checks::others(manifest));
+            if let Destination::Directory(to) = wanted.to {
+                let relative = backing::relative(&stored, manifest, to, wanted.starts);
+                preflight.findings.extend(relative);
+            }
         }
         preflight.has_memory = snapshot.kind == Kind::Standby && !wanted.disks_only;
         if let Some(laid) = laid {

@@ -90,15 +90,16 @@ pub fn arguments(
     Ok(arguments)
 }
 
-/// What loads a guest from `state` and `memory`: it waits to be told to go on. `drives` are its disks by the names that
-/// Firecracker has for them; for a copy, `own` is its directory, and they are elsewhere now.
+/// What loads a guest from `state` and `memory`: it waits to be told to go on. For a copy, `own` is its directory, and its
+/// disks are elsewhere now.
 ///
 /// # Errors
 /// When it can't be told where something is.
 pub fn load(
     config: Option<&Value>,
     (state, memory): (&Path, &Path),
-    drives: &[(&str, &Path)],
+    disks: &[Moved],
+    is_same: IsSame<'_>,
     own: Option<&Path>,
     overrides: Overrides,
 ) -> Result<Vec<Request>, Unlaunchable> {
@@ -120,13 +121,21 @@ pub fn load(
     }
     let mut requests = vec![Request::new(Method::Put, "/snapshot/load", Some(body))];
     if own.is_some() {
-        let pmem = section("pmem").as_array();
-        for (id, to) in drives {
-            let is_pmem = |it: &Value| it["id"].as_str() == Some(id);
-            if pmem.is_some_and(|list| list.iter().any(is_pmem)) {
-                return Err(Unlaunchable::Immovable((*id).to_owned()));
+        let config = config.ok_or(Unlaunchable::NoConfiguration)?;
+        let entries = |list: &str| config[list].as_array().map_or(&[][..], Vec::as_slice);
+        for disk in disks {
+            let is_it = |entry: &&Value| {
+                let path = entry["path_on_host"].as_str();
+                path.is_some_and(|path| is_same(path, &disk.from))
+            };
+            if let Some(pmem) = entries("pmem").iter().find(is_it) {
+                let id = pmem["id"].as_str().unwrap_or("pmem");
+                return Err(Unlaunchable::Immovable(id.to_owned()));
             }
-            let body = json!({"drive_id": id, "path_on_host": to});
+            let drive = entries("drives").iter().find(is_it);
+            let id = drive.and_then(|drive| drive["drive_id"].as_str());
+            let id = id.ok_or_else(|| Unlaunchable::UnnamedDisk(disk.from.clone()))?;
+            let body = json!({"drive_id": id, "path_on_host": disk.to});
             let path = format!("/drives/{id}");
             requests.push(Request::new(Method::Patch, &path, Some(body)));
         }
@@ -218,9 +227,9 @@ mod tests {
     }
 
     fn loaded(version: &[u64], own: Option<&Path>) -> Vec<Request> {
-        let drives = [("root", Path::new("/r/a.raw"))];
         let files = (Path::new("/r/state"), Path::new("/r/memory"));
-        load(Some(&config()), files, &drives, own, Overrides::of(version)).unwrap()
+        let overrides = Overrides::of(version);
+        load(Some(&config()), files, &disk(), &is_same, own, overrides).unwrap()
     }
 
     #[test]
@@ -284,14 +293,13 @@ mod tests {
         let files = (Path::new("/s"), Path::new("/m"));
         let own = Some(Path::new("/r"));
         let known = Overrides { are_known: true };
-        let drives = [("p0", Path::new("/r/p"))];
         let mut pmem = config();
-        pmem["pmem"] = json!([{"id": "p0", "path_on_host": "/p"}]);
-        let error = load(Some(&pmem), files, &drives, own, known);
+        pmem["pmem"] = json!([{"id": "p0", "path_on_host": "a.raw"}]);
+        let error = load(Some(&pmem), files, &disk(), &is_same, own, known);
         assert_eq!(error, Err(Unlaunchable::Immovable("p0".to_owned())));
         let mut huge = config();
         huge["machine-config"]["huge_pages"] = json!("2M");
-        let error = load(Some(&huge), files, &[], own, known);
+        let error = load(Some(&huge), files, &[], &is_same, own, known);
         assert_eq!(error, Err(Unlaunchable::HugePages));
         let error = boot(None, &[], &is_same, own);
         assert_eq!(error, Err(Unlaunchable::NoConfiguration));

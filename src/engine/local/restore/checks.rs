@@ -257,8 +257,10 @@ pub(super) fn room_in_place(
 /// Files that the snapshot needs and does not hold.
 pub(super) fn others(manifest: &Manifest) -> Vec<Finding> {
     let backing = manifest.disks.iter().filter_map(|disk| {
-        let path = disk.backing.as_ref()?;
-        Some(unchanged("backing file", path, disk.backing_file.as_ref()))
+        // QEMU names it from its working directory, if at all.
+        let cwd = manifest.vmm().and_then(|vmm| vmm.directory.as_deref());
+        let path = cwd.unwrap_or(Path::new("/")).join(disk.backing.as_ref()?);
+        Some(unchanged("backing file", &path, disk.backing_file.as_ref()))
     });
     let read_only = manifest
         .read_only_disks()

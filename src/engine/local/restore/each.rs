@@ -1,7 +1,5 @@
 //! How a VM of each hypervisor is started from what was laid down.
 
-use std::path::Path;
-
 use super::how::{How, Known, NotStartable, require};
 use crate::finding::Finding;
 use crate::vmm::launch::qemu::Monitors;
@@ -95,15 +93,10 @@ pub(super) fn firecracker(known: &Known<'_>) -> Result<How, NotStartable> {
     };
     require(stored, &["state", "memory"])?;
     let overrides = firecracker::Overrides::of(known.version);
-    let mut drives: Vec<(&str, &Path)> = Vec::new();
     if own.is_some() {
-        for (disk, moved) in known.manifest.disks.iter().zip(known.disks) {
-            let name = disk.name.as_deref();
-            let name = name.ok_or_else(|| NotStartable::NamelessDisk(disk.source.clone()))?;
-            if !disk.source.exists() {
-                return Err(NotStartable::OldPlace(disk.source.clone()));
-            }
-            drives.push((name, &moved.to));
+        let missing = known.disks.iter().find(|disk| !disk.from.exists());
+        if let Some(disk) = missing {
+            return Err(NotStartable::OldPlace(disk.from.clone()));
         }
         if let (false, Some(socket)) = (overrides.are_known, known.manifest.vsock_socket()) {
             how.findings.push(Finding::warning(
@@ -116,7 +109,7 @@ pub(super) fn firecracker(known: &Known<'_>) -> Result<How, NotStartable> {
     }
     let files = (laid.join("state"), laid.join("memory"));
     let files = (files.0.as_path(), files.1.as_path());
-    how.requests = firecracker::load(config, files, &drives, own, overrides)?;
+    how.requests = firecracker::load(config, files, known.disks, known.is_same, own, overrides)?;
     how.resume = Some(firecracker::resume());
     how.sets_clock = overrides.are_known && cfg!(target_arch = "x86_64");
     Ok(how)

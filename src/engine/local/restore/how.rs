@@ -48,6 +48,8 @@ pub(super) enum NotStartable {
         place: PathBuf,
         why: String,
     },
+    #[error("its program {} is not run, because it had libraries from a relative directory", .0.display())]
+    RelativeLibraries(PathBuf),
     #[error("its program {}: {source}", program.display())]
     Missing { program: PathBuf, source: io::Error },
     #[error("{} does not say its version", .0.display())]
@@ -67,8 +69,6 @@ pub(super) enum NotStartable {
          (touch)", .0.display()
     )]
     OldPlace(PathBuf),
-    #[error("the name that Firecracker has for the disk {} was not recorded", .0.display())]
-    NamelessDisk(PathBuf),
 }
 
 /// Where everything is that a VM is started from, once the snapshot is laid down.

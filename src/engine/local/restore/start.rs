@@ -85,6 +85,7 @@ pub(super) fn launch(
     if let Some((user, group)) = owner {
         argv.extend(as_user(user, group, &vmm.groups));
     }
+    argv.extend(with_libraries(vmm));
     argv.push(binary.display().to_string());
     argv.extend(how.arguments);
     let mut findings = vec![of_program];
@@ -135,6 +136,12 @@ fn as_user(user: u32, group: u32, groups: &[u32]) -> Vec<String> {
     .into()
 }
 
+/// What gives a program the libraries that the VMM had; behind what makes it run as its user, which gets none of them.
+fn with_libraries(vmm: &Vmm) -> Vec<String> {
+    let set = |path: &String| ["env".to_owned(), format!("LD_LIBRARY_PATH={path}")];
+    vmm.library_path.iter().flat_map(set).collect()
+}
+
 /// The program is there and is the version that the snapshot was taken with. It was a process's word which one it is, so
 /// that only one that nobody else can change is run.
 fn program(
@@ -144,20 +151,24 @@ fn program(
 ) -> Result<(Finding, Vec<u64>), NotStartable> {
     const CHECK: &str = "program";
     let shown = binary.display();
-    match trust::distrust(binary) {
-        Ok(None) => {}
-        Ok(Some(distrust)) => {
-            return Err(NotStartable::Untrusted {
-                program: binary.to_owned(),
-                place: distrust.place,
-                why: distrust.why,
-            });
-        }
-        Err(error) => {
-            return Err(NotStartable::Missing {
-                program: binary.to_owned(),
-                source: error,
-            });
+    let libraries = vmm.library_path.iter().flat_map(|it| it.split(':'));
+    for path in std::iter::once(binary).chain(libraries.map(Path::new)) {
+        match trust::distrust(path) {
+            Ok(None) if path.is_absolute() => {}
+            Ok(None) => return Err(NotStartable::RelativeLibraries(binary.to_owned())),
+            Ok(Some(distrust)) => {
+                return Err(NotStartable::Untrusted {
+                    program: binary.to_owned(),
+                    place: distrust.place,
+                    why: distrust.why,
+                });
+            }
+            Err(error) => {
+                return Err(NotStartable::Missing {
+                    program: path.to_owned(),
+                    source: error,
+                });
+            }
         }
     }
     let recorded = manifest.vmm_version().unwrap_or_default();
@@ -208,6 +219,7 @@ fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
     ) {
         words.extend(as_user(user, group, &[]));
     }
+    words.extend(with_libraries(vmm));
     words.push(binary.display().to_string());
     let (program, arguments) = words.split_first()?;
     let output = Command::new(program)
