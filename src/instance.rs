@@ -135,6 +135,14 @@ pub enum Hypervisor {
 pub struct UnknownHypervisor(String);
 
 impl Hypervisor {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [
+        Self::CloudHypervisor,
+        Self::Firecracker,
+        Self::Qemu,
+        Self::QemuMicrovm,
+    ];
+
     /// The name in hypeman's files and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -156,15 +164,10 @@ impl FromStr for Hypervisor {
     type Err = UnknownHypervisor;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [
-            Self::CloudHypervisor,
-            Self::Firecracker,
-            Self::Qemu,
-            Self::QemuMicrovm,
-        ]
-        .into_iter()
-        .find(|hypervisor| hypervisor.as_str() == name)
-        .ok_or_else(|| UnknownHypervisor(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|hypervisor| hypervisor.as_str() == name)
+            .ok_or_else(|| UnknownHypervisor(name.to_owned()))
     }
 }
 

@@ -38,7 +38,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser};
 
 use cli::{Cli, Command, EngineKind, OutputFormat};
-use commands::{check, failure};
+use commands::{check, completions, failure};
 use engine::{EngineError, Ports, hypeman};
 use exit::Exit;
 use progress::Progress;
@@ -46,6 +46,12 @@ use settings::{Settings, Surroundings};
 use store::Store;
 
 fn main() -> ExitCode {
+    // Ends the process if a shell asks for words.
+    clap_complete::CompleteEnv::with_factory(|| {
+        completions::with_words(Cli::command(), words_for_a_shell)
+    })
+    .var(completions::VARIABLE)
+    .complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -130,6 +136,34 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
     let text = output::render(&answer, &view(cli));
     output::print(&text).context("can't write to standard output")?;
     Ok(answer.exit())
+}
+
+/// What a shell offers where an instance or a snapshot can stand; nothing where that can't be told.
+fn words_for_a_shell(subject: completions::Subject) -> Vec<completions::Word> {
+    let offer = || -> anyhow::Result<Vec<completions::Word>> {
+        // As `list` would see them.
+        let cli = Cli::try_parse_from(["hypeman-snap", "list"])?;
+        let is_root = rustix::process::geteuid().is_root();
+        let around = Surroundings {
+            variable: &|name| std::env::var_os(name),
+            host_file: if is_root {
+                settings::host_file(Path::new(settings::HOST_FILE))?
+            } else {
+                BTreeMap::new()
+            },
+            is_root,
+        };
+        let settings = settings::resolve(&cli.global, &cli.command, &around)?;
+        let store = Store::new(settings.state_dir.clone());
+        let context = commands::Context {
+            settings: &settings,
+            store: &store,
+            ports: &|| open_engine(&settings, &around, &cli.command, &Progress::silent()),
+        };
+        let is_on_this_host = matches!(settings.engine, EngineKind::Local);
+        Ok(completions::words(&context, is_on_this_host, subject))
+    };
+    offer().unwrap_or_default()
 }
 
 fn open_engine(

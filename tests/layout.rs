@@ -157,7 +157,12 @@ const CONFINED: [(&str, &[&str]); 12] = [
     ("http_body_util", &["vmm/http.rs"]),
     (
         "clap_complete",
-        &["cli.rs", "cli/tests/man.rs", "commands/completions.rs"],
+        &[
+            "main.rs",
+            "cli.rs",
+            "cli/tests/man.rs",
+            "commands/completions.rs",
+        ],
     ),
 ];
 

@@ -266,13 +266,11 @@ fn directories_default_to_the_xdg_places_of_the_user() {
 }
 
 #[test]
-fn completions_name_every_command() {
+fn completions_are_there_for_known_shells() {
     let host = host();
     for shell in ["bash", "zsh", "fish"] {
         let said = host.run(&["completions", shell]).exits(0).is_content();
-        for command in ["set", "run-due", "unregister", "snapshots"] {
-            assert!(said.stdout.contains(command), "{shell}: {command}");
-        }
+        assert!(said.stdout.contains("HYPEMAN_SNAP_COMPLETE"), "{shell}");
     }
     host.run(&["completions", "cmd.exe"]).exits(2);
 }
