@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::fs::beneath::Beneath;
 use crate::instance::Hypervisor;
 use crate::interrupt::Watch;
-use crate::vmm::stages::{Prepared, Resumed, Secured};
+use crate::vmm::stages::{Resumed, Secured};
 use crate::vmm::{self, Deadline, DiskCopy, SavePlan, Timeouts, Vmm};
 
 /// How long a VMM may take for an answer here.
@@ -81,11 +81,17 @@ fn manner() -> impl Strategy<Value = Manner> {
 fn qemus_answer(command: &str, disk: &Path) -> Value {
     let image = json!({
         "virtual-size": 1 << 20, "filename": disk, "format": "raw", "actual-size": 0, "dirty-flag": false,
+        "cluster-size": 65_536, "snapshots": [{"id": "1", "name": "s", "vm-state-size": 0}],
+        "format-specific": {"type": "qcow2", "data": {
+            "compat": "1.1", "compression-type": "zlib", "lazy-refcounts": false, "extended-l2": false,
+            "refcount-bits": 16, "bitmaps": [{"name": "b", "granularity": 65_536, "flags": ["auto"]}],
+        }},
         "backing-filename": "/srv/base.raw", "full-backing-filename": "/srv/base.raw",
         "backing-image": {"virtual-size": 1 << 20, "filename": "/srv/base.raw", "format": "raw", "actual-size": 4096},
     });
     let inserted = json!({
         "image": image, "ro": false, "node-name": "#block165", "backing_file_depth": 0, "drv": "raw", "file": disk,
+        "dirty-bitmaps": [{"name": "b", "persistent": true, "count": 0, "granularity": 65_536}],
         "encrypted": false, "cache": {"no-flush": false, "direct": false, "writeback": true},
     });
     match command {
@@ -230,6 +236,7 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
     let _ = vmm.state();
     let _ = vmm.version();
     let _ = vmm.tracks_writes();
+    let _ = vmm.outlook().map(|it| (it.pause(u64::MAX), it.to_string()));
     let _ = vmm.settings();
     let disks = vmm.disks().unwrap_or_default();
     let directory = Beneath::open(state_dir).unwrap();
@@ -252,7 +259,10 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
     };
     let taken = vmm
         .prepare(&plan)
-        .and_then(Prepared::pause)
+        .and_then(|mut prepared| {
+            prepared.write_out()?;
+            prepared.pause()
+        })
         .and_then(|paused| paused.save(Deadline::after(UNTIL_SIGNAL)))
         .and_then(Secured::resume)
         .and_then(Resumed::finish);
