@@ -14,6 +14,7 @@ const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
 const DOMAIN: &str = r#"<domain type='qemu'>
   <name>web-1</name>
+  <uuid>6cf54ec1-7762-4348-86e2-649831a8e0ba</uuid>
   <memory unit='MiB'>64</memory>
   <vcpu>1</vcpu>
   <os>
@@ -82,7 +83,17 @@ example() {
 
 /// What happens to the domain; `$SHARED` has the examples.
 const DAYS: &str = r#"
-virsh define "$SHARED/domain.xml"
+# Without a monitor of its own, it is said what to add; that is what the page says.
+virsh define "$SHARED/plain.xml" >&2
+! hypeman-snap register --libvirt web-1 2>/run/said
+grep --fixed-strings --quiet --file="$SHARED/addition" /run/said
+virsh start web-1 >&2
+virsh define "$SHARED/domain.xml" >&2
+! hypeman-snap register --libvirt web-1 2>/run/said
+grep -q 'from its next start on' /run/said
+! hypeman-snap register --libvirt no-such 2>/run/said
+grep -q "virsh domid --domain no-such: .*no-such" /run/said
+virsh destroy web-1 >&2
 virsh start web-1
 eventually is_beyond 0
 grep -q 'tainted: custom-argv' /var/log/libvirt/qemu/web-1.log
@@ -167,7 +178,14 @@ fn libvirt_domain_is_snapshotted_and_comes_back_as_the_page_says() {
         .into_iter()
         .filter(|example| example.needs.as_deref() == Some("libvirt"));
     let write = |name: &str, text: &str| fs::write(machine.shared().join(name), text).unwrap();
-    write("domain.xml", &domain(&examples.next().unwrap().shown));
+    let addition = examples.next().unwrap().shown;
+    write("plain.xml", DOMAIN);
+    write("domain.xml", &domain(&addition));
+    let inner: String = addition[2..addition.len() - 1]
+        .iter()
+        .map(|line| line.trim())
+        .collect();
+    write("addition", &inner);
     for name in ["register", "suspend", "dumpxml", "disks", "memory"] {
         let script = examples.next().unwrap().script;
         // How it is in between.

@@ -8,16 +8,27 @@ use crate::instance::{Hypervisor, InstanceId};
 
 #[derive(Debug, Args)]
 pub struct RegisterArgs {
-    /// The id to give it; a plain file name
-    pub id: InstanceId,
+    /// The id to give it; a plain file name [default with --libvirt: the domain's name]
+    #[arg(required_unless_present = "libvirt")]
+    pub id: Option<InstanceId>,
 
     /// What runs it: cloud-hypervisor, firecracker, qemu or qemu-microvm
-    #[arg(long)]
-    pub hypervisor: Hypervisor,
+    #[arg(long, required_unless_present = "libvirt")]
+    pub hypervisor: Option<Hypervisor>,
 
     /// The VMM's control socket
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "libvirt")]
+    pub socket: Option<PathBuf>,
+
+    /// A domain of libvirt's: its monitor and its disks are read through virsh
+    ///
+    /// Where it has no monitor beside libvirt's own, it is said how to give it one.
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["hypervisor", "socket", "disk"])]
+    pub libvirt: Option<String>,
+
+    /// The libvirt to ask [default: virsh's own]
+    #[arg(long, value_name = "URI", requires = "libvirt")]
+    pub connect: Option<String>,
 
     /// A name to call it by [default: the id]
     #[arg(long)]

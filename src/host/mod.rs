@@ -3,6 +3,7 @@
 
 pub mod crontab;
 pub mod directory;
+pub mod libvirt;
 pub mod priority;
 pub mod sandbox;
 pub mod systemd;
