@@ -146,3 +146,43 @@ fn what_qemu_refuses_to_save_behind_its_guest_is_foreseen_before_the_pause() {
     assert!(taken.status.success(), "{taken:?}");
     assert_eq!(host.snapshots().len(), 1);
 }
+
+#[test]
+fn huge_pages_that_can_t_be_put_together_again_are_said_and_no_obstacle() {
+    if !rustix::process::geteuid().is_root() {
+        support::skip::skipped("a tool without CAP_SYS_NICE: that needs root");
+        return;
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, parent.path(), |_| {});
+    host.schedule(5);
+    let weak = |args: &[&str]| {
+        let output = std::process::Command::new("setpriv")
+            .args(["--bounding-set=-sys_nice", TOOL])
+            .arg("--state-dir")
+            .arg(host.state_dir())
+            .arg("--data-dir")
+            .arg(host.data_dir())
+            .args(["--engine", "local"])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).replace('\n', " ")
+    };
+    host.make_due();
+    let said = weak(&["-v", "run-due"]);
+    if said.contains("huge pages are off") || said.contains("Linux 6.1") {
+        support::skip::skipped("a tool without CAP_SYS_NICE: the host has no huge pages");
+        return;
+    }
+    assert_eq!(said.matches("needs CAP_SYS_NICE").count(), 1, "{said}");
+    assert_eq!(host.snapshots().len(), 1, "{said}");
+    // The snapshot split them, and doctor knows what would have helped.
+    let doctor = weak(&["doctor", "-o", "json"]);
+    assert!(
+        doctor.contains("in small pages; shorter with CAP_SYS_NICE"),
+        "{doctor}"
+    );
+    host.make_due();
+    assert!(!weak(&["run-due"]).contains("CAP_SYS_NICE"));
+}
