@@ -454,3 +454,42 @@ fn vm_whose_disks_nobody_knows_is_registered_only_by_force() {
         host.run(sure).exits(0).is_content();
     }
 }
+
+/// libvirt's own monitor serves libvirt alone, and a directory that others can write to lets them take a VM's place.
+#[test]
+fn sockets_that_are_libvirts_or_open_to_others_are_told() {
+    let host = Host::with_two_instances(env!("CARGO_BIN_EXE_hypeman-snap"));
+    let own = "/var/lib/libvirt/qemu/domain-3-web-1/monitor.sock";
+    host.run(&[
+        "register",
+        "vm-1",
+        "--hypervisor",
+        "qemu",
+        "--socket",
+        own,
+        "--force",
+    ])
+    .exits(2)
+    .complains(&["libvirt's own monitor", "register --libvirt DOMAIN"]);
+    // Who registered it with an older version is told by doctor.
+    let fine = "/run/vms/vm-1.qmp";
+    host.run(&[
+        "register",
+        "vm-1",
+        "--hypervisor",
+        "qemu",
+        "--socket",
+        fine,
+        "--force",
+    ])
+    .exits(0);
+    let file = host.state_dir().join("instances/vm-1.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(fine, own)).unwrap();
+    let said = host.run(&["doctor"]);
+    assert!(
+        said.stdout.contains("its socket is libvirt's own monitor"),
+        "{}",
+        said.stdout
+    );
+}

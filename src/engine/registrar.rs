@@ -1,6 +1,7 @@
 //! The port to whoever keeps the VMs that hypeman does not run: what the admin says of one, and the rules for it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,17 @@ pub trait Registrar: Send + Sync {
     fn unregister(&self, id: &InstanceId, has_schedule: bool) -> Result<(), RegistrationError>;
 }
 
+/// What to do about libvirt's own monitor.
+pub const LIBVIRTS_REMEDY: &str = "give the domain a monitor beside it, and register it by `hypeman-snap register --libvirt DOMAIN`";
+
+/// Whether a socket is the monitor that libvirt itself speaks with a domain's QEMU by: `domain-N-NAME/monitor.sock`. Another
+/// client waits there for ever, or takes libvirt's place.
+pub fn is_libvirts_own(socket: &Path) -> bool {
+    let directory = socket.parent().and_then(Path::file_name);
+    socket.file_name() == Some(OsStr::new("monitor.sock"))
+        && directory.is_some_and(|it| it.as_encoded_bytes().starts_with(b"domain-"))
+}
+
 impl Declared {
     /// Checks the values against each other and against the host.
     ///
@@ -114,6 +126,11 @@ impl Declared {
         let socket = utf8(&self.socket, "socket")?;
         if !self.socket.is_absolute() {
             return invalid(format!("socket {socket:?} must be an absolute path"));
+        }
+        if is_libvirts_own(&self.socket) {
+            return invalid(format!(
+                "socket {socket:?} is libvirt's own monitor, which serves libvirt alone: {LIBVIRTS_REMEDY}"
+            ));
         }
         let mut seen = BTreeSet::new();
         for disk in &self.disks {

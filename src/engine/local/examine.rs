@@ -8,7 +8,8 @@ use std::path::Path;
 use super::data_dir::DataDir;
 use super::foresight;
 use super::instances::Instances;
-use super::journal::{Journal, Journaled, Phase, RestorePhase, Restoring};
+use super::journal::Journal;
+use super::left_behind::{self, JOURNAL};
 use super::metadata::Metadata;
 use super::off::{self, Surveys};
 use super::ownership;
@@ -18,6 +19,7 @@ use super::state::{self, Answered, Derived};
 use super::store::SnapshotStore;
 use super::writers;
 use crate::engine::hypeman::ServerPresence;
+use crate::engine::registrar::{LIBVIRTS_REMEDY, is_libvirts_own};
 use crate::error::in_words;
 use crate::finding::{Finding, Status};
 use crate::fs::copy;
@@ -30,7 +32,6 @@ use crate::vmm::Timeouts;
 /// So many VMMs are asked at once. One that hangs holds up nobody until as many hang.
 const MAX_AT_ONCE: usize = 128;
 const INSTANCE: &str = "instance";
-const JOURNAL: &str = "journal";
 
 /// An examination of one data directory.
 pub(super) struct Examination<'a> {
@@ -145,6 +146,10 @@ impl Examination<'_> {
                 ));
             }
         };
+        if metadata.is_registered() && is_libvirts_own(&metadata.socket) {
+            let detail = "its socket is libvirt's own monitor, which serves libvirt alone";
+            return Some(Finding::broken(INSTANCE, id, detail, LIBVIRTS_REMEDY));
+        }
         let busy = || Finding::ok(INSTANCE, id, "a run works on it at this moment");
         if (self.is_busy)(id) {
             return Some(busy());
@@ -165,7 +170,7 @@ impl Examination<'_> {
         let finding = judge(&metadata, &derived, met.as_ref());
         let socket = Some(&metadata.socket).filter(|_| metadata.is_registered());
         Some(
-            match socket.and_then(|socket| registration::hidden_from_units(socket)) {
+            match socket.and_then(|socket| registration::socket_warning(socket)) {
                 Some(why) if finding.status == Status::Ok => Finding::warning(
                     INSTANCE,
                     id,
@@ -222,49 +227,8 @@ impl Examination<'_> {
         }
         // Its run may have ended between the two looks; then the journal is gone, or another run's.
         let is_still_there = matches!(self.journal.read(id), Ok(Some(again)) if again == entry);
-        is_still_there.then(|| left_behind(&entry))
+        is_still_there.then(|| left_behind::finding(&entry))
     }
-}
-
-/// A journal whose run died.
-fn left_behind(journaled: &Journaled) -> Finding {
-    let entry = match journaled {
-        Journaled::Capture(entry) => entry,
-        Journaled::Restore(restoring) => return half_restored(restoring),
-    };
-    let effect = match entry.phase {
-        Phase::Preparing => "its VMM may hold what was left in it",
-        Phase::Pausing => "its guest may be paused since",
-        Phase::Saving => "its VMM may still be saving",
-    };
-    Finding::broken(
-        JOURNAL,
-        &entry.instance_id,
-        format!(
-            "a run that began at {} died in mid-snapshot: {effect}",
-            entry.began_at.format("%Y-%m-%d %H:%M:%SZ")
-        ),
-        "hypeman-snap run-due --recover-only",
-    )
-}
-
-/// A restore in place that died.
-fn half_restored(restoring: &Restoring) -> Finding {
-    let effect = match restoring.phase {
-        RestorePhase::Laying => "files of it lie beside the disks, which are as they were",
-        RestorePhase::Exchanging => "some of the disks may be the snapshot's and others not",
-        RestorePhase::Keeping => "what was there before is no snapshot yet",
-    };
-    Finding::broken(
-        JOURNAL,
-        &restoring.instance_id,
-        format!(
-            "a restore of {} that began at {} died: {effect}",
-            restoring.snapshot_id,
-            restoring.began_at.format("%Y-%m-%d %H:%M:%SZ")
-        ),
-        "with the VM off: hypeman-snap run-due --recover-only",
-    )
 }
 
 /// Whether disks below the data directory are copied by reflink, found out by a trial that leaves nothing.

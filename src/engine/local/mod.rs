@@ -12,6 +12,7 @@ mod instances;
 mod journal;
 mod json;
 mod learn;
+mod left_behind;
 mod look;
 mod manifest;
 pub mod metadata;

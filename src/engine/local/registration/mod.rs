@@ -17,7 +17,7 @@ use crate::snapshot::SnapshotId;
 use crate::snapshot::manifest::Manifest;
 
 pub(super) use old::{Old, adopt, find as find_old};
-pub(super) use register::hidden_from_units;
+pub(super) use register::socket_warning;
 pub(super) use register::{is_registered, register, unregister};
 pub use registry::Registry;
 

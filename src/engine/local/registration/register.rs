@@ -1,6 +1,7 @@
 //! `register` and `unregister`: what they write, refuse, and leave alone.
 
 use chrono::{DateTime, Utc};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{Learnt, Old, Registration, adopt, find_old};
@@ -33,7 +34,7 @@ pub(in crate::engine::local) fn register(
         Some(_) => Registered::Updated,
     };
     let mut learnt = kept(before.as_ref(), &declared);
-    let mut warnings: Vec<String> = hidden_from_units(&declared.socket).into_iter().collect();
+    let mut warnings: Vec<String> = socket_warning(&declared.socket).into_iter().collect();
     match learn::ask(&declared, timeouts) {
         Asked::Answered { vmm, disks } => {
             learnt.vmm = vmm;
@@ -96,8 +97,13 @@ fn kept(before: Option<&Registration>, declared: &Declared) -> Learnt {
     }
 }
 
+/// What is to be said of the place of `socket`, if anything.
+pub(in crate::engine::local) fn socket_warning(socket: &Path) -> Option<String> {
+    hidden_from_units(socket).or_else(|| open_to_others(socket))
+}
+
 /// The warning that systemd units with a `/tmp` of their own, such as ours, don't see `socket`, where that is so.
-pub(in crate::engine::local) fn hidden_from_units(socket: &Path) -> Option<String> {
+fn hidden_from_units(socket: &Path) -> Option<String> {
     let place = ["/tmp", "/var/tmp"]
         .iter()
         .find(|place| socket.starts_with(place))?;
@@ -106,6 +112,21 @@ pub(in crate::engine::local) fn hidden_from_units(socket: &Path) -> Option<Strin
          /run",
         socket.display()
     ))
+}
+
+/// The warning that others than the VMM's user and root can put another socket in the place of `socket`, where that is so.
+fn open_to_others(socket: &Path) -> Option<String> {
+    let directory = socket.parent()?;
+    let mode = directory.metadata().ok()?.mode();
+    let is_open = mode & 0o022 != 0;
+    is_open.then(|| {
+        format!(
+            "its socket's directory {} has mode {:04o}: whoever can write there can put a socket of his own in its place; \
+             let the VMM listen in a directory that only its user and root can write to",
+            directory.display(),
+            mode & 0o7777
+        )
+    })
 }
 
 /// See [`Registrar::unregister`](crate::engine::registrar::Registrar::unregister).
