@@ -310,6 +310,16 @@ fn the_version_is_looked_at_before_anything_is_touched() {
         let said = scene.restore(&["--start"]).exits(1);
         assert!(said.stdout.contains(newer), "{said:?}");
         assert!(!scene.to().exists());
+        if dialect == Dialect::Firecracker {
+            // It loads the same format, not newer.
+            for other in ["v10.2.0", "v11.3.0", "v12.0.0", "not a format"] {
+                scene.vmm.set_format(other);
+                let said = scene.restore(START).exits(1);
+                assert!(said.stdout.contains("of its saved state"), "{said:?}");
+                assert!(!scene.to().exists());
+            }
+            scene.vmm.set_format("v11.1.7");
+        }
         let json = scene.restore(START).exits(0).json();
         drop(Started::of(&json));
     }

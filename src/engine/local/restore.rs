@@ -4,6 +4,7 @@ mod backing;
 mod checks;
 mod directory;
 mod each;
+mod format;
 mod how;
 mod in_place;
 mod running;

@@ -65,10 +65,13 @@ impl Program {
         };
         write("dialect", name);
         write("wrong", &wrong);
+        write("format", "v11.2.0\n");
         let us = std::env::current_exe().expect("this test");
         let file = directory.join(name);
         let script = format!(
-            "#!/bin/sh\n[ \"$1\" = --version ] && echo '{said}{version}' && exit\n\
+            "#!/bin/sh\ncd '{0}' || exit\ncase \"$1\" in --version) echo '{said}{version}'; exit ;;\n\
+             --snapshot-version) echo v11.2.0; exit ;;\n\
+             --describe-snapshot) cat \"$2\" >/dev/null && cat format; exit ;;\nesac\n\
              {DIRECTORY}='{}' {ARGUMENTS}=\"$*\" exec '{}' --exact {test} --nocapture\n",
             directory.display(),
             us.display()
@@ -84,6 +87,14 @@ impl Program {
     /// The program.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// From now on it says that saved states have this format, such as `v11.2.0`.
+    ///
+    /// # Panics
+    /// When it can't be told.
+    pub fn set_format(&self, format: &str) {
+        fs::write(self.directory.join("format"), format).expect("the fake's files");
     }
 
     /// What it was asked to change, as method, path and body, in this order.

@@ -52,6 +52,8 @@ pub(super) enum NotStartable {
     RelativeLibraries(PathBuf),
     #[error("its program {}: {source}", program.display())]
     Missing { program: PathBuf, source: io::Error },
+    #[error("{}: {why}; start the version that it was saved with, or leave the memory out: --disks-only", program.display())]
+    Format { program: PathBuf, why: String },
     #[error("{} does not say its version", .0.display())]
     Silent(PathBuf),
     #[error("{} has version {now}, and the snapshot is of {then}, which is newer", program.display())]

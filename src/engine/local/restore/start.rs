@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::how::{Known, Laid, NotStartable};
-use super::{checks, each};
+use super::{checks, each, format};
 use crate::engine::restorer::Launch;
-use crate::finding::Finding;
+use crate::finding::{Finding, Status};
 use crate::fs::trust;
 use crate::instance::Hypervisor;
 use crate::snapshot::manifest::{Manifest, Vmm};
@@ -62,7 +62,22 @@ pub(super) fn launch(
     if let (false, Some((user, _))) = (us.is_root(), owner) {
         return Err(NotStartable::OtherUser(user));
     }
-    let (of_program, version) = program(binary, manifest, vmm)?;
+    let (of_program, version) = program(binary, manifest, vmm, has_memory)?;
+    if let (Hypervisor::Firecracker, Some((stored, _)), true) =
+        (hypervisor, &state, of_program.status != Status::Ok)
+    {
+        let words = as_it_ran(binary, vmm);
+        let failed = |source| NotStartable::Missing {
+            program: binary.clone(),
+            source,
+        };
+        if let Some(why) = format::unfit(&words, owner, &stored.join("state")).map_err(failed)? {
+            return Err(NotStartable::Format {
+                program: binary.clone(),
+                why,
+            });
+        }
+    }
     let known = Known {
         manifest,
         vmm,
@@ -148,6 +163,7 @@ fn program(
     binary: &Path,
     manifest: &Manifest,
     vmm: &Vmm,
+    has_memory: bool,
 ) -> Result<(Finding, Vec<u64>), NotStartable> {
     const CHECK: &str = "program";
     let shown = binary.display();
@@ -176,6 +192,10 @@ fn program(
     let (then, there) = (numbers(recorded), numbers(&now));
     let finding = match there.cmp(&then) {
         std::cmp::Ordering::Equal => Finding::ok(CHECK, shown, format!("version {now}, as then")),
+        std::cmp::Ordering::Less | std::cmp::Ordering::Greater if !has_memory => {
+            let detail = format!("version {now}, and the snapshot is of {recorded}: it boots");
+            Finding::ok(CHECK, shown, detail)
+        }
         std::cmp::Ordering::Greater => Finding::warning(
             CHECK,
             shown,
@@ -210,9 +230,9 @@ fn numbers(version: &str) -> Vec<u64> {
     numbers
 }
 
-fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
+/// What runs the program as the user that ran it: what it says is all that is wanted of it.
+fn as_it_ran(binary: &Path, vmm: &Vmm) -> Vec<String> {
     let mut words = Vec::new();
-    // As the user that ran it: what it says is all that is wanted of it.
     if let (true, Some((user, group))) = (
         rustix::process::geteuid().is_root(),
         vmm.user.zip(vmm.group),
@@ -221,6 +241,11 @@ fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
     }
     words.extend(with_libraries(vmm));
     words.push(binary.display().to_string());
+    words
+}
+
+fn version(binary: &Path, vmm: &Vmm) -> Option<String> {
+    let words = as_it_ran(binary, vmm);
     let (program, arguments) = words.split_first()?;
     let output = Command::new(program)
         .args(arguments)
