@@ -4,7 +4,6 @@
 #![cfg(test)]
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Value, json};
 use support::cli::Host;
@@ -35,10 +34,6 @@ fn snapshot(host: &Host, vm: &MicroVm) -> (Value, u64, u64) {
     assert_eq!(result["outcome"], "snapshotted", "{result}");
     let after = vm.wait_ticks_beyond(*vm.ticks().last().unwrap());
     (result, before, after)
-}
-
-fn lines_of(serial: &Path) -> String {
-    fs::read_to_string(serial).unwrap_or_default()
 }
 
 #[test]
@@ -139,7 +134,7 @@ fn a_snapshot_comes_back_beside_the_vm_that_goes_on_and_boots_without_its_memory
     assert_eq!(json["requests"][1]["path"], "/api/v1/vm.boot", "{json}");
     let serial = second.join("serial");
     wait_until("the guest that boots anew", || {
-        lines_of(&serial).contains("boot\r") && !micro_vm::ticks(&serial).is_empty()
+        micro_vm::words(&serial).contains("boot\r") && !micro_vm::ticks(&serial).is_empty()
     });
     assert!(started.has_open(&second.join("disks/0-rw.raw")));
 }

@@ -189,8 +189,7 @@ fn a_snapshot_comes_back_beside_the_vm_that_goes_on_and_boots_without_its_memory
     assert_eq!(json["has_memory"], json!(false));
     let serial = second.join("vm.log");
     wait_until("the guest that boots anew", || {
-        let text = fs::read_to_string(&serial).unwrap_or_default();
-        text.contains("boot\r") && !micro_vm::ticks(&serial).is_empty()
+        micro_vm::words(&serial).contains("boot\r") && !micro_vm::ticks(&serial).is_empty()
     });
     assert!(started.has_open(&second.join("disks/0-rw.raw")));
     assert!(!started.has_open(&writable));
