@@ -135,3 +135,20 @@ fn module_fails_with_what_the_tool_said() {
     assert!(message.contains("socket"), "{message}");
     assert_eq!(host.registration(), None);
 }
+
+#[test]
+fn module_knows_where_disks_live_and_registers_what_nobody_serves_where_that_is_meant() {
+    let Some(host) = Host::create() else { return };
+    let unknown = json!({"hypervisor": "qemu", "socket": "/run/db.qmp"});
+    assert_eq!(host.module(&unknown, &[]).answer["rc"], 2);
+    let forced = json!({
+        "hypervisor": "qemu", "socket": "/run/db.qmp", "force": true,
+        "disk_roots": [host.path("data")],
+    });
+    assert!(host.module(&forced, &[]).changed());
+    let written = host.registration().unwrap();
+    assert_eq!(written["disk_roots"], json!([host.path("data")]));
+    assert!(!host.module(&forced, &[]).changed());
+    let ran = host.module(&forced, &["--check"]);
+    assert!(!ran.changed());
+}

@@ -55,6 +55,19 @@ options:
     type: list
     elements: path
     default: []
+  disk_roots:
+    description:
+      - Directories in which the VM's disks live; what its VMM calls a disk elsewhere is refused.
+      - Without any, those of the host count.
+    type: list
+    elements: path
+    default: []
+  force:
+    description:
+      - Registers a VM whose socket nobody serves and of which no disk is known.
+      - Not compared.
+    type: bool
+    default: false
   executable:
     description: The program, as a path or as a name that is looked for in the directories of E(PATH) and in C(/usr/local/bin).
     type: str
@@ -102,6 +115,7 @@ registration:
     socket: /run/web-1.qmp
     disks:
       - /srv/vms/web-1.qcow2
+    disk_roots: []
 rc:
   description: Exit code of the program when it failed. See hypeman-snap(1).
   returned: failure
@@ -131,6 +145,8 @@ from ansible_collections.hypeman.snap.plugins.module_utils.program import Progra
 
 # What a user declares: the part of a registration that a diff shows. See hypeman-snap(5), REGISTERED INSTANCES.
 SETTINGS = ("id", "name", "hypervisor", "socket", "disks")
+# The same, where it is not written when it is empty.
+LISTS = ("disk_roots",)
 
 
 def registered(module):
@@ -143,7 +159,9 @@ def registered(module):
     except (OSError, IOError, ValueError):
         # Whatever else is wrong with it, the program will say.
         return None
-    return {name: found.get(name) for name in SETTINGS}
+    settings = {name: found.get(name) for name in SETTINGS}
+    settings.update({name: found.get(name) or [] for name in LISTS})
+    return settings
 
 
 def declared(params):
@@ -154,6 +172,7 @@ def declared(params):
         "hypervisor": params["hypervisor"],
         "socket": params["socket"],
         "disks": params["disks"],
+        "disk_roots": params["disk_roots"],
     }
 
 
@@ -162,6 +181,9 @@ def flags(params):
     found = ["--hypervisor=%s" % params["hypervisor"], "--socket=%s" % params["socket"]]
     if params["name"]:
         found.append("--name=%s" % params["name"])
+    if params["force"]:
+        found.append("--force")
+    found += ["--disk-root=%s" % root for root in params["disk_roots"]]
     return found + ["--disk=%s" % disk for disk in params["disks"]]
 
 
@@ -192,6 +214,8 @@ def main():
             "socket": {"type": "path"},
             "name": {"type": "str"},
             "disks": {"type": "list", "elements": "path", "default": []},
+            "disk_roots": {"type": "list", "elements": "path", "default": []},
+            "force": {"type": "bool", "default": False},
             "executable": {"type": "str", "default": "hypeman-snap"},
             "state_dir": {"type": "path"},
             "data_dir": {"type": "path"},
