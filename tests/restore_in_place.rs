@@ -387,7 +387,7 @@ impl Off {
     }
 
     /// A restore to which `signal` comes before the system call `call` for the `step`th time; whether it succeeded.
-    fn restore_cut_short(&self, call: &str, signal: &str, step: usize) -> bool {
+    fn restore_cut_short(&self, call: &str, signal: &str, step: usize, more: Option<&str>) -> bool {
         let mut strace = Command::new("strace");
         self.host.environment(&mut strace);
         strace
@@ -397,6 +397,7 @@ impl Off {
             .arg(format!("inject={call}:signal={signal}:when={step}"))
             .arg(self.host.binary())
             .args(["restore", ID, &self.taken])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
@@ -451,9 +452,18 @@ fn a_restore_that_is_cut_short_is_undone_or_finished_by_the_next_run() {
             if signal == "SIGTERM" && !["renameat2", "linkat"].contains(&call) {
                 continue;
             }
-            for step in 1.. {
+            // The memory, which takes long to copy, makes a difference to these alone.
+            let has_memory = ["renameat2", "mkdir", "fchmod"].contains(&call);
+            let more = (!has_memory).then_some("--disks-only");
+            // What is done again and again for files of one kind is killed at some of them.
+            let stride = if ["fsync", "unlinkat", "fchmod"].contains(&call) {
+                5
+            } else {
+                1
+            };
+            for step in (1..).step_by(stride) {
                 let old = off.go_on();
-                let is_done = off.restore_cut_short(call, signal, step);
+                let is_done = off.restore_cut_short(call, signal, step, more);
                 let at = format!("{signal} before {call} {step}");
                 let recovered = host.tool(&["run-due", "--recover-only"]);
                 assert!(recovered.status.success(), "{at}: {recovered:?}");
@@ -475,7 +485,8 @@ fn a_restore_that_is_cut_short_is_undone_or_finished_by_the_next_run() {
                         "{at}: what was there before is not what was kept"
                     );
                     host.tool_ok(&["delete-snapshot", "--yes", &undone[0]]);
-                    assert_eq!(beside.len(), 1, "{at}: the memory alone: {beside:?}");
+                    let memories = usize::from(has_memory);
+                    assert_eq!(beside.len(), memories, "{at}: the memory alone: {beside:?}");
                     // A run takes it away with the next restore.
                 } else {
                     old_ones += 1;
@@ -490,7 +501,7 @@ fn a_restore_that_is_cut_short_is_undone_or_finished_by_the_next_run() {
         }
     }
     assert!(
-        old_ones > 20 && new_ones > 20,
+        old_ones > 10 && new_ones > 10,
         "{old_ones} old, {new_ones} new"
     );
     // The snapshot is what it was.
@@ -513,7 +524,7 @@ fn a_half_done_restore_waits_for_a_vm_that_was_started_meanwhile() {
     let mut halves = 0;
     for step in 1..6 {
         off.go_on();
-        off.restore_cut_short("renameat2", "SIGKILL", step);
+        off.restore_cut_short("renameat2", "SIGKILL", step, None);
         let now = off.disks();
         if now[0] == off.saved[0] && now[1] == old[1] {
             halves += 1;
