@@ -556,8 +556,24 @@ fn what_the_services_sandbox_takes_away_is_broken() {
         let mut command = command(&host, &["doctor", "-o", "json"]);
         said(command.env("HYPEMAN_SNAP_METRICS_FILE", file)).exits(code)
     };
+    let socket = "/tmp/vm-of-nobody.qmp";
+    host.run(&[
+        "register",
+        "vm-1",
+        "--hypervisor",
+        "qemu",
+        "--socket",
+        socket,
+        "--force",
+    ])
+    .exits(0);
     show(&format!("ReadWritePaths=-{}", data.display()));
     let said = examined(1);
+    assert_says(
+        &finding(&said, "service", socket),
+        "broken",
+        &["PrivateTmp=yes", "does not see this socket of vm-1"],
+    );
     for path in [&state, &metrics] {
         let remedy = format!("ReadWritePaths={}", path.display());
         assert_says(

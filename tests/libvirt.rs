@@ -140,7 +140,15 @@ eventually is_counting
 virsh snapshot-create-as web-1 s1 --disk-only --atomic >&2
 sleep 1.1
 hypeman-snap run-due --force >&2
-sed -n 's/^ *"source": "\(.*\)".*/\1/p' "/var/lib/hypeman/snapshots/$(newest)/guest/hypeman-snap.json"
+source_of_newest() { sed -n 's/^ *"source": "\(.*\)".*/\1/p' "/var/lib/hypeman/snapshots/$(newest)/guest/hypeman-snap.json"; }
+source_of_newest
+
+# And its way back from that: the disk is the first file again.
+virsh blockcommit web-1 hda --active --pivot --wait >&2
+is_counting
+sleep 1.1
+hypeman-snap run-due --force >&2
+source_of_newest
 "#;
 
 fn has_libvirtd() -> bool {
@@ -229,6 +237,7 @@ fn libvirt_domain_is_snapshotted_and_comes_back_as_the_page_says() {
             "Standby",
             "Stopped",
             "/var/lib/libvirt/images/web-1.s1",
+            "/var/lib/libvirt/images/web-1.raw",
         ],
         "{}",
         text(&output)

@@ -92,6 +92,23 @@ pub trait Registrar: Send + Sync {
     /// # Errors
     /// When it was not registered, or when that can't be written.
     fn unregister(&self, id: &InstanceId, has_schedule: bool) -> Result<(), RegistrationError>;
+
+    /// Where the registered VMs are; those that can't be read are left out.
+    ///
+    /// # Errors
+    /// When they can't be listed.
+    fn places(&self) -> Result<Vec<Places>, RegistrationError>;
+}
+
+/// Where a registered VM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The VM.
+    pub id: InstanceId,
+    /// Its VMM's control socket.
+    pub socket: PathBuf,
+    /// Its disks, as far as they are known.
+    pub disks: Vec<PathBuf>,
 }
 
 /// What to do about libvirt's own monitor.

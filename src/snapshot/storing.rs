@@ -73,9 +73,11 @@ impl FromStr for Method {
         let (algorithm, level) = match text.split_once(':') {
             None => (text, None),
             Some((algorithm, level)) => {
-                let is_plain = level.bytes().all(|it| it.is_ascii_digit());
-                let level: u8 = level.parse().map_err(|_| InvalidMethod)?;
-                (algorithm, Some(level).filter(|_| is_plain))
+                // Where `+1` is a number too.
+                if !level.bytes().all(|it| it.is_ascii_digit()) {
+                    return Err(InvalidMethod);
+                }
+                (algorithm, Some(level.parse().map_err(|_| InvalidMethod)?))
             }
         };
         // Without a level, hypeman's own.

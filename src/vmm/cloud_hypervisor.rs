@@ -261,11 +261,7 @@ impl Vmm for CloudHypervisor {
     }
 
     fn memory_bytes(&mut self) -> Result<u64, VmmError> {
-        // It writes all of it, also what the guest never touched.
-        Ok(self
-            .info()?
-            .memory_actual_size
-            .saturating_add(STATE_MAX_BYTES))
+        Ok(saved_bytes(&self.info()?))
     }
 
     fn copies_disks(&self) -> bool {
@@ -281,8 +277,9 @@ impl Vmm for CloudHypervisor {
         let handover = match &plan.state_dir {
             None => None,
             Some(state_dir) => {
-                refuse_what_a_save_would_lose(&self.info()?.config)?;
-                let needed_bytes = self.memory_bytes()?;
+                let info = self.info()?;
+                refuse_what_a_save_would_lose(&info.config)?;
+                let needed_bytes = saved_bytes(&info);
                 Some(Handover::open(
                     self.http.peer(),
                     self.http.socket(),
@@ -310,6 +307,11 @@ impl Vmm for CloudHypervisor {
         // A save that is under way can't be cancelled; it ends by itself, in files that have no name any more.
         Handover::clear(self.http.peer(), self.http.socket())
     }
+}
+
+/// What a save writes at most: all of the memory, also what the guest never touched.
+const fn saved_bytes(info: &Info) -> u64 {
+    info.memory_actual_size.saturating_add(STATE_MAX_BYTES)
 }
 
 /// A capture under way.

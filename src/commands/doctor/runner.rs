@@ -71,6 +71,25 @@ fn confined(sandbox: &Sandbox, context: &Context<'_>, schedules: &Examined) -> V
             "keep it elsewhere, such as in /usr/local/libexec",
         ))
     }));
+    let registrar = (context.ports)().ok().and_then(|ports| ports.registrar);
+    let places = registrar.and_then(|it| it.places().ok());
+    for vm in places.unwrap_or_default() {
+        let socket = ("socket", &vm.socket);
+        let needed = vm.disks.iter().map(|disk| ("disk", disk));
+        for (what, path) in std::iter::once(socket).chain(needed) {
+            if let Some(setting) = sandbox.hides(path) {
+                findings.push(Finding::broken(
+                    CHECK,
+                    path.display(),
+                    format!(
+                        "the service does not see this {what} of {}, by its {setting}",
+                        vm.id
+                    ),
+                    "move it, such as to /run for a socket and /srv for a disk, or change that setting of the service",
+                ));
+            }
+        }
+    }
     findings
 }
 

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::journal::Journaled;
 use super::store::SnapshotStore;
 use super::{Local, examine, registration, second_scheduler, session};
-use crate::engine::registrar::{Registered, Registrar, RegistrationError, Request};
+use crate::engine::registrar::{Places, Registered, Registrar, RegistrationError, Request};
 use crate::engine::{Diagnose, EngineError, Recovery};
 use crate::finding::Finding;
 use crate::instance::InstanceId;
@@ -74,5 +74,19 @@ impl Registrar for Local {
 
     fn unregister(&self, id: &InstanceId, has_schedule: bool) -> Result<(), RegistrationError> {
         registration::unregister(&self.instances, id, has_schedule)
+    }
+
+    fn places(&self) -> Result<Vec<Places>, RegistrationError> {
+        let registry = &self.instances.registry;
+        let ids = registry.ids()?;
+        let readable = ids.iter().filter_map(|id| registry.read(id).ok().flatten());
+        let places = readable.map(|vm| Places {
+            disks: (vm.disks_at_rest().iter())
+                .map(|disk| disk.path().to_owned())
+                .collect(),
+            id: vm.declared.id,
+            socket: vm.declared.socket,
+        });
+        Ok(places.collect())
     }
 }
