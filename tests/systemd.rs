@@ -132,7 +132,11 @@ fn environment_file_names_the_variables_that_the_tool_knows() {
         .map(|rest| rest.split(']').next().unwrap())
         .collect();
     // These have no flag of run-due; the key itself belongs in no file that others read.
-    known.extend(["HYPEMAN_API_KEY_FILE", "HYPEMAN_SNAP_DISK_ROOTS"]);
+    known.extend([
+        "HYPEMAN_API_KEY_FILE",
+        "HYPEMAN_SNAP_DISK_ROOTS",
+        "HYPEMAN_SNAP_MIN_FREE",
+    ]);
     known.sort_unstable();
     let file = fs::read_to_string(Path::new(PROJECT).join("contrib/default/hypeman-snap")).unwrap();
     let mut named: Vec<&str> = file
