@@ -22,11 +22,13 @@ const VERSION: u32 = 1;
 /// More than the pieces of 4 TiB need.
 const MAX_BYTES: u64 = 128 << 20;
 /// What a hypeman server changes in a record when it compresses the memory (contract, section 5).
-const CHANGED_BY_SERVERS: [&str; 4] = [
+const CHANGED_BY_SERVERS: [&str; 6] = [
     "compression",
     "compression_error",
     "compression_state",
     "compressed_size_bytes",
+    "uncompressed_size_bytes",
+    "size_bytes",
 ];
 
 /// What is known of a snapshot's content.
@@ -286,11 +288,11 @@ mod tests {
     fn a_record_is_what_it_says_and_not_how() {
         let digests = Digests::new(
             &id(),
-            br#"{"snapshot": {"id": "s1", "name": "n", "compression_state": "none"}, "stored_metadata": {"b": 1, "a": 2}}"#,
+            br#"{"snapshot": {"id": "s1", "name": "n", "size_bytes": 9, "compression_state": "none"}, "stored_metadata": {"b": 1, "a": 2}}"#,
             b"m",
             Vec::new(),
         );
-        let same = br#"{"stored_metadata":{"a":2,"b":1},"snapshot":{"compression_state":"compressed","name":"n","id":"s1"}}"#;
+        let same = br#"{"stored_metadata":{"a":2,"b":1},"snapshot":{"size_bytes":3,"compression_state":"compressed","name":"n","id":"s1"}}"#;
         assert!(digests.differences(same, Some(b"m")).is_empty());
         let other = br#"{"stored_metadata":{"a":2,"b":3},"snapshot":{"name":"n","id":"s1"}}"#;
         assert_eq!(
