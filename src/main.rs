@@ -112,6 +112,20 @@ fn unchecked(cli: &Cli, error: &anyhow::Error) -> Exit {
 }
 
 fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
+    let answer = with_context(cli, progress, |context| {
+        commands::run(&cli.command, context)
+    })?;
+    let text = output::render(&answer, &view(cli));
+    output::print(&text).context("can't write to standard output")?;
+    Ok(answer.exit())
+}
+
+/// Does `work` with what the command line, the environment and the host's settings come to.
+fn with_context<T>(
+    cli: &Cli,
+    progress: &Progress,
+    work: impl FnOnce(&commands::Context<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let is_root = rustix::process::geteuid().is_root();
     let around = Surroundings {
         variable: &|name| std::env::var_os(name),
@@ -125,45 +139,23 @@ fn carry_out(cli: &Cli, progress: &Progress) -> anyhow::Result<Exit> {
     };
     let settings = settings::resolve(&cli.global, &cli.command, &around)?;
     let store = Store::new(settings.state_dir.clone());
-    let answer = commands::run(
-        &cli.command,
-        &commands::Context {
-            settings: &settings,
-            store: &store,
-            ports: &|| open_engine(&settings, &around, &cli.command, progress),
-        },
-    )?;
-    let text = output::render(&answer, &view(cli));
-    output::print(&text).context("can't write to standard output")?;
-    Ok(answer.exit())
+    work(&commands::Context {
+        settings: &settings,
+        store: &store,
+        ports: &|| open_engine(&settings, &around, &cli.command, progress),
+    })
 }
 
 /// What a shell offers where an instance or a snapshot can stand; nothing where that can't be told.
 fn words_for_a_shell(subject: completions::Subject) -> Vec<completions::Word> {
-    let offer = || -> anyhow::Result<Vec<completions::Word>> {
-        // As `list` would see them.
-        let cli = Cli::try_parse_from(["hypeman-snap", "list"])?;
-        let is_root = rustix::process::geteuid().is_root();
-        let around = Surroundings {
-            variable: &|name| std::env::var_os(name),
-            host_file: if is_root {
-                settings::host_file(Path::new(settings::HOST_FILE))?
-            } else {
-                BTreeMap::new()
-            },
-            is_root,
-        };
-        let settings = settings::resolve(&cli.global, &cli.command, &around)?;
-        let store = Store::new(settings.state_dir.clone());
-        let context = commands::Context {
-            settings: &settings,
-            store: &store,
-            ports: &|| open_engine(&settings, &around, &cli.command, &Progress::silent()),
-        };
-        let is_on_this_host = matches!(settings.engine, EngineKind::Local);
-        Ok(completions::words(&context, is_on_this_host, subject))
+    // As `list` would see them.
+    let Ok(cli) = Cli::try_parse_from(["hypeman-snap", "list"]) else {
+        return Vec::new();
     };
-    offer().unwrap_or_default()
+    with_context(&cli, &Progress::silent(), |context| {
+        Ok(completions::words(context, subject))
+    })
+    .unwrap_or_default()
 }
 
 fn open_engine(

@@ -5,26 +5,17 @@
 
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::cli::Host;
 use support::disk::DiskFormat;
 use support::fake_vmm::{Dialect, FakeDisk, FakeVmm, Guest, Request};
 use support::filesystems::{Kind, Mount};
 use support::linux_guest::{LinuxGuest, complaints};
+use support::started::Started;
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
-
-/// A process that the tool started; it ends with this.
-struct Started(Pid);
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
 
 /// What the console said, from the last boot on.
 fn last_tick(serial: &Path) -> u64 {
@@ -83,8 +74,7 @@ fn comes_back_as_after_a_power_cut(parent: &Path, format: DiskFormat) {
     host.vm.kill();
     let to = parent.join("back");
     let back = host.json(&["restore", ID, id, "--to", to.to_str().unwrap(), "--start"]);
-    let pid = i32::try_from(back["pid"].as_i64().unwrap()).unwrap();
-    let _started = Started(Pid::from_raw(pid).unwrap());
+    let _started = Started::of(&back);
     assert_eq!(back["has_memory"], false);
     // It boots, replays its journal, finds its database and goes on from there.
     wait_until("the restored guest", || last_tick(&serial) > crashed.log);

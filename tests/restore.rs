@@ -13,18 +13,9 @@ use support::cli::Host;
 use support::disk::DiskFormat;
 use support::qmp::Qmp;
 use support::skip::skipped;
-use support::started::Started;
+use support::started::{Started, check, ticks};
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
-
-/// What the restored guest prints: the serial port of the test's VMs is a file, which the recorded command line names.
-fn ticks(serial: &Path) -> Vec<u64> {
-    let said = fs::read_to_string(serial).unwrap_or_default();
-    assert!(!said.contains("TORN"), "{said}");
-    said.lines()
-        .filter_map(|line| line.strip_prefix("tick ")?.trim().parse().ok())
-        .collect()
-}
 
 fn goes_on(format: DiskFormat, disks: usize) {
     let place = tempfile::tempdir().unwrap();
@@ -51,13 +42,6 @@ fn goes_on(format: DiskFormat, disks: usize) {
     assert_eq!(refused.status.code(), Some(1));
     let refused: Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(refused["restored"], false);
-    let check = |json: &Value, name: &str| -> Value {
-        let checks = json["checks"].as_array().unwrap();
-        let found = checks.iter().find(|it| it["check"] == name);
-        found
-            .unwrap_or_else(|| panic!("no {name} in {json}"))
-            .clone()
-    };
     assert_eq!(
         check(&refused, "instance")["status"],
         "warning",

@@ -8,56 +8,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::disk::DiskFormat;
 use support::filesystems::{Kind, Mount};
 use support::skip::skipped;
+use support::started::{Started, check, ticks};
 use support::vm_host::{ID, VmHost};
 use support::wait::wait_until;
-
-/// A process that the tool started; it ends with this.
-struct Started(Pid);
-
-impl Started {
-    fn of(json: &Value) -> Self {
-        let pid = json["pid"].as_i64();
-        let pid = pid.unwrap_or_else(|| panic!("nothing was started: {json}"));
-        Self(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap())
-    }
-
-    /// Ends it, as a power cut would, and waits until it is gone.
-    fn end(self) {
-        let directory = format!("/proc/{}", self.0.as_raw_nonzero());
-        drop(self);
-        wait_until("the restored VM to end", || {
-            fs::read_to_string(format!("{directory}/stat"))
-                .map_or(true, |stat| stat.contains(") Z "))
-        });
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
-
-fn ticks(serial: &Path) -> Vec<u64> {
-    let said = fs::read_to_string(serial).unwrap_or_default();
-    assert!(!said.contains("TORN"), "{said}");
-    said.lines()
-        .filter_map(|line| line.strip_prefix("tick ")?.trim().parse().ok())
-        .collect()
-}
-
-fn check(json: &Value, name: &str) -> Value {
-    let checks = json["checks"].as_array().unwrap();
-    let found = checks.iter().find(|it| it["check"] == name);
-    found
-        .unwrap_or_else(|| panic!("no {name} in {json}"))
-        .clone()
-}
 
 /// What lies in the directory of the disks and is no disk or file of the VM's own.
 fn litter(host: &VmHost) -> Vec<String> {
@@ -245,22 +202,11 @@ fn memory_that_was_laid_down_goes_with_the_disks_as_they_are_and_with_no_others(
 
 #[test]
 fn a_disk_that_is_gone_is_made_again_and_what_is_no_disk_of_the_vm_is_not_written_to() {
-    let place = tempfile::tempdir().unwrap();
-    let host = VmHost::boot(
-        env!("CARGO_BIN_EXE_hypeman-snap"),
-        place.path(),
-        |options| {
-            options.disks = 2;
-        },
-    );
-    host.schedule(5);
-    host.vm.wait_ticks_beyond(50);
-    let run = host.json(&["run-due", "--force"]);
-    let taken = run["results"][0]["snapshot_id"].as_str().unwrap();
-    host.vm.kill();
+    let off = Off::with_a_snapshot();
+    let (host, taken) = (&off.host, off.taken.as_str());
     let disk = host.vm.disks()[1].clone();
     fs::remove_file(&disk).unwrap();
-    let json = restore(&host, &[taken, "--start"]);
+    let json = restore(host, &[taken, "--start"]);
     let started = Started::of(&json);
     assert!(disk.exists());
     started.end();
@@ -268,7 +214,7 @@ fn a_disk_that_is_gone_is_made_again_and_what_is_no_disk_of_the_vm_is_not_writte
     // A second name would keep the old content, and a link of somebody else may lead anywhere.
     let other = disk.with_extension("other");
     fs::hard_link(&disk, &other).unwrap();
-    let refused = restore(&host, &[taken]);
+    let refused = restore(host, &[taken]);
     assert!(
         refused.to_string().contains("2 names (hard links)"),
         "{refused}"
@@ -277,7 +223,7 @@ fn a_disk_that_is_gone_is_made_again_and_what_is_no_disk_of_the_vm_is_not_writte
     fs::rename(&disk, &other).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", &disk).unwrap();
     let hostname = fs::read("/etc/hostname").ok();
-    let refused = restore(&host, &[taken]);
+    let refused = restore(host, &[taken]);
     assert_eq!(refused["restored"], false, "{refused}");
     assert_eq!(fs::read("/etc/hostname").ok(), hostname);
     fs::remove_file(&disk).unwrap();
@@ -290,7 +236,7 @@ fn a_disk_that_is_gone_is_made_again_and_what_is_no_disk_of_the_vm_is_not_writte
     fs::write(&precious, "x").unwrap();
     manifest["disks"][1]["source"] = json!(precious);
     fs::write(&path, manifest.to_string()).unwrap();
-    let refused = restore(&host, &[taken, "--force"]);
+    let refused = restore(host, &[taken, "--force"]);
     assert!(
         refused
             .to_string()

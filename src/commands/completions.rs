@@ -6,7 +6,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::Shells;
 
 use super::Context;
-use crate::cli::CompletionsArgs;
+use crate::cli::{CompletionsArgs, EngineKind};
 use crate::instance::{Hypervisor, InstanceRef};
 use crate::report::Answer;
 
@@ -100,7 +100,7 @@ pub fn with_words(command: clap::Command, words: fn(Subject) -> Vec<Word>) -> cl
 }
 
 /// The words for `subject`. What can't be found out at once is not offered: a server is never asked.
-pub fn words(context: &Context<'_>, is_on_this_host: bool, subject: Subject) -> Vec<Word> {
+pub fn words(context: &Context<'_>, subject: Subject) -> Vec<Word> {
     if subject == Subject::Hypervisors {
         let word = |it: Hypervisor| Word {
             value: it.as_str().to_owned(),
@@ -108,6 +108,7 @@ pub fn words(context: &Context<'_>, is_on_this_host: bool, subject: Subject) -> 
         };
         return Hypervisor::ALL.map(word).into();
     }
+    let is_on_this_host = matches!(context.settings.engine, EngineKind::Local);
     let ports = is_on_this_host.then(|| (context.ports)().ok()).flatten();
     let listed = ports.and_then(|ports| match subject {
         Subject::Hypervisors => None,

@@ -244,7 +244,8 @@ pub fn deleted_snapshots(rows: &[DeletedSnapshot]) -> String {
         .collect()
 }
 
-fn snapshot(name: &str, id: &SnapshotId) -> String {
+/// A snapshot, by its name if it has one.
+pub(super) fn snapshot(name: &str, id: &SnapshotId) -> String {
     if name.is_empty() {
         return id.to_string();
     }

@@ -1,6 +1,7 @@
 //! `verify`: one line for each snapshot, and what is wrong with it.
 
 use super::View;
+use super::lines;
 use super::text::visible;
 use crate::report::VerifiedRow;
 use crate::snapshot::Verified;
@@ -10,11 +11,7 @@ pub fn text(rows: &[VerifiedRow], view: &View) -> String {
     let mut counts = [0_usize; 3];
     for row in rows {
         let snapshot = &row.snapshot;
-        let name = if snapshot.name.is_empty() {
-            snapshot.id.to_string()
-        } else {
-            format!("{} ({})", visible(&snapshot.name), snapshot.id)
-        };
+        let name = lines::snapshot(&snapshot.name, &snapshot.id);
         let instance = visible(&snapshot.source_instance_name);
         let (count, is_good, said): (usize, bool, String) = match &row.verified {
             Ok(Verified::Sound {

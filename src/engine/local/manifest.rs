@@ -26,11 +26,11 @@ pub(super) fn read(guest: impl AsFd) -> Result<Manifest, ManifestError> {
     Ok(manifest)
 }
 
-/// Writes the manifest into the snapshot's `guest/`.
+/// Writes the manifest into the snapshot's `guest/`. Returns what is in the file.
 ///
 /// # Errors
 /// When it can't be written, or could not be read again.
-pub(super) fn write(manifest: &Manifest, guest: &Beneath) -> Result<(), EngineError> {
+pub(super) fn write(manifest: &Manifest, guest: &Beneath) -> Result<Vec<u8>, EngineError> {
     let path = guest.path().join(FILE_NAME);
     let bytes = serde_json::to_vec_pretty(manifest)
         .map_err(|error| EngineError::caused(format!("can't make {}", path.display()), error))?;
@@ -43,5 +43,6 @@ pub(super) fn write(manifest: &Manifest, guest: &Beneath) -> Result<(), EngineEr
     }
     guest
         .write_new(FILE_NAME, &bytes)
-        .map_err(|error| EngineError::caused(format!("can't write {}", path.display()), error))
+        .map_err(|error| EngineError::caused(format!("can't write {}", path.display()), error))?;
+    Ok(bytes)
 }

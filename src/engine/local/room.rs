@@ -54,7 +54,7 @@ impl Room<'_> {
     /// [`EngineError::NoRoom`] when they aren't there; and when that can't be told.
     pub(super) fn reserve(&self, staging: &Path, needed: u64) -> Result<(), EngineError> {
         let path = self.state_dir.join("room").join("lock");
-        // Who waits in vain reckons all the same: at worst two fit by the same free space, and the later one fails.
+        // Who does not get the lock reckons all the same: at worst two fit by the same free space, and the later one fails.
         let _lock = lock::take(&path, PATIENCE).map_err(|error| {
             EngineError::caused(format!("can't lock {}", path.display()), error)
         })?;

@@ -18,7 +18,7 @@ use super::sweep::{claim, create_private, empty, hide};
 use crate::engine::EngineError;
 use crate::fs::beneath::Beneath;
 use crate::fs::{durable, remove, seal, space};
-use crate::snapshot::manifest::{FILE_NAME, Manifest};
+use crate::snapshot::manifest::Manifest;
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// How often a directory is made anew because a sweep took it between its creation and its lock.
@@ -102,8 +102,8 @@ impl Staging {
         self.guest.path()
     }
 
-    /// Lists the files in `manifest`, writes `digests` down, makes everything private and durable, and gives the directory its final name and,
-    /// last of all, its record. Returns `snapshot` with its sizes as they are on disk.
+    /// Lists the files in `manifest`, writes `digests` down, makes everything private and durable, and gives the directory
+    /// its final name and, last of all, its record. Returns `snapshot` with its sizes as they are on disk.
     ///
     /// # Errors
     /// When any step fails, or nothing could be restored from what is there; then there is no snapshot of this id.
@@ -128,7 +128,7 @@ impl Staging {
         manifest.set_consistency(snapshot.consistency);
         manifest.complete(&self.id, files);
         let compression = payload::compression(&manifest);
-        manifest::write(&manifest, self.dir())?;
+        let manifest_bytes = manifest::write(&manifest, self.dir())?;
         seal::seal(guest).map_err(|error| {
             EngineError::caused(format!("can't finish snapshot {}", snapshot.id), error)
         })?;
@@ -137,10 +137,8 @@ impl Staging {
         let bytes = record::render(&snapshot, compression, stored_metadata)
             .map_err(|error| failed(error.into()))?;
         durable::write(&self.path.join(HIDDEN), &bytes, 0o600).map_err(failed)?;
-        fs::read(guest.join(FILE_NAME))
-            .and_then(|manifest| {
-                Digests::new(&self.id, &bytes, &manifest, digests).write(&self.path)
-            })
+        Digests::new(&self.id, &bytes, &manifest_bytes, digests)
+            .write(&self.path)
             .map_err(failed)?;
         snapshot.disk_bytes = Some(space::disk_usage(&self.path).map_err(failed)?);
         room::release(&self.path).map_err(failed)?;

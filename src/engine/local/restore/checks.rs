@@ -58,29 +58,36 @@ pub(super) fn room(stored: &Path, to: &Path) -> Finding {
             "the copies share their blocks with the snapshot",
         );
     }
+    enough(
+        parent,
+        needed,
+        "make room, or name a directory on another file system",
+        "name another directory",
+    )
+}
+
+/// Whether `directory` has room for so many bytes; what helps if it has not, and if that can't be told.
+fn enough(directory: &Path, needed: u64, without_room: &str, untold: &str) -> Finding {
+    const CHECK: &str = "free space";
+    let shown = directory.display();
     let mib = |bytes: u64| bytes >> 20;
-    match space::free_bytes(parent) {
+    match space::free_bytes(directory) {
         Ok(free) if free >= needed.saturating_add(RESERVE_BYTES) => Finding::ok(
             CHECK,
-            parent.display(),
+            shown,
             format!("{} MiB are copied, {} MiB are free", mib(needed), mib(free)),
         ),
         Ok(free) => Finding::broken(
             CHECK,
-            parent.display(),
+            shown,
             format!(
                 "{} MiB are copied, and only {} MiB are free",
                 mib(needed),
                 mib(free)
             ),
-            "make room, or name a directory on another file system",
+            without_room,
         ),
-        Err(error) => Finding::broken(
-            CHECK,
-            parent.display(),
-            error.to_string(),
-            "name another directory",
-        ),
+        Err(error) => Finding::broken(CHECK, shown, error.to_string(), untold),
     }
 }
 
@@ -192,7 +199,6 @@ pub(super) fn room_in_place(
     has_memory: bool,
     store: &Path,
 ) -> Vec<Finding> {
-    const CHECK: &str = "free space";
     let mut needs: Vec<(u64, PathBuf, u64)> = Vec::new();
     let mut need = |directory: &Path, bytes: u64| {
         let device = directory.metadata().map_or(0, |it| it.dev());
@@ -227,31 +233,17 @@ pub(super) fn room_in_place(
         let bytes = space::disk_usage(&stored.join(state)).unwrap_or(0);
         need(first.directory(), if is_shared { 0 } else { bytes });
     }
-    let mib = |bytes: u64| bytes >> 20;
-    let one = |(_, directory, needed): (u64, PathBuf, u64)| match space::free_bytes(&directory) {
-        Ok(free) if free >= needed.saturating_add(RESERVE_BYTES) => Finding::ok(
-            CHECK,
-            directory.display(),
-            format!("{} MiB are copied, {} MiB are free", mib(needed), mib(free)),
-        ),
-        Ok(free) => Finding::broken(
-            CHECK,
-            directory.display(),
-            format!(
-                "{} MiB are copied, and only {} MiB are free",
-                mib(needed),
-                mib(free)
-            ),
-            "make room, or restore beside it: --to",
-        ),
-        Err(error) => Finding::broken(
-            CHECK,
-            directory.display(),
-            error.to_string(),
-            "restore beside it: --to",
-        ),
-    };
-    needs.into_iter().map(one).collect()
+    needs
+        .into_iter()
+        .map(|(_, directory, needed)| {
+            enough(
+                &directory,
+                needed,
+                "make room, or restore beside it: --to",
+                "restore beside it: --to",
+            )
+        })
+        .collect()
 }
 
 /// Files that the snapshot needs and does not hold.
