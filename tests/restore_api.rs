@@ -351,8 +351,8 @@ fn what_lacks_or_can_not_be_given_again_is_said_before_anything_is_touched() {
         };
         let packed = state.join(format!("{memory}.zst"));
         fs::rename(state.join(memory), &packed).unwrap();
-        let said = scene.restore(&["--start"]).exits(1);
-        assert!(said.stdout.contains("its memory is compressed"), "{said:?}");
+        let said = scene.restore(START).exits(1);
+        assert!(said.stderr.contains("can't unpack"), "{said:?}");
         assert!(!scene.to().exists() && scene.vmm.pid().is_none());
     }
     let scene = Scene::new(Dialect::CloudHypervisor, Wrong::Nothing);

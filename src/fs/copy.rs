@@ -18,7 +18,7 @@ use super::beneath::Beneath;
 /// memory that a copy takes.
 const CHUNK_BYTES: u64 = 8 << 20;
 /// The piece that is looked at when zeros have to be found by reading: the block size of common file systems.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 /// How much is read at once where the kernel can't copy by itself.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -278,7 +278,7 @@ impl Copy<'_> {
 }
 
 /// Whether `block`, of at most [`BLOCK_BYTES`], holds nothing but zeros.
-fn is_zero(block: &[u8]) -> bool {
+pub(super) fn is_zero(block: &[u8]) -> bool {
     static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
     // A comparison of slices is one `memcmp`; a loop that ends at the first other byte is many times slower.
     ZEROS.get(..block.len()).is_some_and(|zeros| zeros == block)

@@ -57,6 +57,44 @@ pub fn of_file(
     Ok(pieces)
 }
 
+/// The digests of what is handed on bit by bit.
+#[derive(Debug, Default)]
+pub struct Digester {
+    pieces: Vec<Piece>,
+    piece: Vec<u8>,
+    length: u64,
+}
+
+impl Digester {
+    /// Takes what follows.
+    pub fn take(&mut self, mut content: &[u8]) {
+        let whole = usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX);
+        self.length = self.length.saturating_add(content.len() as u64);
+        while !content.is_empty() {
+            let room = whole - self.piece.len();
+            let (now, later) = content.split_at(room.min(content.len()));
+            self.piece.extend_from_slice(now);
+            content = later;
+            if self.piece.len() == whole {
+                self.end_piece();
+            }
+        }
+    }
+
+    /// How long all of it was, and its digests.
+    pub fn finish(mut self) -> (u64, Vec<Piece>) {
+        if !self.piece.is_empty() {
+            self.end_piece();
+        }
+        (self.length, self.pieces)
+    }
+
+    fn end_piece(&mut self) {
+        self.pieces.push(of_piece(&self.piece));
+        self.piece.clear();
+    }
+}
+
 fn of_piece(content: &[u8]) -> Piece {
     let is_zero = content.iter().all(|byte| *byte == 0);
     (!is_zero).then(|| blake3::hash(content))
@@ -103,6 +141,21 @@ mod tests {
         assert_eq!(dense[3], Some(blake3::hash(&[0, 0, 0, 0, 2])));
         assert_eq!(of(&[], false), []);
         assert_eq!(of(&[0; 10], true), [None]);
+    }
+
+    #[test]
+    fn what_comes_bit_by_bit_has_the_same_digests() {
+        let mut content = vec![0; 2 * PIECE + 5];
+        content[PIECE - 1] = 1;
+        content[2 * PIECE + 1] = 2;
+        for length in [0, 1, PIECE, PIECE + 1, content.len()] {
+            for bit in [1 << 20, PIECE, 3 * PIECE - 7] {
+                let mut digester = Digester::default();
+                let content = &content[..length];
+                content.chunks(bit).for_each(|bit| digester.take(bit));
+                assert_eq!(digester.finish(), (length as u64, of(content, false)));
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod dead_socket;
 pub mod digest;
 pub mod durable;
 pub mod extents;
+pub mod frame;
 pub mod given;
 pub mod lock;
 pub mod open_files;

@@ -299,6 +299,12 @@ impl Manifest {
         self.state_dir.as_deref().map(Path::new)
     }
 
+    /// How long a file was when it was listed; `None` if it was not.
+    pub fn size_of(&self, path: &Path) -> Option<u64> {
+        let entry = self.files.iter().find(|entry| entry.path == path);
+        entry.map(|entry| entry.size_bytes)
+    }
+
     /// The same with the VMM's process of another snapshot; `None` if that is not known, or had other disks.
     pub fn with_process_of(&self, other: &Self) -> Option<Self> {
         let sources = |it: &Self| -> BTreeSet<PathBuf> {

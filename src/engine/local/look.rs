@@ -127,6 +127,7 @@ pub(super) fn live_flaw(
 fn with_flaw(directory: impl AsFd, record: Record) -> io::Result<Snapshot> {
     let is_registered = record.is_registered();
     let has_memory_elsewhere = record.has_memory_elsewhere();
+    let packed_bytes = record.packed_bytes();
     let mut snapshot = Snapshot::from(record);
     let claims = Claims {
         id: &snapshot.id,
@@ -134,6 +135,7 @@ fn with_flaw(directory: impl AsFd, record: Record) -> io::Result<Snapshot> {
         hypervisor: &snapshot.source_hypervisor,
         is_registered,
         has_memory_elsewhere,
+        packed_bytes,
     };
     snapshot.unusable = flaw(directory, &claims)?;
     Ok(snapshot)

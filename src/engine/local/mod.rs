@@ -19,6 +19,7 @@ pub mod metadata;
 mod needs;
 mod off;
 mod ownership;
+mod packed;
 mod payload;
 mod peers;
 mod places;

@@ -13,17 +13,14 @@ use rustix::io::Errno;
 
 use super::json::ReadError;
 use super::manifest::{self, ManifestError};
+use super::packed::{self, is_memory};
 use super::record::Compression;
-use crate::fs::beneath::Beneath;
+use crate::fs::frame::Format;
 use crate::snapshot::manifest::{FILE_NAME, FileEntry, Manifest};
 use crate::snapshot::{Kind, SnapshotId};
 
 /// The saved state's directory where no manifest names one (contract, section 4).
 const STATE_DIR: &str = "snapshots/snapshot-latest";
-/// What memory can be called (contract, section 4).
-const MEMORY: [&str; 2] = ["memory", "memory-ranges"];
-/// What compression puts behind that, and what it is called (contract, section 5).
-const COMPRESSED: [(&str, &str); 2] = [("zst", "zstd"), ("lz4", "lz4")];
 /// What is in `guest/` and is no part of what a restore needs: it is written anew.
 const NOT_LISTED: [&str; 2] = ["metadata.json", FILE_NAME];
 /// A flaw names so many files at most.
@@ -48,6 +45,8 @@ pub(super) struct Claims<'a> {
     pub(super) is_registered: bool,
     /// Whether hypeman left the memory where it was.
     pub(super) has_memory_elsewhere: bool,
+    /// How long the compressed memory is; `None` where none is said to be, or not how long.
+    pub(super) packed_bytes: Option<u64>,
 }
 
 /// Why nothing can be restored from the files in the open directory `guest`; `None` when they are what `claims` says, as
@@ -65,6 +64,7 @@ pub(super) fn flaw(guest: impl AsFd, claims: &Claims<'_>) -> io::Result<Option<S
     };
     let mut files = Files {
         guest,
+        packed_bytes: claims.packed_bytes,
         directories: BTreeSet::new(),
     };
     let mut flaws = Vec::new();
@@ -99,31 +99,12 @@ pub(super) fn list(guest: impl AsFd) -> io::Result<Vec<FileEntry>> {
 /// How the memory of a snapshot is compressed; `None` when it is there as it is, or not at all.
 pub(super) fn compression(manifest: &Manifest) -> Option<Compression> {
     let state_dir = manifest.state_dir().unwrap_or_else(|| Path::new(STATE_DIR));
-    let size_of = |path: &Path| {
-        let entry = manifest.files.iter().find(|entry| entry.path == path);
-        entry.map(|entry| entry.size_bytes)
-    };
-    MEMORY.iter().find_map(|name| {
-        let raw = state_dir.join(name);
-        // A restore takes the raw one where both are there.
-        if size_of(&raw).is_some() {
-            return None;
-        }
-        COMPRESSED.iter().find_map(|(suffix, algorithm)| {
-            Some(Compression {
-                algorithm,
-                size_bytes: size_of(&with_suffix(&raw, suffix))?,
-            })
-        })
+    let mut found = packed::among(&manifest.files).into_iter();
+    let packed = found.find(|it| it.raw.parent() == Some(state_dir))?;
+    Some(Compression {
+        algorithm: packed.format.name(),
+        size_bytes: packed.size_bytes,
     })
-}
-
-/// Where the memory `path` is in compressed form, if it is.
-pub(super) fn compressed_form(guest: &Beneath, path: &Path) -> Option<PathBuf> {
-    let forms = COMPRESSED.map(|(suffix, _)| with_suffix(path, suffix));
-    forms
-        .into_iter()
-        .find(|form| is_memory(path) && matches!(guest.open_file(form), Ok(Some(_))))
 }
 
 fn below(
@@ -192,6 +173,8 @@ impl Found {
 /// The files below an open directory.
 struct Files<'a> {
     guest: BorrowedFd<'a>,
+    /// How long the memory's compressed form is by the record.
+    packed_bytes: Option<u64>,
     /// The directories on the way that are known to be none but directories.
     directories: BTreeSet<PathBuf>,
 }
@@ -273,25 +256,37 @@ impl Files<'_> {
     }
 
     fn unless_in_other_form(&mut self, path: &Path, found: &Found) -> io::Result<Option<String>> {
-        if matches!(found, Found::Nothing) && self.has_other_form(path)? {
-            return Ok(None);
-        }
-        Ok(Some(found.instead_of_file(path)))
+        let other = match found {
+            Found::Nothing => self.other_form(path)?,
+            Found::File(_) | Found::Directory | Found::Other(_) => None,
+        };
+        let Some((form, size_bytes)) = other else {
+            return Ok(Some(found.instead_of_file(path)));
+        };
+        let is_packed = packed::raw_of(&form).is_some();
+        let then = self
+            .packed_bytes
+            .filter(|then| is_packed && *then != size_bytes);
+        Ok(then.map(|then| {
+            let shown = form.display();
+            format!("{shown} has {size_bytes} bytes, and had {then}")
+        }))
     }
 
-    /// Whether memory that is not there in this form is there compressed, or unpacked. A server may be at it at this
-    /// moment, so that the form that was missing is looked for once more.
-    fn has_other_form(&mut self, path: &Path) -> io::Result<bool> {
-        let Some(raw) = without_compression(path).filter(|raw| is_memory(raw)) else {
-            return Ok(false);
+    /// The form of memory that is there instead of this one, and its length. A server may be at it at this moment, so that
+    /// the form that was missing is looked for once more.
+    fn other_form(&mut self, path: &Path) -> io::Result<Option<(PathBuf, u64)>> {
+        let raw = packed::raw_of(path).map(|(raw, _)| raw);
+        let Some(raw) = raw.or_else(|| is_memory(path).then(|| path.to_owned())) else {
+            return Ok(None);
         };
-        let compressed = COMPRESSED.map(|(suffix, _)| with_suffix(&raw, suffix));
-        for form in compressed.iter().chain([&raw]) {
-            if matches!(self.find(form)?, Found::File(1..)) {
-                return Ok(true);
+        let compressed = Format::ALL.map(|format| packed::form_of(&raw, format));
+        for form in compressed.into_iter().chain([raw]) {
+            if let Found::File(size_bytes @ 1..) = self.find(&form)? {
+                return Ok(Some((form, size_bytes)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// What a snapshot of this kind lacks, if anything.
@@ -413,30 +408,6 @@ fn is_disk(path: &Path) -> bool {
     });
     let is_config_disk = is_top_level && path == Path::new("config.ext4");
     !is_below("logs") && !is_below("snapshots") && !is_other && !is_config_disk
-}
-
-/// Whether an uncompressed file of that name is a guest's memory.
-fn is_memory(path: &Path) -> bool {
-    MEMORY
-        .iter()
-        .any(|name| path.file_name() == Some(OsStr::new(name)))
-}
-
-/// The path of a file before it was compressed.
-fn without_compression(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let raw = COMPRESSED
-        .iter()
-        .find_map(|(suffix, _)| name.strip_suffix(suffix)?.strip_suffix('.'))
-        .unwrap_or(name);
-    Some(path.with_file_name(raw))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    name.into()
 }
 
 fn in_words(flaws: &[String]) -> Option<String> {

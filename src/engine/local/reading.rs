@@ -4,9 +4,11 @@ use std::io;
 use std::path::Path;
 
 use super::digests::FileDigests;
+use super::packed::Packed;
 use super::payload;
 use crate::fs::beneath::Beneath;
-use crate::fs::digest;
+use crate::fs::digest::{self, Digester};
+use crate::fs::frame;
 use crate::interrupt::Watch;
 use crate::progress::Step;
 
@@ -26,6 +28,35 @@ pub(super) fn of_file(
     let progress = |bytes| step.advance(bytes);
     let pieces = digest::of_file(&file, &|| watch.is_over(), &progress)?;
     Ok(FileDigests::new(path.to_owned(), size_bytes, &pieces))
+}
+
+/// The digests of what the compressed memory `packed` holds, as those of its raw form. It is no longer than `longest`.
+///
+/// # Errors
+/// As [`of_file`]; `InvalidData` when it is no whole frame.
+pub(super) fn of_packed(
+    guest: &Beneath,
+    packed: &Packed,
+    longest: Option<u64>,
+    watch: Watch,
+    step: &Step,
+) -> io::Result<FileDigests> {
+    let file = guest.open_file(&packed.form)?;
+    let file = file.ok_or(io::ErrorKind::NotFound)?;
+    let mut digester = Digester::default();
+    frame::unpack(
+        &file,
+        packed.format,
+        longest,
+        &|| watch.is_over(),
+        &mut |content| {
+            digester.take(content);
+            step.advance(content.len() as u64);
+            Ok(())
+        },
+    )?;
+    let (size_bytes, pieces) = digester.finish();
+    Ok(FileDigests::new(packed.raw.clone(), size_bytes, &pieces))
 }
 
 /// The digests of everything below `state_dir`, where memory and device state are.

@@ -16,6 +16,9 @@ pub(super) const RECORD: &str = "snapshot.json";
 /// record, also one with a dot (contract, section 5).
 pub(super) const HIDDEN: &str = ".snapshot.json";
 
+/// The state of a snapshot whose memory is compressed.
+const COMPRESSED: &str = "compressed";
+
 /// The key that `register` writes into an instance's metadata.
 const REGISTERED: &str = "HypemanSnapRegistered";
 
@@ -50,6 +53,14 @@ impl Record {
         let stored = self.stored_metadata.as_ref();
         let path = stored.and_then(|stored| stored.deferred_memory.as_deref());
         path.is_some_and(|path| !path.trim().is_empty())
+    }
+
+    /// How long the compressed memory is; `None` where the record does not say that there is some.
+    pub(super) fn packed_bytes(&self) -> Option<u64> {
+        let wire = &self.snapshot;
+        let is_packed = wire.compression_state.as_deref() == Some(COMPRESSED);
+        wire.compressed_size_bytes
+            .filter(|bytes| is_packed && *bytes > 0)
     }
 
     /// Why the record can't be true of the snapshot in the directory `name`, if so.
@@ -88,6 +99,10 @@ struct Wire {
     created_at: DateTime<FixedOffset>,
     #[serde(default)]
     size_bytes: u64,
+    #[serde(default)]
+    compression_state: Option<String>,
+    #[serde(default)]
+    compressed_size_bytes: Option<u64>,
     // This tool's own; hypeman passes over what it does not know.
     #[serde(default)]
     consistency: Option<Consistency>,
@@ -188,7 +203,7 @@ pub(super) fn render(
             created_at: local_time(snapshot.created_at),
             // A server that can't read one record lists nothing at all, and its sizes are signed.
             size_bytes: snapshot.size_bytes.min(i64::MAX.unsigned_abs()),
-            compression_state: compression.map_or("none", |_| "compressed"),
+            compression_state: compression.map_or("none", |_| COMPRESSED),
             compression: compression.map(|it| WrittenCompression {
                 enabled: true,
                 algorithm: it.algorithm,

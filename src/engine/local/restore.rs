@@ -49,7 +49,7 @@ impl Restorer for Local {
         let laid = match wanted.to {
             Destination::Directory(to) => {
                 preflight.findings.extend(checks::target(to));
-                preflight.findings.push(checks::room(&stored.directory, to));
+                preflight.findings.push(checks::room(&stored, to));
                 Some(Laid::beside(to, stored.manifest.as_ref()))
             }
             Destination::InPlace(_) => {
@@ -191,7 +191,7 @@ impl Local {
         let has_memory = wanted.snapshot.kind == Kind::Standby && !wanted.disks_only;
         let store = self.instances.store()?;
         findings.extend(checks::room_in_place(
-            &stored.directory,
+            stored,
             manifest,
             &targets,
             has_memory,

@@ -175,6 +175,7 @@ fn require_usable(
         hypervisor: &snapshot.source_hypervisor,
         is_registered: record::is_registered(stored_metadata),
         has_memory_elsewhere: false,
+        packed_bytes: None,
     };
     let flaw = payload::flaw(guest, &claims).map_err(|error| {
         EngineError::caused(format!("can't look at {}", guest.path().display()), error)

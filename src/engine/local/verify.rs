@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 use super::digests::{Digests, DigestsError, FileDigests};
+use super::packed::Packed;
 use super::record::{RECORD, Record};
 use super::verdict::Verdict;
-use super::{Local, look, manifest, payload, reading};
+use super::{Local, look, manifest, packed, payload, reading};
 use crate::engine::EngineError;
 use crate::engine::verifier::Verifier;
 use crate::fs::beneath::Beneath;
-use crate::fs::{bounded, lock};
+use crate::fs::{bounded, frame, lock};
 use crate::interrupt::Watch;
 use crate::progress::Step;
 use crate::snapshot::manifest::{FILE_NAME as MANIFEST, Manifest};
@@ -52,9 +53,12 @@ impl Found {
 
 /// Whether an error says that a file is not what it was, rather than that it can't be read now.
 fn is_about_the_file(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    use io::ErrorKind::{
+        InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound, UnexpectedEof,
+    };
     let is_link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
     let kinds = [
+        InvalidData,
         InvalidInput,
         IsADirectory,
         NotADirectory,
@@ -207,6 +211,10 @@ fn headers(snapshot: &Snapshot, guest: &Beneath, manifest: &Manifest, found: &mu
     if let (true, Some(state_dir)) = (is_qemu, manifest.state_dir()) {
         expected.push((state_dir.join("memory"), QEMU_MEMORY, "memory of QEMU"));
     }
+    let packed = packed::among(&payload::list(guest).unwrap_or_default());
+    for it in packed {
+        found.take(&it.form, frame_header(guest, &it, manifest));
+    }
     for (path, magic, what) in expected {
         let Ok(Some(mut file)) = guest.open_file(&path) else {
             // That it is missing, or compressed, is seen elsewhere.
@@ -220,42 +228,69 @@ fn headers(snapshot: &Snapshot, guest: &Beneath, manifest: &Manifest, found: &mu
     }
 }
 
-/// Reads every file, and compares it with its digests; those of files that have none are added.
+/// What is wrong with the header of compressed memory, if anything.
+fn frame_header(
+    guest: &Beneath,
+    packed: &Packed,
+    manifest: &Manifest,
+) -> io::Result<Option<String>> {
+    let file = guest.open_file(&packed.form)?;
+    let file = file.ok_or(io::ErrorKind::NotFound)?;
+    let told = frame::content_bytes(&file, packed.format)?;
+    let then = manifest.size_of(&packed.raw);
+    Ok(told
+        .zip(then)
+        .filter(|(told, then)| told != then)
+        .map(|(told, then)| {
+            let shown = packed.form.display();
+            format!("{shown} holds {told} bytes of memory, and there were {then}")
+        }))
+}
+
+/// Reads every file, and compares it with its digests; those of files that have none are added. Memory that was compressed
+/// since counts as what it holds.
 fn read(guest: &Beneath, digests: &mut Digests, watch: Watch, step: &Step, found: &mut Found) {
-    let files = match payload::list(guest) {
+    let mut files = match payload::list(guest) {
         Ok(files) => files,
         Err(error) => {
             found.unknown.push(error.to_string());
             return;
         }
     };
+    let mut packed = packed::among(&files);
+    packed.retain(|it| digests.of(&it.form).is_none());
+    // A compressed form beside the raw one is of no account: whoever made it died over it.
+    files.retain(|file| packed::raw_of(&file.path).is_none() || digests.of(&file.path).is_some());
     let mut first: Vec<FileDigests> = Vec::new();
-    for file in &files {
-        let now = match reading::of_file(guest, &file.path, watch, step) {
-            Ok(now) => now,
+    let of_packed = packed.iter().map(|it| {
+        let longest = digests.of(&it.raw).map(|then| then.size_bytes);
+        (
+            &it.form,
+            reading::of_packed(guest, it, longest, watch, step),
+        )
+    });
+    let of_files = files
+        .iter()
+        .map(|file| (&file.path, reading::of_file(guest, &file.path, watch, step)));
+    for (path, result) in of_packed.chain(of_files) {
+        match result {
+            Ok(now) => match digests.of(&now.path) {
+                Some(then) => found.damaged.extend(then.difference(&now)),
+                None => first.push(now),
+            },
             Err(_) if watch.is_over() => return,
-            Err(error) => {
-                found.take(&file.path, Err(error));
-                continue;
-            }
-        };
-        match digests.of(&file.path) {
-            Some(then) => found.damaged.extend(then.difference(&now)),
-            None => first.push(now),
+            Err(error) => found.take(path, Err(error)),
         }
     }
     for then in &digests.files {
         let path = &then.path;
-        if files.iter().any(|file| file.path == *path) {
-            continue;
-        }
-        match payload::compressed_form(guest, path) {
-            Some(form) => found.unknown.push(format!(
-                "{} is compressed by now, and this version does not read it: {}",
-                path.display(),
-                form.display()
-            )),
-            None => found.damaged.push(format!("{} is missing", path.display())),
+        let is_there = files.iter().any(|file| file.path == *path);
+        let is_packed = packed.iter().any(|it| it.raw == *path);
+        // Its digests are of the frame, and it was unpacked since.
+        let is_unpacked =
+            packed::raw_of(path).is_some_and(|(raw, _)| files.iter().any(|file| file.path == raw));
+        if !is_there && !is_packed && !is_unpacked {
+            found.damaged.push(format!("{} is missing", path.display()));
         }
     }
     found.first_read = first.len();

@@ -44,6 +44,7 @@ fn judge(guest: &TempDir, kind: Kind, hypervisor: &str, is_registered: bool) -> 
         hypervisor,
         is_registered,
         has_memory_elsewhere: false,
+        packed_bytes: None,
     };
     flaw(open(guest), &claims).unwrap()
 }
@@ -180,6 +181,7 @@ fn a_manifest_that_came_with_a_restored_instance_says_nothing_of_hypemans_next_s
         hypervisor: "qemu",
         is_registered: false,
         has_memory_elsewhere: false,
+        packed_bytes: None,
     };
     assert_eq!(flaw(open(&guest), &claims).unwrap(), None);
     let own = id();
@@ -295,6 +297,34 @@ fn memory_may_be_compressed_after_it_was_listed_and_unpacked_again() {
 }
 
 #[test]
+fn compressed_memory_has_the_length_that_the_record_says() {
+    let guest = listed();
+    let memory = guest.path().join(STATE).join("memory");
+    let id = id();
+    let of = |packed_bytes| {
+        let claims = Claims {
+            id: &id,
+            kind: Kind::Standby,
+            hypervisor: "qemu",
+            is_registered: true,
+            has_memory_elsewhere: false,
+            packed_bytes,
+        };
+        flaw(open(&guest), &claims).unwrap()
+    };
+    fs::write(memory.with_extension("zst"), "small").unwrap();
+    // The raw one counts.
+    assert_eq!(of(Some(4)), None);
+    fs::remove_file(&memory).unwrap();
+    assert_eq!(of(Some(5)), None);
+    assert_eq!(of(None), None);
+    for other in [4, 6] {
+        let says = format!("memory.zst has 5 bytes, and had {other}");
+        assert!(of(Some(other)).unwrap().ends_with(&says));
+    }
+}
+
+#[test]
 fn memory_that_hypeman_left_elsewhere_is_not_missing() {
     let guest = guest(&["overlay.raw", "snapshots/snapshot-latest/state"]);
     let id = id();
@@ -304,6 +334,7 @@ fn memory_that_hypeman_left_elsewhere_is_not_missing() {
         hypervisor: "firecracker",
         is_registered: false,
         has_memory_elsewhere: false,
+        packed_bytes: None,
     };
     assert!(flaw(open(&guest), &claims).unwrap().is_some());
     claims.has_memory_elsewhere = true;
@@ -522,7 +553,7 @@ proptest! {
             }
         }
         let id = id();
-        let claims = Claims { id: &id, kind, hypervisor: "qemu", is_registered: true, has_memory_elsewhere: false };
+        let claims = Claims { id: &id, kind, hypervisor: "qemu", is_registered: true, has_memory_elsewhere: false, packed_bytes: None };
         let _ = flaw(&guest, &claims).unwrap();
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::stored::Stored;
 use super::targets::{Refusal, Target};
 use crate::engine::EngineError;
 use crate::engine::local::metadata::Metadata;
@@ -47,17 +48,26 @@ pub(super) fn target(to: &Path) -> Option<Finding> {
     }
 }
 
-pub(super) fn room(stored: &Path, to: &Path) -> Finding {
+pub(super) fn room(stored: &Stored, to: &Path) -> Finding {
     const CHECK: &str = "free space";
     let parent = to.parent().unwrap_or(Path::new("/"));
-    let needed = space::disk_usage(stored).unwrap_or(0);
-    if copy::can_reflink(stored, parent).unwrap_or(false) {
+    // What is unpacked shares nothing.
+    let grows_by = stored.grows_by();
+    let stored = &stored.directory;
+    let is_shared = copy::can_reflink(stored, parent).unwrap_or(false);
+    if is_shared && grows_by == 0 {
         return Finding::ok(
             CHECK,
             parent.display(),
             "the copies share their blocks with the snapshot",
         );
     }
+    let copied = if is_shared {
+        0
+    } else {
+        space::disk_usage(stored).unwrap_or(0)
+    };
+    let needed = copied.saturating_add(grows_by);
     enough(
         parent,
         needed,
@@ -193,12 +203,14 @@ pub(super) fn places(
 
 /// Whether there is room beside the disks for their new content, and in the store for what is there now.
 pub(super) fn room_in_place(
-    stored: &Path,
+    stored: &Stored,
     manifest: &Manifest,
     targets: &[Target],
     has_memory: bool,
     store: &Path,
 ) -> Vec<Finding> {
+    let grows_by = stored.grows_by();
+    let stored = &stored.directory;
     let mut needs: Vec<(u64, PathBuf, u64)> = Vec::new();
     let mut need = |directory: &Path, bytes: u64| {
         let device = directory.metadata().map_or(0, |it| it.dev());
@@ -231,7 +243,8 @@ pub(super) fn room_in_place(
     if let (true, Some(state), Some(first)) = (has_memory, manifest.state_dir(), targets.first()) {
         let is_shared = copy::can_reflink(stored, first.directory()).unwrap_or(false);
         let bytes = space::disk_usage(&stored.join(state)).unwrap_or(0);
-        need(first.directory(), if is_shared { 0 } else { bytes });
+        let copied = if is_shared { 0 } else { bytes };
+        need(first.directory(), copied.saturating_add(grows_by));
     }
     needs
         .into_iter()

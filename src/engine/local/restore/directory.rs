@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::stored::Stored;
 use crate::engine::EngineError;
+use crate::engine::local::packed::{self, Packed};
 use crate::fs::beneath::Beneath;
-use crate::fs::{durable, remove, seal, tree};
+use crate::fs::{durable, frame, remove, seal, tree};
 use crate::interrupt::Watch;
 use crate::progress::Step;
 
@@ -67,16 +68,61 @@ impl Content<'_> {
         filled
     }
 
+    fn unpack(&self, target: &Beneath) -> Result<(), EngineError> {
+        let failed =
+            |error: io::Error| EngineError::caused("can't look for compressed memory", error);
+        for it in self.stored.packed().map_err(failed)? {
+            if it.form.ancestors().any(|path| (self.skip)(path)) {
+                continue;
+            }
+            self.unpack_one(&it, target).map_err(|error| {
+                let shown = it.form.display();
+                EngineError::caused(
+                    format!("can't unpack the snapshot's {shown}; `hypeman-snap verify --read` tells more"),
+                    error,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn unpack_one(&self, packed: &Packed, target: &Beneath) -> io::Result<()> {
+        let frame = self.stored.guest.open_file(&packed.form)?;
+        let frame = frame.ok_or(io::ErrorKind::NotFound)?;
+        let target = target.create_file(&packed.raw)?;
+        let size_bytes = self.stored.unpacked_bytes(packed);
+        let length = frame::unpack_into(
+            &frame,
+            packed.format,
+            size_bytes,
+            &target,
+            &|| self.watch.is_over(),
+            &|bytes| self.step.advance(bytes),
+        )?;
+        match size_bytes {
+            Some(then) if then != length => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it holds {length} bytes, and memory had {then}"),
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn fill(&self, into: &Path) -> Result<(), EngineError> {
         let failed = |error| EngineError::caused(format!("can't open {}", into.display()), error);
         let target = Beneath::open(into).map_err(failed)?;
         require_own(&target).map_err(failed)?;
         let is_over = || self.watch.is_over();
         let progress = |bytes| self.step.advance(bytes);
-        if let Err(error) = tree::copy(&self.stored.guest, &target, self.skip, &is_over, &progress)
-        {
+        // Compressed memory is not copied but unpacked; beside a raw file it is of no account.
+        let is_packed = |path: &Path| packed::raw_of(path).is_some();
+        let skip = |path: &Path| (self.skip)(path) || is_packed(path);
+        let copied = tree::copy(&self.stored.guest, &target, &skip, &is_over, &progress)
+            .map_err(|error| EngineError::caused("can't copy the snapshot", error))
+            .and_then(|()| self.unpack(&target));
+        if let Err(error) = copied {
             self.watch.check()?;
-            return Err(EngineError::caused("can't copy the snapshot", error));
+            return Err(error);
         }
         for (path, content) in self.rewritten {
             rewrite(&target, path, content).map_err(|error| {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::engine::local::packed;
 use crate::finding::Finding;
+use crate::fs::frame::Format;
 use crate::snapshot::manifest::{Manifest, Vmm};
 use crate::vmm::launch::{IsSame, Moved, Request, Unlaunchable};
 
@@ -34,10 +36,6 @@ pub(super) enum NotStartable {
     NoMemory,
     #[error("its saved state lacks {0}")]
     Lacks(&'static str),
-    #[error(
-        "its memory is compressed: a hypeman server restores it, or unpack it first (zstd, lz4)"
-    )]
-    Packed,
     #[error(transparent)]
     Arguments(#[from] Unlaunchable),
     #[error("it ran as user {0}, and only root can start it as another user")]
@@ -147,22 +145,18 @@ pub(super) struct How {
     pub(super) findings: Vec<Finding>,
 }
 
-/// Requires the files of a saved state, the last of which may be compressed.
+/// Requires the files of a saved state, of which memory may be compressed: it is unpacked when it is laid down.
 ///
 /// # Errors
 /// When one is not there.
 pub(super) fn require(state: &Path, files: &[&'static str]) -> Result<(), NotStartable> {
-    let is_there = |name: &str| state.join(name).is_file();
-    let missing = files.iter().find(|name| !is_there(name));
-    let Some(missing) = missing else {
-        return Ok(());
+    let is_there = |name: &&&str| {
+        let raw = state.join(name);
+        let forms = Format::ALL.map(|format| packed::form_of(&raw, format));
+        raw.is_file() || packed::is_memory(&raw) && forms.iter().any(|form| form.is_file())
     };
-    let is_packed = ["zst", "lz4"]
-        .iter()
-        .any(|suffix| is_there(&format!("{missing}.{suffix}")));
-    Err(if is_packed {
-        NotStartable::Packed
-    } else {
-        NotStartable::Lacks(missing)
-    })
+    match files.iter().find(|name| !is_there(name)) {
+        None => Ok(()),
+        Some(missing) => Err(NotStartable::Lacks(missing)),
+    }
 }

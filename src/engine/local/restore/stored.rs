@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::each::CONFIG;
 use crate::engine::EngineError;
-use crate::engine::local::manifest;
+use crate::engine::local::packed::{self, Packed};
 use crate::engine::local::store::SnapshotStore;
+use crate::engine::local::{manifest, payload};
 use crate::fs::beneath::Beneath;
-use crate::fs::{bounded, lock};
+use crate::fs::{bounded, frame, lock};
 use crate::snapshot::SnapshotId;
 use crate::snapshot::manifest::Manifest;
 
@@ -59,6 +60,34 @@ impl Stored {
             _reading: reading,
         })
     }
+
+    /// Its memory that is there in compressed form only.
+    ///
+    /// # Errors
+    /// When its files can't be looked at.
+    pub(super) fn packed(&self) -> io::Result<Vec<Packed>> {
+        Ok(packed::among(&payload::list(&self.guest)?))
+    }
+
+    /// How long that memory is when it is unpacked; `None` where nothing says it.
+    pub(super) fn unpacked_bytes(&self, packed: &Packed) -> Option<u64> {
+        let listed = self
+            .manifest
+            .as_ref()
+            .and_then(|it| it.size_of(&packed.raw));
+        listed.or_else(|| {
+            let file = self.guest.open_file(&packed.form).ok()??;
+            frame::content_bytes(&file, packed.format).ok()?
+        })
+    }
+
+    /// How much more than its files all that memory takes when it is unpacked, as far as that can be told.
+    pub(super) fn grows_by(&self) -> u64 {
+        let packed = self.packed().unwrap_or_default();
+        let more = |it: &Packed| Some(self.unpacked_bytes(it)?.saturating_sub(it.size_bytes));
+        packed.iter().filter_map(more).sum()
+    }
+
     /// The configuration that Cloud Hypervisor saved, as `manifest` says where that is; `None` where there is none that
     /// can be read.
     pub(super) fn configuration(&self, manifest: Option<&Manifest>) -> Option<Value> {

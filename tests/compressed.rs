@@ -1,0 +1,178 @@
+//! Snapshots whose memory is compressed: they come back, and damage to them is found.
+
+#![cfg(test)]
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::skip::skipped;
+use support::started::{Started, check, ticks};
+use support::vm_host::{ID, VmHost};
+use support::wait::wait_until;
+
+const TOOL: &str = env!("CARGO_BIN_EXE_hypeman-snap");
+
+fn memory_of(host: &VmHost, id: &str) -> PathBuf {
+    let state = host
+        .snapshot_dir(id)
+        .join("guest/snapshots/snapshot-latest");
+    state.join("memory")
+}
+
+/// What `tool` makes of the file; nothing where it is not installed.
+fn frame_by(tool: &str, file: &Path) -> Option<Vec<u8>> {
+    let made = Command::new(tool).args(["-q", "-c"]).arg(file).output();
+    let made = made.ok()?;
+    assert!(made.status.success(), "{made:?}");
+    Some(made.stdout)
+}
+
+fn verify(host: &VmHost, arguments: &[&str]) -> (i32, Value) {
+    let output = host.tool(&[&["-o", "json", "verify"], arguments].concat());
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code().unwrap(), json[0].clone())
+}
+
+/// Restores the snapshot beside, starts it, and sees it go on from before `taken`.
+fn goes_on(host: &VmHost, id: &str, taken: u64, to: &Path) {
+    let serial = host.vm.serial_path();
+    let _ = fs::remove_file(&serial);
+    let to = to.to_str().unwrap();
+    let json = host.json(&["restore", ID, id, "--to", to, "--start"]);
+    let started = Started::of(&json);
+    wait_until("the restored guest", || {
+        ticks(&serial).last().is_some_and(|last| *last > taken + 50)
+    });
+    assert!(ticks(&serial)[0] <= taken);
+    let state = Path::new(to).join("snapshots/snapshot-latest");
+    let laid = fs::read_dir(state).unwrap();
+    let names: Vec<_> = laid.map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(names, ["memory"], "what was compressed is raw there");
+    started.end();
+}
+
+#[test]
+fn memory_that_a_tool_compressed_comes_back_and_what_is_spoilt_of_it_is_found() {
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, place.path(), |_| {});
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(100);
+    let id = host.snapshot()["snapshot_id"].as_str().unwrap().to_owned();
+    let taken = host.vm.wait_next_tick();
+    host.vm.kill();
+    let memory = memory_of(&host, &id);
+    let whole = fs::read(&memory).unwrap();
+    for (tool, suffix) in [("zstd", "zst"), ("lz4", "lz4")] {
+        let packed = memory.with_extension(suffix);
+        let Some(frame) = frame_by(tool, &memory) else {
+            skipped(&format!("memory that {tool} compressed: install {tool}"));
+            continue;
+        };
+        // The raw file counts as long as it is there.
+        fs::write(&packed, "half a fra").unwrap();
+        let (code, json) = verify(&host, &[&id, "--read"]);
+        assert_eq!((code, &json["outcome"]), (0, &json!("verified")), "{json}");
+        fs::write(&packed, &frame).unwrap();
+        fs::remove_file(&memory).unwrap();
+
+        for arguments in [&[id.as_str()][..], &[&id, "--read"]] {
+            let (code, json) = verify(&host, arguments);
+            assert_eq!(code, 0, "{tool}: {json}");
+        }
+        goes_on(&host, &id, taken, &place.path().join(tool));
+
+        let flipped = {
+            let mut frame = frame.clone();
+            let middle = frame.len() / 2;
+            frame[middle] ^= 4;
+            frame
+        };
+        let other = {
+            let other = place.path().join("other");
+            let mut content = whole.clone();
+            let end = content.len() - 1;
+            content[end] ^= 1;
+            fs::write(&other, content).unwrap();
+            frame_by(tool, &other).unwrap()
+        };
+        let cases: [(&[u8], &str, &str); 5] = [
+            (&flipped, "--read", "memory."),
+            (&frame[..frame.len() - 1], "--read", "the frame is cut"),
+            (&[&frame[..], b"x"].concat(), "--read", "behind the end"),
+            (&other, "--read", "is not what it was between byte"),
+            (b"no frame at all", "-q", "does not begin as a frame"),
+        ];
+        for (content, how, says) in cases {
+            fs::write(&packed, content).unwrap();
+            let (code, json) = verify(&host, &[&id, how]);
+            assert_eq!(code, 1, "{tool} {says}: {json}");
+            assert_eq!(json["outcome"], "damaged", "{tool} {says}: {json}");
+            let found = json["found"].to_string();
+            assert!(found.contains(says), "{tool}: {found}");
+            assert_eq!(host.snapshots()[0]["usable"], false);
+            let to = place.path().join("never");
+            let said = host.tool(&["restore", ID, &id, "--to", to.to_str().unwrap()]);
+            assert_eq!(said.status.code(), Some(1), "{said:?}");
+            assert!(!to.exists());
+            fs::write(&packed, &frame).unwrap();
+            assert_eq!(verify(&host, &[&id, "--read"]).0, 0);
+        }
+        // What a record says of the compressed file's length holds.
+        let record = host.snapshot_dir(&id).join("snapshot.json");
+        let before = fs::read_to_string(&record).unwrap();
+        let mut json: Value = serde_json::from_str(&before).unwrap();
+        json["snapshot"]["compression_state"] = json!("compressed");
+        json["snapshot"]["compressed_size_bytes"] = json!(frame.len());
+        fs::write(&record, json.to_string()).unwrap();
+        assert_eq!(verify(&host, &[&id]).0, 0);
+        let file = fs::File::options().write(true).open(&packed).unwrap();
+        file.write_all_at(b"x", frame.len() as u64).unwrap();
+        let (code, json) = verify(&host, &[&id]);
+        assert_eq!(code, 1, "{json}");
+        assert!(json["found"].to_string().contains("and had"), "{json}");
+        fs::write(&record, &before).unwrap();
+
+        fs::remove_file(&packed).unwrap();
+        fs::write(&memory, &whole).unwrap();
+        assert_eq!(verify(&host, &[&id, "--read"]).0, 0);
+    }
+}
+
+#[test]
+fn compressed_memory_is_unpacked_in_place_too_and_its_room_is_reckoned() {
+    if Command::new("zstd").arg("--version").output().is_err() {
+        skipped("memory that zstd compressed: install zstd");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let host = VmHost::boot(TOOL, place.path(), |_| {});
+    host.schedule(5);
+    host.vm.wait_ticks_beyond(100);
+    let id = host.snapshot()["snapshot_id"].as_str().unwrap().to_owned();
+    let taken = host.vm.wait_next_tick();
+    host.vm.wait_ticks_beyond(taken + 50);
+    host.vm.kill();
+    let memory = memory_of(&host, &id);
+    let raw_bytes = memory.metadata().unwrap().size();
+    let packed = Command::new("zstd")
+        .args(["-q", "--rm"])
+        .arg(&memory)
+        .status();
+    assert!(packed.unwrap().success());
+    let serial = host.vm.serial_path();
+    fs::remove_file(&serial).unwrap();
+    let json = host.json(&["restore", ID, &id, "--start"]);
+    let started = Started::of(&json);
+    wait_until("the restored guest", || {
+        ticks(&serial).last().is_some_and(|last| *last > taken + 50)
+    });
+    assert!(ticks(&serial)[0] <= taken);
+    started.end();
+    let room = check(&json, "free space")["detail"].to_string();
+    let copied = room.split("\"").nth(1).unwrap().split(' ').next().unwrap();
+    let copied: u64 = copied.parse().unwrap();
+    assert!(copied << 20 >= raw_bytes >> 20 << 20, "{room}: {raw_bytes}");
+}
