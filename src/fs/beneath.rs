@@ -113,8 +113,19 @@ impl Beneath {
     /// # Errors
     /// When it is something else, behind a symlink, or can't be opened.
     pub fn open_file(&self, relative: impl AsRef<Path>) -> io::Result<Option<File>> {
-        let relative = relative.as_ref();
-        let opened = match self.at(relative, OPEN | OFlags::RDONLY, Mode::empty()) {
+        self.open_as(relative.as_ref(), OFlags::RDONLY)
+    }
+
+    /// As [`Beneath::open_file`], for writing too.
+    ///
+    /// # Errors
+    /// As [`Beneath::open_file`].
+    pub fn open_to_write(&self, relative: impl AsRef<Path>) -> io::Result<Option<File>> {
+        self.open_as(relative.as_ref(), OFlags::RDWR)
+    }
+
+    fn open_as(&self, relative: &Path, access: OFlags) -> io::Result<Option<File>> {
+        let opened = match self.at(relative, OPEN | access, Mode::empty()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => File::from(opened?),
         };

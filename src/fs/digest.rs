@@ -13,15 +13,17 @@ pub const PIECE_BYTES: u64 = 4 << 20;
 /// The digest of a piece; `None` where it holds nothing but zeros.
 pub type Piece = Option<blake3::Hash>;
 
-/// The digests of all pieces of `file`, a regular one. Its offset is moved.
+/// The digests of all pieces of `file`, a regular one. Its offset is moved. What is read of it is shown to `see`, with its
+/// place.
 ///
 /// # Errors
 /// `Interrupted` when `is_cancelled` says so, asked before each piece; `UnexpectedEof` when the file is cut meanwhile; else
-/// what reading it says.
+/// what reading it or `see` says.
 pub fn of_file(
     file: &File,
     is_cancelled: &dyn Fn() -> bool,
     progress: &dyn Fn(u64),
+    see: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<Vec<Piece>> {
     let length = file.metadata()?.len();
     let mut pieces = Vec::new();
@@ -51,6 +53,7 @@ pub fn of_file(
         buffer.resize(usize::try_from(size).map_err(io::Error::other)?, 0);
         file.read_exact_at(&mut buffer, at)?;
         pieces.push(of_piece(&buffer));
+        see(at, &buffer)?;
         progress(size);
         at += size;
     }
@@ -126,7 +129,7 @@ mod tests {
         } else {
             file.write_all_at(content, 0).unwrap();
         }
-        of_file(&file, &|| false, &|_| {}).unwrap()
+        of_file(&file, &|| false, &|_| {}, &mut |_, _| Ok(())).unwrap()
     }
 
     #[test]
@@ -162,7 +165,7 @@ mod tests {
     fn it_ends_when_it_is_told_to() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"x", 0).unwrap();
-        let error = of_file(&file, &|| true, &|_| {}).unwrap_err();
+        let error = of_file(&file, &|| true, &|_| {}, &mut |_, _| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 

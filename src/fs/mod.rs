@@ -12,6 +12,7 @@ pub mod frame;
 pub mod given;
 pub mod lock;
 pub mod open_files;
+pub mod punch;
 pub mod remove;
 pub mod seal;
 pub mod space;
