@@ -39,6 +39,48 @@ pub fn collapse(pidfd: impl AsFd, start: usize, length: usize) -> Result<(), Err
     Ok(())
 }
 
+/// Lets the calling thread run only when nothing else wants the processor (`SCHED_IDLE`: sched(7)).
+///
+/// # Errors
+/// `EPERM` where a sandbox does not allow it.
+pub fn idle_processor() -> Result<(), Errno> {
+    // SAFETY: all bits zero are a `sched_param`, which the kernel only reads; 0 is the calling thread.
+    let done = unsafe {
+        let parameter: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameter)
+    };
+    told(done.into())
+}
+
+/// Lets the calling thread read and write only when nobody else wants the disk (`IOPRIO_CLASS_IDLE`: ioprio_set(2)).
+///
+/// # Errors
+/// `EPERM` where a sandbox does not allow it.
+pub fn idle_disk() -> Result<(), Errno> {
+    const WHO_PROCESS: libc::c_long = 1;
+    const CLASS_IDLE: libc::c_long = 3;
+    const CLASS_SHIFT: u32 = 13;
+    let own: libc::c_long = 0;
+    // SAFETY: three numbers, of which 0 is the calling thread; no memory is involved.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_ioprio_set,
+            WHO_PROCESS,
+            own,
+            CLASS_IDLE << CLASS_SHIFT,
+        )
+    };
+    told(done)
+}
+
+fn told(done: libc::c_long) -> Result<(), Errno> {
+    if done >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +102,24 @@ mod tests {
                 .zip((0_u8..=255).cycle())
                 .all(|(is, was)| *is == was)
         );
+    }
+
+    #[test]
+    fn a_thread_gets_what_is_left_and_others_what_they_had() {
+        let scheduler = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // The policy is field 41 (proc_pid_stat(5)); the name, which may hold blanks, is the second.
+            let after = stat.rsplit(')').next().unwrap();
+            after.split_whitespace().nth(38).unwrap().to_owned()
+        };
+        let before = scheduler();
+        let idle = std::thread::spawn(move || {
+            idle_processor().unwrap();
+            idle_disk().unwrap();
+            scheduler()
+        });
+        assert_eq!(idle.join().unwrap(), libc::SCHED_IDLE.to_string());
+        assert_eq!(scheduler(), before);
     }
 
     #[test]

@@ -54,6 +54,108 @@ fn goes_on(host: &VmHost, id: &str, taken: u64, to: &Path) {
     started.end();
 }
 
+/// What is in the directory of a snapshot's memory, in order.
+fn forms(host: &VmHost, id: &str) -> Vec<String> {
+    let state = memory_of(host, id).parent().unwrap().to_owned();
+    let names = fs::read_dir(state).unwrap();
+    let mut names: Vec<String> = names
+        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn record(host: &VmHost, id: &str) -> Value {
+    let text = fs::read_to_string(host.snapshot_dir(id).join("snapshot.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["snapshot"].clone()
+}
+
+/// A VM whose schedule compresses.
+fn compressing(place: &Path, method: &str) -> VmHost {
+    let host = VmHost::boot(TOOL, place, |_| {});
+    let count = ["--max-count", "5", "--compress", method];
+    host.tool_ok(&[&["set", ID, "--interval", "1h"], &count[..]].concat());
+    host.vm.wait_ticks_beyond(100);
+    host
+}
+
+fn id_of(result: &Value) -> String {
+    result["snapshot_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn memory_is_compressed_behind_the_snapshot_and_comes_back() {
+    for (method, level, suffix) in [("zstd", 1, "zst"), ("lz4:3", 3, "lz4")] {
+        let place = tempfile::tempdir().unwrap();
+        let host = compressing(place.path(), method);
+        let result = host.snapshot();
+        let taken = host.vm.wait_next_tick();
+        let id = id_of(&result);
+        let said = &result["compressed"][0];
+        assert_eq!(said["snapshot_id"], id.as_str(), "{result}");
+        assert_eq!(forms(&host, &id), [format!("memory.{suffix}")]);
+        let packed = memory_of(&host, &id).with_extension(suffix);
+        let packed_bytes = packed.metadata().unwrap().size();
+        assert_eq!(packed.metadata().unwrap().mode() & 0o7777, 0o600);
+        let record = record(&host, &id);
+        assert_eq!(record["compression_state"], "compressed", "{record}");
+        let algorithm = method.split(':').next().unwrap();
+        assert_eq!(
+            record["compression"],
+            json!({"enabled": true, "algorithm": algorithm, "level": level})
+        );
+        assert_eq!(record["compressed_size_bytes"], packed_bytes);
+        let raw_bytes = record["uncompressed_size_bytes"].as_u64().unwrap();
+        assert!(packed_bytes < raw_bytes, "{record}");
+        assert_eq!(said["compressed_size_bytes"], packed_bytes);
+        assert_eq!(said["uncompressed_size_bytes"], raw_bytes);
+        let guest = host.snapshot_dir(&id).join("guest");
+        assert_eq!(record["size_bytes"], apparent(&guest), "{record}");
+        let listed = &host.snapshots()[0];
+        assert_eq!(listed["usable"], true, "{listed}");
+        let of_list = listed["disk_bytes"].as_u64().unwrap();
+        assert!(of_list >= packed_bytes, "{listed}");
+        for arguments in [&[id.as_str()][..], &[&id, "--read"]] {
+            let (code, json) = verify(&host, arguments);
+            assert_eq!(code, 0, "{method}: {json}");
+        }
+        // A reader of frames that everybody has reads it.
+        let tool = if suffix == "zst" { "zstd" } else { "lz4" };
+        match Command::new(tool).arg("-dc").arg(&packed).output() {
+            Ok(output) => assert_eq!(output.stdout.len() as u64, raw_bytes),
+            Err(_) => skipped(&format!("reading a frame with {tool}: install {tool}")),
+        }
+        assert_eq!(host.vm.torn_lines(), Vec::<String>::new());
+        host.vm.kill();
+        goes_on(&host, &id, taken, &place.path().join("back"));
+        assert!(leftovers(&host).is_empty());
+    }
+}
+
+/// The lengths of all files below a directory.
+fn apparent(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).unwrap();
+    let sizes = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        let metadata = path.symlink_metadata().unwrap();
+        if metadata.is_dir() {
+            apparent(&path)
+        } else {
+            metadata.size()
+        }
+    });
+    sizes.sum()
+}
+
+/// The snapshots that are marked as being compressed.
+fn leftovers(host: &VmHost) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(host.state_dir().join("compressing")) else {
+        return Vec::new();
+    };
+    let names = entries.map(|it| it.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
 #[test]
 fn memory_that_a_tool_compressed_comes_back_and_what_is_spoilt_of_it_is_found() {
     let place = tempfile::tempdir().unwrap();

@@ -49,7 +49,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
             "error",
             "syscalls",
         ],
-        "host" => vec!["fs", "finding"],
+        "host" => vec!["fs", "finding", "syscalls"],
         "engine" => vec![
             "instance",
             "snapshot",

@@ -75,12 +75,6 @@ fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<
                 .to_owned(),
         ));
     }
-    if declaration.storing.compress.is_some() && ports.engine.stores_on_this_host() {
-        return Err(Refused::Usage(
-            "--compress: only a hypeman server compresses; leave it out, or use --engine hypeman"
-                .to_owned(),
-        ));
-    }
     if declaration.storing.no_memory && !ports.engine.stores_on_this_host() {
         return Err(Refused::Usage(
             "--no-memory: a hypeman server takes no disks of a guest that runs; leave it out, or use --engine local"

@@ -17,8 +17,8 @@ use chrono::{DateTime, Utc};
 
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef};
-use crate::interrupt::Over;
-use crate::snapshot::storing::Storing;
+use crate::interrupt::{Over, Watch};
+use crate::snapshot::storing::{Method, MinFree, Storing};
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
@@ -152,6 +152,39 @@ pub struct CreateRequest<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// One snapshot whose memory is to be compressed.
+#[derive(Debug)]
+pub struct Compress<'a> {
+    /// The snapshot.
+    pub id: &'a SnapshotId,
+    /// How.
+    pub method: Method,
+    /// What stays free; `None` for what holds for the host.
+    pub min_free: Option<MinFree>,
+    /// How long it may take.
+    pub watch: Watch,
+}
+
+/// What came of it. Whatever it is, the snapshot is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compressed {
+    /// There is no memory in it that could be compressed, it was given up before, or it is gone.
+    Nothing,
+    /// It is compressed now.
+    Done {
+        /// How long the memory was.
+        raw_bytes: u64,
+        /// How long it is now.
+        packed_bytes: u64,
+    },
+    /// It can't be done now, for this reason.
+    Later(String),
+    /// It will not be done, for this reason, and the snapshot says so.
+    Never(String),
+    /// The process was asked to stop.
+    Interrupted,
+}
+
 /// A snapshot that was taken.
 #[derive(Debug)]
 pub struct Created {
@@ -201,6 +234,14 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::NoRoom`] when it would not, and what keeps that from being told.
     fn foresee_room(&self, _request: &CreateRequest<'_>) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// Compresses the memory of a snapshot, at the lowest priority. An engine whose server does that does nothing.
+    ///
+    /// # Errors
+    /// When something can't be read or written; the snapshot is as whole as it was.
+    fn compress(&self, _wanted: &Compress<'_>) -> Result<Compressed, EngineError> {
+        Ok(Compressed::Nothing)
     }
 
     /// Whether it stores snapshots on this host itself, so that what only this tool can do is possible.

@@ -267,7 +267,6 @@ pub fn unpack_into(
 /// # Errors
 /// `Cancelled` when `is_cancelled` says so, asked before each piece; what reading, writing or `see` says. `target` then
 /// holds a part of a frame.
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing compresses yet"))]
 pub fn pack(
     source: &File,
     target: &File,

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,6 +69,30 @@ pub fn take(path: &Path, timeout: Duration) -> io::Result<Waited> {
 /// As [`take`].
 pub fn share(path: &Path, timeout: Duration) -> io::Result<Waited> {
     wait_for(path, timeout, try_share)
+}
+
+/// Takes the lock that `path` is, if nobody holds it, and writes `content` there, durably. Its holder removes the file in
+/// the end; nobody gets one that has lost its name, so that there is one holder at most.
+///
+/// # Errors
+/// As [`take`], and when it can't be written.
+pub fn take_removable(path: &Path, content: &[u8]) -> io::Result<Option<Lock>> {
+    let file = open(path)?;
+    if !try_lock(&file)? {
+        return Ok(None);
+    }
+    let lock = Lock { file };
+    let held = lock.file.metadata()?;
+    let is_named = std::fs::symlink_metadata(path)
+        .is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino()));
+    if !is_named {
+        return Ok(None);
+    }
+    lock.file.set_len(0)?;
+    lock.file.write_all_at(content, 0)?;
+    lock.file.sync_all()?;
+    durable::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(Some(lock))
 }
 
 fn wait_for(

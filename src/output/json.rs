@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::finding;
 use crate::monitoring::health::{Newest, Source};
 use crate::plan::{Fate, Forecast};
-use crate::report::run::{HookRun, InstanceResult, Report};
+use crate::report::run::{HookRun, InstanceResult, Packed, Report};
 use crate::report::{
     Answer, ApiRequest, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
     ProtectionRow, Registration, RegistrationChange, Restored, ScheduleRow, SnapshotRow, Taken,
@@ -259,6 +259,7 @@ fn result(result: &InstanceResult, is_dry_run: bool) -> Value {
         "snapshot_name": result.snapshot_name,
         "pruned": result.pruned,
         "held_back": result.held_back,
+        "compressed": result.compressed.iter().map(compressed).collect::<Vec<_>>(),
         "pause_ms": result.pause.map(pause_ms),
         "duration_ms": milliseconds(result.duration),
         "error": result.error,
@@ -269,6 +270,14 @@ fn result(result: &InstanceResult, is_dry_run: bool) -> Value {
         value["snapshots"] = result.judged.iter().map(judged).collect();
     }
     value
+}
+
+fn compressed(packed: &Packed) -> Value {
+    json!({
+        "snapshot_id": packed.snapshot_id,
+        "uncompressed_size_bytes": packed.raw_bytes,
+        "compressed_size_bytes": packed.packed_bytes,
+    })
 }
 
 /// A snapshot that retention has judged. One that is not taken yet has no id.

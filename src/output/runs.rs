@@ -3,8 +3,8 @@
 use super::View;
 use super::lines::tinted;
 use super::text::{Tint, visible};
-use super::units::took;
-use crate::report::run::{InstanceResult, Outcome, Report};
+use super::units::{size, took};
+use crate::report::run::{InstanceResult, Outcome, Packed, Report};
 use crate::schedule::hooks::{Stage, command_line};
 use crate::snapshot::SnapshotId;
 
@@ -45,7 +45,17 @@ fn happened(result: &InstanceResult, view: &View) -> Option<String> {
         // What failed is said on stderr.
         Outcome::Pruned | Outcome::Skipped | Outcome::Failed | Outcome::Interrupted => None,
     };
-    joined(main.into_iter().chain(pruned).chain(held_back(result)))
+    let rest = pruned.into_iter().chain(held_back(result));
+    joined(main.into_iter().chain(rest).chain(compressed(result)))
+}
+
+/// Whose memory takes less room now.
+fn compressed(result: &InstanceResult) -> Option<String> {
+    let sum = |bytes: fn(&Packed) -> u64| size(result.compressed.iter().map(bytes).sum());
+    (!result.compressed.is_empty()).then(|| {
+        let (before, after) = (sum(|it| it.raw_bytes), sum(|it| it.packed_bytes));
+        format!("compressed {before} of memory to {after}")
+    })
 }
 
 /// That retention has not removed all that goes, and how it does.

@@ -149,6 +149,26 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
     }
 }
 
+/// So many of an instance's snapshots are looked at for memory to compress.
+const COMPRESSED_AT_MOST: usize = 3;
+
+/// Whose memory is compressed behind a run, newest first: the newest snapshots with memory. With the one that was just taken
+/// come two that earlier runs may have left; what became older than that uncompressed stays so, and nothing is tried for ever.
+pub fn to_compress<'a>(schedule: &Schedule, snapshots: &'a [Snapshot]) -> Vec<&'a SnapshotId> {
+    if schedule.declaration.storing.compress.is_none() {
+        return Vec::new();
+    }
+    let mut wanted: Vec<&Snapshot> = snapshots
+        .iter()
+        .filter(|it| {
+            it.kind == Kind::Standby && it.is_usable() && it.is_scheduled_for(&schedule.instance_id)
+        })
+        .collect();
+    wanted.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    wanted.truncate(COMPRESSED_AT_MOST);
+    wanted.into_iter().map(|it| &it.id).collect()
+}
+
 /// So many scheduled snapshots of an instance may be removed in one run even where that is more than half.
 const AT_ONCE: usize = 5;
 

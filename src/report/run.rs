@@ -56,6 +56,8 @@ pub struct InstanceResult {
     pub pruned: Vec<SnapshotId>,
     /// What goes as well, oldest first, and waits for the next run.
     pub held_back: Vec<SnapshotId>,
+    /// The snapshots whose memory was compressed, newest first.
+    pub compressed: Vec<Packed>,
     /// In a dry run, every scheduled snapshot of the instance, newest first, and what becomes of it.
     pub judged: Vec<(Snapshot, Decision)>,
     /// How long the guest was paused.
@@ -86,6 +88,7 @@ impl InstanceResult {
             snapshot_name: None,
             pruned: Vec::new(),
             held_back: Vec::new(),
+            compressed: Vec::new(),
             judged: Vec::new(),
             pause: None,
             duration: Duration::ZERO,
@@ -118,6 +121,17 @@ impl InstanceResult {
             ..Self::new(id, Outcome::Interrupted).noting(note)
         }
     }
+}
+
+/// A snapshot whose memory was compressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// The snapshot.
+    pub snapshot_id: SnapshotId,
+    /// How long its memory was.
+    pub raw_bytes: u64,
+    /// How long it is.
+    pub packed_bytes: u64,
 }
 
 /// A hook that ran, or in a dry run would.

@@ -4,6 +4,7 @@
 
 mod at_work;
 mod carry_out;
+mod compress;
 mod dry_run;
 mod failure;
 mod hooks;
@@ -178,6 +179,35 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What a run works off.
+#[derive(Debug, Clone)]
+enum Work {
+    /// An instance's run.
+    Serve(Job),
+    /// The compression behind it.
+    Compress(InstanceId),
+}
+
+impl Work {
+    const fn id(&self) -> &InstanceId {
+        match self {
+            Self::Serve(job) => &job.id,
+            Self::Compress(id) => id,
+        }
+    }
+
+    fn is_suspect(&self) -> bool {
+        matches!(self, Self::Serve(job) if job.trouble > 0)
+    }
+}
+
+/// A run waits for no compression of the same instance, which ends when it is due.
+impl PartialEq for Work {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self.id() == other.id()
+    }
+}
+
 /// Snapshots what is due and applies retention to it.
 ///
 /// When nothing is due, it reads each schedule file once and does nothing else. While an instance takes its time, it
@@ -215,28 +245,46 @@ pub fn run_due(
         }
         context.forget_listing();
         // What can't be read has been reported.
-        pick::pick(store, options, clock::now()).map_or_else(|_| Vec::new(), |it| it.jobs)
+        let picked = pick::pick(store, options, clock::now());
+        let jobs = picked.map_or_else(|_| Vec::new(), |it| it.jobs);
+        jobs.into_iter().map(Work::Serve).collect()
     };
     let queue = Queue {
         jobs: options.jobs,
         long: LONG,
-        is_suspect: |job: &Job| job.trouble > 0,
-        is_same: |a, b| a.id == b.id,
+        is_suspect: Work::is_suspect,
+        is_same: PartialEq::eq,
         more: is_open.then_some(&more),
     };
-    results.extend(queue.work_off(
-        jobs,
-        |job| {
-            let result = serve::serve(&context, job);
-            tell(&result);
-            result
-        },
-        |job| {
-            let result = result::panicked(&job.id);
-            tell(&result);
-            result
-        },
-    ));
+    let work_off = |work: Vec<Work>| {
+        queue.work_off(
+            work,
+            |work| {
+                let result = match work {
+                    Work::Serve(job) => serve::serve(&context, job),
+                    Work::Compress(id) => compress::compress(&context, id),
+                };
+                tell(&result);
+                result
+            },
+            |work| {
+                let result = result::panicked(work.id());
+                tell(&result);
+                result
+            },
+        )
+    };
+    let mut served = work_off(jobs.into_iter().map(Work::Serve).collect());
+    // While memory is compressed others may become due, and have memory to compress then.
+    while !served.is_empty() {
+        let wanted = compress::wanted(&context, &served);
+        results.append(&mut served);
+        if options.dry_run || wanted.is_empty() {
+            break;
+        }
+        context.forget_listing();
+        served = work_off(wanted.into_iter().map(Work::Compress).collect());
+    }
     Ok(context.report(started_at, results))
 }
 

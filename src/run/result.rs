@@ -45,10 +45,13 @@ pub(super) fn merged(mut results: Vec<InstanceResult>) -> Vec<InstanceResult> {
             if !last.is_locked && last.notes != result.notes {
                 result.notes.splice(0..0, last.notes);
             }
+            result.compressed.splice(0..0, last.compressed);
             merged.push(result);
         } else if result.outcome == Outcome::Skipped {
             last.notes
                 .extend(result.notes.into_iter().filter(|_| !result.is_locked));
+            last.compressed.extend(result.compressed);
+            last.is_interrupted |= result.is_interrupted;
             merged.push(last);
         } else if last.outcome == Outcome::Failed && last.error == result.error {
             merged.push(result);

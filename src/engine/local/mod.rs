@@ -1,6 +1,7 @@
 //! hypeman's data directory as an engine: instances, VMM sockets and the snapshot store of this host.
 
 mod capture;
+mod compress;
 pub mod data_dir;
 mod detach;
 mod digests;
@@ -48,7 +49,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::engine::hypeman::ServerPresence;
-use crate::engine::{CreateRequest, Created, Engine, EngineError, Listing, Presence};
+use crate::engine::{
+    Compress, Compressed, CreateRequest, Created, Engine, EngineError, Listing, Presence,
+};
+use crate::host::priority;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
@@ -379,6 +383,21 @@ impl Engine for Local {
             self.timeouts,
         );
         self.room(request).require(store, None, needed?)
+    }
+
+    fn compress(&self, wanted: &Compress<'_>) -> Result<Compressed, EngineError> {
+        priority::idle_thread();
+        let room = Room {
+            state_dir: &self.state_dir,
+            min_free: wanted.min_free.or(self.min_free),
+        };
+        compress::Compressor {
+            store: &self.instances.store()?,
+            markers: &compress::markers(&self.state_dir),
+            room: &room,
+            progress: &self.progress,
+        }
+        .compress(wanted)
     }
 
     fn stores_on_this_host(&self) -> bool {

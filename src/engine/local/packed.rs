@@ -9,6 +9,9 @@ use crate::snapshot::manifest::FileEntry;
 /// What memory can be called (contract, section 4).
 pub(super) const MEMORY: [&str; 2] = ["memory", "memory-ranges"];
 
+/// What stands behind the name of a frame in the making.
+const UNFINISHED: &str = "tmp";
+
 /// Memory that is there in compressed form only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Packed {
@@ -59,6 +62,16 @@ pub(super) fn form_of(raw: &Path, format: Format) -> PathBuf {
     with_suffix(raw, format.suffix())
 }
 
+/// What it is called in that format as long as it is not finished.
+pub(super) fn unfinished_form_of(raw: &Path, format: Format) -> PathBuf {
+    with_suffix(&form_of(raw, format), UNFINISHED)
+}
+
+/// Whether a file is memory that is being compressed, or was when somebody died over it.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    path.extension() == Some(OsStr::new(UNFINISHED)) && raw_of(&path.with_extension("")).is_some()
+}
+
 /// Whether an uncompressed file of that name is a guest's memory.
 pub(super) fn is_memory(path: &Path) -> bool {
     MEMORY
@@ -66,7 +79,7 @@ pub(super) fn is_memory(path: &Path) -> bool {
         .any(|name| path.file_name() == Some(OsStr::new(name)))
 }
 
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -117,6 +130,8 @@ mod tests {
         let raw = Path::new("a/memory-ranges");
         for format in Format::ALL {
             assert_eq!(raw_of(&form_of(raw, format)), Some((raw.into(), format)));
+            assert!(is_unfinished(&unfinished_form_of(raw, format)));
+            assert!(!is_unfinished(&form_of(raw, format)));
         }
     }
 }

@@ -84,7 +84,8 @@ pub(super) fn flaw(guest: impl AsFd, claims: &Claims<'_>) -> io::Result<Option<S
     Ok(in_words(&flaws))
 }
 
-/// Every regular file below the open directory `guest`, in the order of their paths, but those that are written anew.
+/// Every regular file below the open directory `guest`, in the order of their paths, but those that are written anew and
+/// frames in the making.
 ///
 /// # Errors
 /// When something can't be looked at.
@@ -132,7 +133,7 @@ fn below(
             let opened = open_dir(directory, name, OFlags::RDONLY)?;
             below(&opened, &path, depth + 1, found)?;
         // A manifest is JSON: what has no name in UTF-8 can't be in it, and none of our files is called so.
-        } else if kind.is_file() && path.to_str().is_some() {
+        } else if kind.is_file() && path.to_str().is_some() && !packed::is_unfinished(&path) {
             found.push(FileEntry {
                 path,
                 size_bytes: u64::try_from(stat.st_size).map_err(io::Error::other)?,

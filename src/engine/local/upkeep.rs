@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::journal::Journaled;
 use super::store::SnapshotStore;
-use super::{Local, examine, registration, second_scheduler, session};
+use super::{Local, compress, examine, registration, second_scheduler, session};
 use crate::engine::registrar::{Places, Registered, Registrar, RegistrationError, Request};
 use crate::engine::{Diagnose, EngineError, Recovery};
 use crate::finding::Finding;
@@ -36,7 +36,13 @@ impl Recovery for Local {
     }
 
     fn sweep(&self) -> Result<Vec<String>, EngineError> {
-        self.instances.store()?.sweep()
+        let store = self.instances.store()?;
+        let cleared = compress::clear_up(&store, &compress::markers(&self.state_dir));
+        let mut lines = store.sweep()?;
+        lines.extend(cleared.map_err(|error| {
+            EngineError::caused("can't clear up behind a compression that died", error)
+        })?);
+        Ok(lines)
     }
 }
 

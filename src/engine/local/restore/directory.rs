@@ -115,7 +115,7 @@ impl Content<'_> {
         let is_over = || self.watch.is_over();
         let progress = |bytes| self.step.advance(bytes);
         // Compressed memory is not copied but unpacked; beside a raw file it is of no account.
-        let is_packed = |path: &Path| packed::raw_of(path).is_some();
+        let is_packed = |path: &Path| packed::raw_of(path).is_some() || packed::is_unfinished(path);
         let skip = |path: &Path| (self.skip)(path) || is_packed(path);
         let copied = tree::copy(&self.stored.guest, &target, &skip, &is_over, &progress)
             .map_err(|error| EngineError::caused("can't copy the snapshot", error))
