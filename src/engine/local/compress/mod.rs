@@ -160,10 +160,12 @@ impl Work<'_> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Alone::Gone),
                 Err(error) => return Err(error),
             }
-            if let Err(over) = self.wanted.watch.check() {
-                return Ok(Alone::Over(over));
-            }
-            if began.elapsed() > PATIENCE {
+            let is_late = match self.wanted.watch.check() {
+                Err(over @ Over::Signal) => return Ok(Alone::Over(over)),
+                Err(Over::Time { .. }) => true,
+                Ok(()) => began.elapsed() > PATIENCE,
+            };
+            if is_late {
                 return Ok(Alone::InUse);
             }
             std::thread::sleep(AGAIN_AFTER);
