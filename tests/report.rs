@@ -116,6 +116,7 @@ fn run_has_the_documented_json() {
             "snapshot_name": only(&snapshot)["name"],
             "pruned": [],
             "held_back": [],
+            "compressed": [],
             "pause_ms": null,
             "duration_ms": result["duration_ms"],
             "error": null,
