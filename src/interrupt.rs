@@ -178,6 +178,12 @@ impl Watch {
         self
     }
 
+    /// How long it was given.
+    #[cfg(test)]
+    pub fn limit(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.limit())
+    }
+
     /// Whether work has to end.
     pub fn is_over(&self) -> bool {
         self.check().is_err()

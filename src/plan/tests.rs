@@ -333,3 +333,34 @@ proptest! {
         prop_assert_eq!(after(&left).removals, Vec::<SnapshotId>::new());
     }
 }
+
+#[test]
+fn the_three_newest_with_memory_are_compressed_if_that_is_asked_for() {
+    let mut schedule = schedule(9, None);
+    let disks = Snapshot {
+        kind: Kind::Stopped,
+        ..snapshot("disks", 1)
+    };
+    let lost = Snapshot {
+        unusable: Some("its memory is missing".to_owned()),
+        ..snapshot("lost", 2)
+    };
+    let by_hand = Snapshot {
+        tags: BTreeMap::new(),
+        ..snapshot("by-hand", 3)
+    };
+    let all = [
+        snapshot("c", 30),
+        snapshot("a", 10),
+        disks,
+        lost,
+        by_hand,
+        snapshot("d", 40),
+        snapshot("b", 20),
+    ];
+    assert!(to_compress(&schedule, &all).is_empty());
+    schedule.declaration.storing.compress = Some(crate::snapshot::storing::Method::Lz4(0));
+    let ids = to_compress(&schedule, &all);
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "c"]);
+}

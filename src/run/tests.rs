@@ -1,5 +1,6 @@
 //! The promises of a run, with an engine in memory that can fail in ways that a real one can't be made to.
 
+mod compress;
 mod order;
 mod unclear;
 
@@ -17,7 +18,8 @@ use crate::cadence::Cadence;
 use crate::clock;
 use crate::engine::restorer::{Launch, Preflight, Restorer, Wanted};
 use crate::engine::{
-    CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Ports, Presence, Recovery,
+    Compress, Compressed, CreateRequest, Created, Diagnose, Engine, EngineError, Listing, Ports,
+    Presence, Recovery,
 };
 use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
@@ -48,6 +50,10 @@ struct World {
     unfinished: Vec<InstanceId>,
     is_unlisted: bool,
     is_unswept: bool,
+    /// What was compressed, after so many snapshots had been made, and how long it could have taken.
+    compressed: Vec<(String, usize, Duration)>,
+    /// What comes of the next compressions; done when there is none left.
+    compressions: Vec<Result<Compressed, EngineError>>,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +138,18 @@ impl Engine for &'static Fake {
             pause: Some(Duration::from_millis(5)),
             warnings: vec!["the same warning for all".to_owned()],
         })
+    }
+
+    fn compress(&self, wanted: &Compress<'_>) -> Result<Compressed, EngineError> {
+        let mut world = self.world.lock().unwrap();
+        let made = world.snapshots.len();
+        let time = wanted.watch.limit().unwrap();
+        world.compressed.push((wanted.id.to_string(), made, time));
+        let done = Compressed::Done {
+            raw_bytes: 100,
+            packed_bytes: 10,
+        };
+        world.compressions.pop().unwrap_or(Ok(done))
     }
 
     fn list(&self) -> Result<Listing, EngineError> {

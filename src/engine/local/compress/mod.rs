@@ -306,3 +306,6 @@ pub(super) fn clear_up(store: &SnapshotStore, markers: &Markers) -> io::Result<V
 pub(super) fn markers(state_dir: &Path) -> Markers {
     Markers::new(state_dir.join("compressing"))
 }
+
+#[cfg(test)]
+mod tests;
