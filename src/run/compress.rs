@@ -13,8 +13,11 @@ use crate::run::{Run, result};
 use crate::schedule::Schedule;
 use crate::snapshot::SnapshotId;
 
-/// The instances of these results whose snapshots have memory to compress.
+/// The instances of these results whose snapshots have memory to compress. A server does that itself.
 pub(super) fn wanted(context: &Run<'_>, results: &[InstanceResult]) -> BTreeSet<InstanceId> {
+    if !context.ports.engine.stores_on_this_host() {
+        return BTreeSet::new();
+    }
     let taken = results
         .iter()
         .filter(|result| result.outcome == Outcome::Snapshotted);

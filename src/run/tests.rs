@@ -50,6 +50,7 @@ struct World {
     unfinished: Vec<InstanceId>,
     is_unlisted: bool,
     is_unswept: bool,
+    is_elsewhere: bool,
     /// What was compressed, after so many snapshots had been made, and how long it could have taken.
     compressed: Vec<(String, usize, Duration)>,
     /// What comes of the next compressions; done when there is none left.
@@ -138,6 +139,10 @@ impl Engine for &'static Fake {
             pause: Some(Duration::from_millis(5)),
             warnings: vec!["the same warning for all".to_owned()],
         })
+    }
+
+    fn stores_on_this_host(&self) -> bool {
+        !self.world.lock().unwrap().is_elsewhere
     }
 
     fn compress(&self, wanted: &Compress<'_>) -> Result<Compressed, EngineError> {

@@ -48,6 +48,16 @@ fn memory_is_compressed_when_all_is_taken_and_until_the_next_run() {
 }
 
 #[test]
+fn a_server_compresses_by_itself_and_is_asked_for_nothing_more() {
+    let host = Host::new();
+    compressing(&host, "a");
+    host.fake.world.lock().unwrap().is_elsewhere = true;
+    host.run();
+    assert_eq!(compressed(&host).len(), 0);
+    assert_eq!(host.fake.listings.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn what_could_not_be_compressed_is_said_and_only_an_error_fails_the_run() {
     for (end, says, fails) in [
         (Ok(Compressed::Nothing), "", false),
