@@ -294,6 +294,32 @@ pub trait Vmm: Send {
     /// When the VMM refuses; [`Vmm::discard`] removes what was left.
     fn prepare<'v>(&'v mut self, plan: &SavePlan) -> Result<Prepared<'v>, VmmError>;
 
+    /// Begins to load the guest's memory from what the process got as standard input; does nothing where a request of
+    /// its own or the command line does that.
+    ///
+    /// # Errors
+    /// When the VMM refuses.
+    fn load(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    /// What has befallen the guest since this connection was made and was not told yet, in sentences for the user: that
+    /// it boots anew, that it panicked, that a disk failed. Nothing where the VMM does not tell.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn mishaps(&mut self) -> Result<Vec<String>, VmmError> {
+        Ok(Vec::new())
+    }
+
+    /// The threads that are the guest's processors, by what the VMM says; `None` where it says nothing.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn processors(&mut self) -> Result<Option<Vec<i32>>, VmmError> {
+        Ok(None)
+    }
+
     /// Lets the guest go on, and returns when it does. A guest that runs already is no error, and neither is one that,
     /// as this driver knows, is paused because of somebody else: after [`VmmError::PausedByOthers`], or after an
     /// earlier `resume` that succeeded. A signal does not end it at once ([`Watch::check_cleanup`]).

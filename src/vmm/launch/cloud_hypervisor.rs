@@ -1,10 +1,11 @@
 //! Cloud Hypervisor from a snapshot: `--restore` of the saved state with a configuration that names the disks where they
 //! are now, or the same configuration to boot from (docs/snapshot_restore.md and vmm/src/vm_config.rs in its sources).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::rehearsal::Tap;
 use super::{IsSame, Method, Moved, Moves, Request, Unlaunchable, kept, options};
 
 /// Options of the process itself that a copy gets as well.
@@ -15,6 +16,9 @@ const KEPT_IN_PLACE: [&str; 2] = ["--event-monitor", "--log-file"];
 const CONSOLES: [&str; 3] = ["serial", "console", "debug_console"];
 /// Devices that live in another process whatever they say.
 const ELSEWHERE: [&str; 3] = ["fs", "generic_vhost_user", "user_devices"];
+
+/// Devices of the host.
+const BEYOND: [&str; 2] = ["devices", "vdpa"];
 
 /// The saved configuration with the disks where they are now. For a copy, `own` is its directory: what the first VM goes
 /// on using gets a place there. Nothing else is changed: Cloud Hypervisor does not hold it against the saved state.
@@ -80,6 +84,101 @@ fn move_own(config: &mut Value, own: &Path) {
     }
 }
 
+/// What a throw-away copy has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Quiet {
+    /// The files that its guest's words go to.
+    pub consoles: Vec<PathBuf>,
+    /// Taps that it expects.
+    pub taps: Vec<Tap>,
+    /// How much memory its guest has, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Makes the configuration one that may be started beside the first VM, for a copy in the directory `own`: what its guest
+/// says goes into files, and a disk is written only if it is one of the copies.
+///
+/// # Errors
+/// When it has what reaches beyond the guest.
+pub fn quieten(config: &mut Value, disks: &[Moved], own: &Path) -> Result<Quiet, Unlaunchable> {
+    let entries = |list: &str| config[list].as_array().cloned().unwrap_or_default();
+    let mut refused: Vec<String> = (BEYOND.iter().filter(|list| !entries(list).is_empty()))
+        .map(|list| (*list).to_owned())
+        .collect();
+    for (list, key) in [("disks", "readonly"), ("pmem", "discard_writes")] {
+        for entry in entries(list) {
+            let path = entry["path"].as_str().or_else(|| entry["file"].as_str());
+            let is_copy = path.is_some_and(|path| disks.iter().any(|it| it.to == Path::new(path)));
+            if !is_copy && entry[key] != true {
+                refused.push(format!(
+                    "{list} {} (it is not in the snapshot)",
+                    path.unwrap_or("?")
+                ));
+            }
+        }
+    }
+    if !refused.is_empty() {
+        return Err(Unlaunchable::Unknown(refused));
+    }
+    let taps = entries("net").into_iter().filter_map(|net| {
+        let name = net["tap"].as_str()?.to_owned();
+        let is_multi_queue = net["num_queues"].as_u64().is_some_and(|count| count > 2);
+        Some(Tap {
+            name,
+            is_multi_queue,
+        })
+    });
+    let taps = taps.collect();
+    let sizes = |value: &Value| {
+        ["size", "hotplugged_size"]
+            .iter()
+            .filter_map(|key| value[*key].as_u64())
+            .fold(0_u64, u64::saturating_add)
+    };
+    let memory = &config["memory"];
+    let zones = memory["zones"].as_array().map_or(&[][..], Vec::as_slice);
+    let memory_bytes = zones
+        .iter()
+        .map(sizes)
+        .fold(sizes(memory), u64::saturating_add);
+    let mut consoles = Vec::new();
+    for console in CONSOLES {
+        let Some(it) = config.get_mut(console) else {
+            continue;
+        };
+        if it.is_object() && it["mode"] != "Off" {
+            let path = own.join(format!("{console}.log"));
+            it["mode"] = Value::from("File");
+            it["file"] = Value::from(path.display().to_string());
+            it["socket"] = Value::Null;
+            consoles.push(path);
+        }
+    }
+    Ok(Quiet {
+        consoles,
+        taps,
+        memory_bytes,
+    })
+}
+
+/// What makes it write what happens to a file.
+///
+/// # Errors
+/// When the path can't be written.
+pub fn events_to(file: &Path) -> Result<[String; 2], Unlaunchable> {
+    let file = plain(file)?;
+    Ok(["--event-monitor".to_owned(), format!("path={file}")])
+}
+
+/// What loads a guest from the directory `state`: it waits to be told to go on.
+///
+/// # Errors
+/// When the path can't be written.
+pub fn restore(state: &Path) -> Result<Request, Unlaunchable> {
+    let body = json!({"source_url": format!("file://{}", plain(state)?)});
+    Ok(Request::new(Method::Put, "/api/v1/vm.restore", Some(body)))
+}
+
 /// The command line, without the program's name. With `state`, the guest is loaded from that directory and waits to be
 /// told to go on; else it waits for a configuration. `is_copy` says whether the first VM goes on using its files.
 ///
@@ -126,8 +225,6 @@ pub fn resume() -> Request {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn is_same(typed: &str, disk: &Path) -> bool {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::rehearsal::Tap;
 use super::{IsSame, Method, Moved, Moves, Request, Unlaunchable, kept, options};
 
 /// Options of the process itself that a copy gets as well.
@@ -141,6 +142,53 @@ pub fn load(
         }
     }
     Ok(requests)
+}
+
+/// The taps that a guest expects.
+pub fn taps(config: Option<&Value>) -> Vec<Tap> {
+    let nets = config.and_then(|config| config["network-interfaces"].as_array());
+    let names = nets.into_iter().flatten();
+    let names = names.filter_map(|net| net["host_dev_name"].as_str());
+    let tap = |name: &str| Tap {
+        name: name.to_owned(),
+        is_multi_queue: false,
+    };
+    names.map(tap).collect()
+}
+
+/// How much memory a guest has, in bytes; 0 where that is not known.
+pub fn memory_bytes(config: Option<&Value>) -> u64 {
+    let mib = config.and_then(|config| config["machine-config"]["mem_size_mib"].as_u64());
+    mib.unwrap_or(0).saturating_mul(1 << 20)
+}
+
+/// Requires that a copy beside the first VM writes to none of its disks.
+///
+/// # Errors
+/// When there is no copy of a disk that it writes to.
+pub fn require_copies(
+    config: Option<&Value>,
+    disks: &[Moved],
+    is_same: IsSame<'_>,
+) -> Result<(), Unlaunchable> {
+    let config = config.ok_or(Unlaunchable::NoConfiguration)?;
+    let entries = |list: &str| config[list].as_array().map_or(&[][..], Vec::as_slice);
+    let mut refused = Vec::new();
+    for (list, key) in [("drives", "is_read_only"), ("pmem", "read_only")] {
+        for entry in entries(list) {
+            let path = entry["path_on_host"].as_str();
+            let is_copy =
+                path.is_some_and(|path| disks.iter().any(|disk| is_same(path, &disk.from)));
+            if !is_copy && entry[key] != true {
+                let path = path.unwrap_or("that another process serves");
+                refused.push(format!("{list} {path} (it is not in the snapshot)"));
+            }
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    Err(Unlaunchable::Unknown(refused))
 }
 
 /// What lets a loaded guest go on.

@@ -3,6 +3,7 @@
 pub mod cloud_hypervisor;
 pub mod firecracker;
 pub mod qemu;
+pub mod rehearsal;
 
 use std::path::{Path, PathBuf};
 
@@ -84,6 +85,9 @@ pub enum Unlaunchable {
     /// A disk that Firecracker can't be told the new place of.
     #[error("Firecracker can't be told that its {0} is elsewhere now")]
     Immovable(String),
+    /// Options that may reach something besides the guest.
+    #[error("a copy beside it can't have what reaches beyond the guest, or is not known: {}", .0.join(", "))]
+    Unknown(Vec<String>),
     /// Memory that is not loaded from a file.
     #[error("its memory is of huge pages, which Firecracker does not load from a file")]
     HugePages,

@@ -99,13 +99,13 @@ pub fn arguments(
 }
 
 /// The name of an option, which QEMU takes with one dash or two.
-fn option(word: &str) -> Option<&str> {
+pub(super) fn option(word: &str) -> Option<&str> {
     let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
     (!name.is_empty()).then_some(name)
 }
 
 /// The ids of the character devices that monitors use.
-fn chardevs_of_monitors(words: &[String]) -> Vec<String> {
+pub(super) fn chardevs_of_monitors(words: &[String]) -> Vec<String> {
     let pairs = words.iter().zip(words.iter().skip(1));
     pairs
         .filter(|(word, _)| option(word) == Some("mon"))
@@ -133,7 +133,7 @@ fn id_of(value: &str) -> Option<String> {
         .find_map(|field| field.strip_prefix("id=").map(str::to_owned))
 }
 
-fn has_descriptor(value: &str) -> bool {
+pub(super) fn has_descriptor(value: &str) -> bool {
     let is_one = |field: &String| {
         let Some((key, text)) = field.split_once('=') else {
             return false;
@@ -145,7 +145,7 @@ fn has_descriptor(value: &str) -> bool {
 }
 
 /// The fields of a value: commas part them, and two commas are one in a field.
-fn fields(value: &str) -> Vec<String> {
+pub(super) fn fields(value: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut chars = value.chars().peekable();
     while let Some(c) = chars.next() {

@@ -239,6 +239,20 @@ impl Vmm for Qemu {
         Ok(Prepared::new(Capture { qemu: self, save }))
     }
 
+    fn load(&mut self) -> Result<(), VmmError> {
+        self.qmp
+            .execute("migrate-incoming", &json!({"uri": "fd:0"}))
+    }
+
+    fn mishaps(&mut self) -> Result<Vec<String>, VmmError> {
+        self.qmp.mishaps()
+    }
+
+    fn processors(&mut self) -> Result<Option<Vec<i32>>, VmmError> {
+        let all: Vec<Processor> = self.qmp.query("query-cpus-fast", &json!({}))?;
+        Ok(Some(all.iter().map(|it| it.thread).collect()))
+    }
+
     fn resume(&mut self) -> Result<(), VmmError> {
         if matches!(self.pause, Pause::Foreign | Pause::Over) {
             return Ok(());
@@ -324,6 +338,13 @@ impl Stages for Capture<'_> {
 #[derive(Deserialize)]
 struct Status {
     status: String,
+}
+
+/// One of the answers to `query-cpus-fast`.
+#[derive(Deserialize)]
+struct Processor {
+    #[serde(rename = "thread-id")]
+    thread: i32,
 }
 
 /// QEMU's word for what the guest does.

@@ -34,6 +34,7 @@ pub(super) struct Qmp {
     limit: Duration,
     inbox: Inbox,
     changes: Vec<RunChange>,
+    mishaps: Vec<String>,
     version: Version,
     next_id: u64,
     heeds_interrupts: bool,
@@ -57,6 +58,7 @@ impl Qmp {
             limit,
             inbox: Inbox::default(),
             changes: Vec::new(),
+            mishaps: Vec::new(),
             version: Version::default(),
             next_id: 0,
             // A guest may have to be resumed over this very connection.
@@ -217,6 +219,15 @@ impl Qmp {
         Ok(())
     }
 
+    /// What has befallen the guest since this was last asked.
+    ///
+    /// # Errors
+    /// When the connection fails, or a signal came.
+    pub fn mishaps(&mut self) -> Result<Vec<String>, VmmError> {
+        self.listen_during("the wait for its events", Duration::ZERO)?;
+        Ok(std::mem::take(&mut self.mishaps))
+    }
+
     fn exchange(
         &mut self,
         command: &str,
@@ -274,6 +285,12 @@ impl Qmp {
 
     /// Takes note of an event, if it is one that matters here.
     fn note(&mut self, message: &Message) {
+        if let Some(mishap) = message
+            .mishap()
+            .filter(|_| self.mishaps.len() < MAX_CHANGES)
+        {
+            self.mishaps.push(mishap);
+        }
         let Some(change) = message.run_change() else {
             return;
         };

@@ -19,6 +19,7 @@ pub(super) struct Message {
     /// Why a command failed.
     pub error: Option<Refusal>,
     event: Option<String>,
+    data: Option<Box<RawValue>>,
     timestamp: Option<Timestamp>,
     #[serde(rename = "QMP")]
     greeting: Option<Greeting>,
@@ -29,6 +30,17 @@ pub(super) struct Message {
 pub(super) struct Refusal {
     /// In QEMU's words.
     pub desc: Option<String>,
+}
+
+/// What the failure of a disk is told with.
+#[derive(Debug, Default, Deserialize)]
+struct DiskFailure {
+    #[serde(default)]
+    device: String,
+    #[serde(default)]
+    operation: String,
+    #[serde(default)]
+    reason: String,
 }
 
 /// QEMU says -1 for what it can't tell.
@@ -96,6 +108,32 @@ impl Message {
         };
         let at = self.timestamp.as_ref().and_then(Timestamp::since_epoch);
         Some(RunChange { runs, at })
+    }
+}
+
+impl Message {
+    /// What an event says that no guest wants; `None` when it is another message (qapi/run-state.json and
+    /// qapi/block-core.json in QEMU's sources).
+    pub fn mishap(&self) -> Option<String> {
+        Some(match self.event.as_deref()? {
+            "RESET" => "it boots anew".to_owned(),
+            "SHUTDOWN" => "it shut down".to_owned(),
+            "GUEST_PANICKED" | "GUEST_CRASHLOADED" => "its kernel panicked".to_owned(),
+            "MEMORY_FAILURE" => "its memory failed".to_owned(),
+            "BLOCK_IO_ERROR" => {
+                let data = self.data.as_ref().map(|data| data.get());
+                let failure: Option<DiskFailure> =
+                    data.and_then(|data| serde_json::from_str(data).ok());
+                let DiskFailure {
+                    device,
+                    operation,
+                    reason,
+                } = failure.unwrap_or_default();
+                format!("its disk {device} failed at a {operation}: {reason}")
+            }
+            "BLOCK_IMAGE_CORRUPTED" => "the image of its disk is corrupt".to_owned(),
+            _ => return None,
+        })
     }
 }
 
