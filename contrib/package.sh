@@ -49,6 +49,8 @@ put 755 "$binary" usr/bin/hypeman-snap
 strip --strip-unneeded --remove-section=.comment --remove-section=.note "$root/usr/bin/hypeman-snap"
 put 644 contrib/systemd/hypeman-snap.service usr/lib/systemd/system/
 put 644 contrib/systemd/hypeman-snap.timer usr/lib/systemd/system/
+put 644 contrib/systemd/hypeman-snap-rehearse.service usr/lib/systemd/system/
+put 644 contrib/systemd/hypeman-snap-rehearse.timer usr/lib/systemd/system/
 put 644 contrib/default/hypeman-snap etc/default/
 put 755 contrib/hooks/mail usr/libexec/hypeman-snap/hooks/
 put 755 contrib/hooks/restic usr/libexec/hypeman-snap/hooks/

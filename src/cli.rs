@@ -143,7 +143,8 @@ pub enum OutputFormat {
 pub use declaration::DeclarationArgs;
 pub use register::{RegisterArgs, UnregisterArgs};
 pub use snapshot::{
-    DeleteSnapshotArgs, ProtectArgs, RestoreArgs, SnapshotArgs, UnprotectArgs, VerifyArgs,
+    DeleteSnapshotArgs, ProtectArgs, RehearseArgs, RestoreArgs, SnapshotArgs, UnprotectArgs,
+    VerifyArgs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -188,6 +189,9 @@ pub enum Command {
 
     /// Say whether snapshots are what they were
     Verify(VerifyArgs),
+
+    /// Start throw-away VMs from snapshots, and say whether their guests live
+    Rehearse(RehearseArgs),
 
     /// Make snapshots stay, whatever retention says
     Protect(ProtectArgs),
@@ -421,6 +425,11 @@ pub struct CheckArgs {
     /// Warn when no snapshot of the instance was read and found whole (`verify --read`) for longer than this
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub verified_within: Option<Duration>,
+
+    /// Warn when no guest of a snapshot of the instance lived in a rehearsal (`rehearse`) for longer than this, or the
+    /// last one did not live
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub rehearsed_within: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -234,6 +234,7 @@ fn progress(cli: &Cli) -> Progress {
                 | Command::DeleteSnapshot(_)
                 | Command::Restore(_)
                 | Command::Verify(_)
+                | Command::Rehearse(_)
         );
     if is_wanted {
         Progress::on_stderr()

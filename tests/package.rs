@@ -71,6 +71,8 @@ fn package_holds_what_a_host_needs() {
         "usr/bin/hypeman-snap",
         "usr/lib/systemd/system/hypeman-snap.service",
         "usr/lib/systemd/system/hypeman-snap.timer",
+        "usr/lib/systemd/system/hypeman-snap-rehearse.service",
+        "usr/lib/systemd/system/hypeman-snap-rehearse.timer",
         "etc/default/hypeman-snap",
         "usr/share/bash-completion/completions/hypeman-snap",
         "usr/share/zsh/vendor-completions/_hypeman-snap",

@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use support::fake_hypeman::{FakeHypeman, KEY};
 use support::fake_vmm::{Dialect, FakeVmm, Fault, Guest, Request};
 use support::guests::write_stopped;
+use support::linux_guest::LinuxGuest;
 use support::skip::skipped;
 use support::throwaway::{Throwaway, text};
 use support::vm_host::{ID, VmHost};
@@ -46,7 +47,13 @@ fn units_are_valid() {
     fs::create_dir_all(&units).unwrap();
     fs::write(bin.join("hypeman-snap"), "").unwrap();
     fs::set_permissions(bin.join("hypeman-snap"), fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["hypeman-snap.service", "hypeman-snap.timer"] {
+    let names = [
+        "hypeman-snap.service",
+        "hypeman-snap.timer",
+        "hypeman-snap-rehearse.service",
+        "hypeman-snap-rehearse.timer",
+    ];
+    for name in names {
         fs::copy(unit(name), units.join(name)).unwrap();
     }
     let own = Path::new("usr/lib/systemd/system");
@@ -58,13 +65,7 @@ fn units_are_valid() {
         }
     }
     let root = format!("--root={}", root.path().display());
-    let verify = [
-        "verify",
-        "--man=no",
-        &root,
-        "hypeman-snap.service",
-        "hypeman-snap.timer",
-    ];
+    let verify = [&["verify", "--man=no", &root], &names[..]].concat();
     let Some(output) = analyze(&verify) else {
         return;
     };
@@ -74,13 +75,16 @@ fn units_are_valid() {
 }
 
 #[test]
-fn service_is_exposed_to_3_2_at_most() {
-    let service = unit("hypeman-snap.service");
-    let service = service.to_str().unwrap();
-    let Some(output) = analyze(&["security", "--offline=true", "--threshold=32", service]) else {
-        return;
-    };
-    assert!(output.status.success(), "{}", text(&output));
+fn services_are_exposed_to_3_2_and_4_2_at_most() {
+    for (name, most) in [("hypeman-snap", 32), ("hypeman-snap-rehearse", 42)] {
+        let service = unit(&format!("{name}.service"));
+        let service = service.to_str().unwrap();
+        let most = format!("--threshold={most}");
+        let Some(output) = analyze(&["security", "--offline=true", &most, service]) else {
+            return;
+        };
+        assert!(output.status.success(), "{name}: {}", text(&output));
+    }
 }
 
 /// The words behind `ExecStart=` and the like, without the program.
@@ -152,7 +156,7 @@ fn environment_file_names_the_variables_that_the_tool_knows() {
 /// Installs the tool and the units as they stand.
 const INSTALL: &str = r#"
 install -m 0755 "$SHARED/hypeman-snap" /usr/local/bin/hypeman-snap
-install -m 0644 "$PROJECT"/contrib/systemd/hypeman-snap.* /etc/systemd/system/
+install -m 0644 "$PROJECT"/contrib/systemd/hypeman-snap* /etc/systemd/system/
 rm -rf /etc/default/hypeman-snap /etc/credstore /var/lib/hypeman /var/lib/hypeman-snap
 systemctl daemon-reload
 
@@ -326,6 +330,54 @@ fn confined_service_snapshots_a_vm_that_runs() {
     assert_eq!(host.vm.pauses_ms().len(), 1);
     host.assert_goes_on(snapshots[0]["id"].as_str().unwrap());
     assert!(said.contains(ID), "{said}");
+}
+
+/// The real Linux guest, whose kernel is no file in /tmp.
+#[test]
+fn confined_rehearsal_starts_a_copy_that_lives() {
+    let machine = machine();
+    let Some(linux) = LinuxGuest::build() else {
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        boot(&machine, "");
+        return;
+    }
+    let host = VmHost::boot(TOOL, machine.shared(), |options| {
+        options.linux = Some(linux);
+        options.socket = Some(machine.shared().join("vm.sock"));
+        options.more = ["-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no"]
+            .map(str::to_owned)
+            .to_vec();
+        options.own_network = true;
+    });
+    host.schedule(3);
+    host.vm.wait_ticks_beyond(20);
+    host.snapshot();
+    host.tool_ok(&["set", ID, "--update", "--expect", "^tick [0-9]+"]);
+    let directories = format!(
+        "STATE={}\nDATA={}\n",
+        host.state_dir().display(),
+        host.data_dir().display(),
+    );
+    let script = r#"
+        printf 'HYPEMAN_SNAP_STATE_DIR=%s\nHYPEMAN_SNAP_DATA_DIR="%s"\n' "$STATE" "$DATA" >/etc/default/hypeman-snap
+        [ -e /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }
+        systemctl enable hypeman-snap-rehearse.timer >&2
+        mkdir /etc/systemd/system/hypeman-snap-rehearse.service.d
+        printf '[Service]\nReadWritePaths=%s\n' "$SHARED" >/etc/systemd/system/hypeman-snap-rehearse.service.d/paths.conf
+        systemctl daemon-reload
+        systemctl start hypeman-snap-rehearse.service || { journalctl --unit=hypeman-snap-rehearse.service >&2; exit 1; }
+        journalctl --sync
+        journalctl --unit=hypeman-snap-rehearse.service --output=cat
+        "#;
+    let Some(said) = boot(&machine, &format!("{directories}{script}")) else {
+        return;
+    };
+    assert!(said.contains(": alive"), "{said}");
+    assert_eq!(host.snapshots()[0]["rehearsed_alive"], true, "{said}");
+    assert!(!host.data_dir().join("rehearsals").exists());
+    assert!(host.vm.is_running());
 }
 
 #[test]

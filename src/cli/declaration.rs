@@ -21,6 +21,10 @@ pub struct DeclarationArgs {
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub max_pause: Option<String>,
 
+    /// What a line of the guest's console must say in a rehearsal (`rehearse`); nothing means no such demand
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub expect: Option<String>,
+
     /// Keep only the newest N of the scheduled snapshots that the keep rules want; 0 means no limit
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub max_count: Option<i64>,

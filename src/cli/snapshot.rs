@@ -1,8 +1,12 @@
 //! The commands about single snapshots.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use regex::Regex;
+
+use crate::schedule::duration;
 
 /// `snapshot`.
 #[derive(Debug, Args)]
@@ -102,4 +106,23 @@ pub struct VerifyArgs {
     /// How many snapshots to look at at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    /// A snapshot, or an instance for its newest usable one; that of each instance if none is given
+    #[arg(value_name = "INSTANCE|SNAPSHOT")]
+    pub what: Vec<String>,
+
+    /// How long each guest is watched at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub timeout: Duration,
+
+    /// What a line of the guest's console must say, which ends the watch [default: what the schedule says, if it does]
+    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
+    pub expect: Option<Regex>,
+
+    /// Leave out instances of which a snapshot was rehearsed within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub newer_than: Option<Duration>,
 }

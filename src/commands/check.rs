@@ -13,7 +13,7 @@ use crate::cli::CheckArgs;
 use crate::clock;
 use crate::error::in_words;
 use crate::instance::InstanceId;
-use crate::monitoring::health::{self, Facts, Level, Newest};
+use crate::monitoring::health::{self, Facts, Level, Newest, require};
 use crate::report::{Answer, Health, HealthRow, Judgement};
 use crate::schedule::Schedule;
 use crate::store::StoreError;
@@ -139,11 +139,20 @@ fn judge(
         is_gone: known.is_some_and(|known| known.is_gone(id)),
     };
     let verdict = health::judge(&facts, args.rpo, now);
-    let verdict = match (args.verified_within, known) {
-        (Some(within), Some(known)) => {
-            health::require_verified(verdict, known.verified_at(id), within, now)
+    let verdict = match known.map(|known| known.scheduled(id)) {
+        Some(all) => {
+            let verdict = match args.verified_within {
+                Some(within) => require::verified(verdict, all.verified_at, within, now),
+                None => verdict,
+            };
+            match args.rehearsed_within {
+                Some(within) => {
+                    require::rehearsed(verdict, all.rehearsed, all.alive_at, within, now)
+                }
+                None => verdict,
+            }
         }
-        (None, _) | (_, None) => verdict,
+        None => verdict,
     };
     Judgement::Judged {
         schedule: Box::new(schedule),

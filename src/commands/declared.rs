@@ -10,6 +10,7 @@ pub fn input(args: &DeclarationArgs) -> Input {
         jitter: args.jitter.clone(),
         interval: args.interval.clone(),
         max_pause: args.max_pause.clone(),
+        expect: args.expect.clone(),
         max_count: args.max_count,
         max_age: args.max_age.clone(),
         keep_last: args.keep_last,

@@ -24,6 +24,10 @@ pub struct Scheduled {
     pub newest_at: Option<DateTime<Utc>>,
     /// When a usable one was last verified.
     pub verified_at: Option<DateTime<Utc>>,
+    /// When one was last rehearsed, and whether its guest lived.
+    pub rehearsed: Option<(DateTime<Utc>, bool)>,
+    /// When the guest of a usable one last lived in a rehearsal.
+    pub alive_at: Option<DateTime<Utc>>,
 }
 
 /// A snapshot that is not usable.
@@ -71,6 +75,11 @@ impl Known {
             if snapshot.is_usable() {
                 all.newest_at = all.newest_at.max(Some(snapshot.created_at));
                 all.verified_at = all.verified_at.max(snapshot.verified_at);
+                if let Some(last) = &snapshot.rehearsed {
+                    let lived = last.dead.is_none();
+                    all.rehearsed = all.rehearsed.max(Some((last.at, lived)));
+                    all.alive_at = all.alive_at.max(lived.then_some(last.at));
+                }
             } else {
                 all.unusable += 1;
             }
@@ -106,9 +115,9 @@ impl Known {
         self.newest_at(id).map_or(Newest::None, Newest::At)
     }
 
-    /// When a usable scheduled snapshot of the instance was last verified.
-    pub fn verified_at(&self, id: &InstanceId) -> Option<DateTime<Utc>> {
-        self.scheduled.get(id).and_then(|all| all.verified_at)
+    /// The scheduled snapshots of the instance.
+    pub fn scheduled(&self, id: &InstanceId) -> Scheduled {
+        self.scheduled.get(id).copied().unwrap_or_default()
     }
 
     fn newest_at(&self, id: &InstanceId) -> Option<DateTime<Utc>> {

@@ -16,6 +16,7 @@ mod plan;
 mod protect;
 mod prune;
 mod register;
+mod rehearse;
 mod restore;
 mod run_due;
 mod set;
@@ -60,6 +61,7 @@ pub fn run(command: &Command, context: &Context<'_>) -> anyhow::Result<Answer> {
         Command::Snapshot(args) => snapshot::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::Verify(args) => verify::run(context, args),
+        Command::Rehearse(args) => rehearse::run(context, args),
         Command::Protect(args) => protect::protect(context, args),
         Command::Unprotect(args) => protect::unprotect(context, args),
         Command::DeleteSnapshot(args) => delete_snapshot::run(context, args),

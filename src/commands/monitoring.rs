@@ -133,6 +133,7 @@ fn stock(context: &Context<'_>, old: &str) -> Stock {
                         size_bytes: all.size_bytes,
                         newest_at: all.newest_at,
                         verified_at: all.verified_at,
+                        rehearsed: all.rehearsed,
                     })
             }),
             schedule,

@@ -225,6 +225,18 @@ pub(super) fn source(reference: &str, listing: &[Snapshot]) -> anyhow::Result<In
         .clone())
 }
 
+/// Whether a snapshot may be meant where none is named: it is usable, and not what was there before a restore.
+pub(super) fn is_for_default(snapshot: &Snapshot) -> bool {
+    snapshot.is_usable() && !snapshot.name.starts_with(BEFORE_RESTORE)
+}
+
+/// The newest usable snapshot of the instance with this id.
+pub(super) fn newest_usable<'a>(id: &str, listing: &'a [Snapshot]) -> Option<&'a Snapshot> {
+    let its = listing.iter().filter(|it| it.source_instance_id == id);
+    its.filter(|it| is_for_default(it))
+        .max_by_key(|it| (it.created_at, &it.id))
+}
+
 fn find<'a>(
     reference: &str,
     instance: &InstanceRef,
@@ -232,14 +244,9 @@ fn find<'a>(
 ) -> anyhow::Result<&'a Snapshot> {
     let is_its = |it: &&Snapshot| it.source_instance_id == instance.id.as_str();
     if reference == LATEST {
-        return listing
-            .iter()
-            .filter(is_its)
-            .filter(|it| it.is_usable() && !it.name.starts_with(BEFORE_RESTORE))
-            .max_by_key(|it| (it.created_at, it.id.clone()))
-            .ok_or_else(|| {
-                Refused::NotFound(format!("instance {instance} has no usable snapshot")).into()
-            });
+        return newest_usable(instance.id.as_str(), listing).ok_or_else(|| {
+            Refused::NotFound(format!("instance {instance} has no usable snapshot")).into()
+        });
     }
     let own: Vec<Snapshot> = listing.iter().filter(is_its).cloned().collect();
     match snapshot::find(reference, &own) {

@@ -59,7 +59,8 @@ fn update(context: &Context<'_>, args: &SetArgs, input: Input) -> anyhow::Result
     })?;
     let declaration = validate::declaration(input.over(&present.declaration))?;
     let before = &present.declaration;
-    if (&declaration.storing, declaration.max_pause) != (&before.storing, before.max_pause) {
+    let of_engine = |it: &Declaration| (it.storing.clone(), it.max_pause, it.expect.clone());
+    if of_engine(&declaration) != of_engine(before) {
         refuse_what_engine_lacks(&(context.ports)()?, &declaration)?;
     }
     warn_of(&declaration);
@@ -78,6 +79,12 @@ fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<
     if declaration.storing.no_memory && !ports.engine.stores_on_this_host() {
         return Err(Refused::Usage(
             "--no-memory: a hypeman server takes no disks of a guest that runs; leave it out, or use --engine local"
+                .to_owned(),
+        ));
+    }
+    if declaration.expect.is_some() && ports.rehearser.is_none() {
+        return Err(Refused::Usage(
+            "--expect: snapshots that a hypeman server keeps are not rehearsed; leave it out, or use --engine local"
                 .to_owned(),
         ));
     }

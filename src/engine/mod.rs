@@ -5,6 +5,7 @@
 pub mod hypeman;
 pub mod local;
 pub mod registrar;
+pub mod rehearser;
 pub mod restorer;
 pub mod verifier;
 
@@ -22,6 +23,7 @@ use crate::snapshot::storing::{Method, MinFree, Storing};
 use crate::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
+use rehearser::Rehearser;
 use restorer::Restorer;
 use verifier::Verifier;
 
@@ -326,6 +328,8 @@ pub struct Ports {
     pub restorer: Arc<dyn Restorer>,
     /// Tells whether they are what they were; `None` where a server keeps them.
     pub verifier: Option<Arc<dyn Verifier>>,
+    /// Starts throw-away VMs from the snapshots, where they are on this host.
+    pub rehearser: Option<Arc<dyn Rehearser>>,
 }
 
 impl Ports {
@@ -339,13 +343,14 @@ impl Ports {
             registrar: None,
             restorer: engine,
             verifier: None,
+            rehearser: None,
         }
     }
 
     /// The ports of an engine that keeps snapshots on this host, also of VMs which were registered with it.
     pub fn on_this_host<E>(engine: E) -> Self
     where
-        E: Engine + Recovery + Diagnose + Registrar + Restorer + Verifier + 'static,
+        E: Engine + Recovery + Diagnose + Registrar + Restorer + Verifier + Rehearser + 'static,
     {
         let engine = Arc::new(engine);
         Self {
@@ -354,6 +359,7 @@ impl Ports {
             diagnosis: Arc::clone(&engine) as _,
             registrar: Some(Arc::clone(&engine) as _),
             restorer: Arc::clone(&engine) as _,
+            rehearser: Some(Arc::clone(&engine) as _),
             verifier: Some(engine),
         }
     }

@@ -163,6 +163,19 @@ fn because(schedule: &Schedule, verdict: &Assessment, view: &View) -> String {
             None => format!("{age}, and no snapshot was ever verified"),
             Some(at) => format!("{age}, and one was last verified {}", time(at, view)),
         },
+        Cause::NotRehearsed {
+            died_at: Some(at), ..
+        } => format!(
+            "{age}, and the guest of the one that was last rehearsed, {}, did not live: see `hypeman-snap rehearse`",
+            time(at, view)
+        ),
+        Cause::NotRehearsed { since, .. } => match since {
+            None => format!("{age}, and no snapshot was ever rehearsed"),
+            Some(at) => format!(
+                "{age}, and one last lived in a rehearsal {}",
+                time(at, view)
+            ),
+        },
         Cause::Lost => {
             let age = match verdict.newest {
                 Some(_) => age,

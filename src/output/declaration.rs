@@ -85,6 +85,10 @@ pub fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         let limit = declaration.max_pause;
         limit.map_or_else(|| "any".to_owned(), format_human)
     };
+    let expect = |declaration: &Declaration| {
+        let pattern = declaration.expect.as_deref();
+        pattern.map_or_else(|| "nothing".to_owned(), visible)
+    };
     let rules = |declaration: &Declaration| match keep(&declaration.retention) {
         rules if rules.is_empty() => "everything".to_owned(),
         rules => rules,
@@ -102,6 +106,7 @@ pub fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         },
         ("jitter", jitter(before), jitter(after)),
         ("max-pause", pause(before), pause(after)),
+        ("expect", expect(before), expect(after)),
         ("max-count", count(before), count(after)),
         ("max-age", age(before), age(after)),
         ("keep", rules(before), rules(after)),

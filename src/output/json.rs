@@ -14,13 +14,13 @@ use crate::plan::{Fate, Forecast};
 use crate::report::run::{HookRun, InstanceResult, Packed, Report};
 use crate::report::{
     Answer, ApiRequest, Declared, Deleted, DeletedSnapshot, Health, HealthRow, Judgement, Keeping,
-    ProtectionRow, Registration, RegistrationChange, Restored, ScheduleRow, SnapshotRow, Taken,
-    VerifiedRow,
+    ProtectionRow, Registration, RegistrationChange, RehearsedRow, Restored, ScheduleRow,
+    SnapshotRow, Taken, VerifiedRow,
 };
 use crate::retention::Decision;
 use crate::schedule::Schedule;
 use crate::snapshot::Protection;
-use crate::snapshot::Verified;
+use crate::snapshot::{Rehearsed, Verified};
 use crate::snapshot::{Snapshot, SnapshotId};
 
 /// The answer, indented, with a line end behind it.
@@ -35,6 +35,7 @@ pub fn answer(answer: &Answer, view: &View) -> String {
         Answer::Plan(it) => plan(&it.forecast),
         Answer::Restored(it) => restored(it),
         Answer::Verified(rows) => rows.iter().map(verified).collect(),
+        Answer::Rehearsed(rows) => rows.iter().map(rehearsed).collect(),
         Answer::Taken(it) => taken(it),
         Answer::Protections(rows) => rows.iter().map(protected).collect(),
         Answer::DeletedSnapshots(rows) => rows.iter().map(deleted_snapshot).collect(),
@@ -169,6 +170,23 @@ fn verified(row: &VerifiedRow) -> Value {
         "outcome": outcome,
         "found": found,
         "first_read": first_read,
+    })
+}
+
+fn rehearsed(row: &RehearsedRow) -> Value {
+    let (outcome, detail) = match &row.rehearsed {
+        Ok(Rehearsed::Alive) => ("alive", None),
+        Ok(Rehearsed::Dead(why)) => ("dead", Some(why)),
+        Ok(Rehearsed::Impossible(why)) => ("not possible", Some(why)),
+        Err(why) => ("error", Some(why)),
+    };
+    json!({
+        "snapshot_id": row.snapshot.id,
+        "snapshot_name": row.snapshot.name,
+        "source_instance_id": row.snapshot.source_instance_id,
+        "source_instance_name": row.snapshot.source_instance_name,
+        "outcome": outcome,
+        "detail": detail,
     })
 }
 
@@ -338,6 +356,9 @@ fn snapshot(row: &SnapshotRow) -> Value {
         "disk_bytes": snapshot.disk_bytes,
         "scheduled": snapshot.is_scheduled(),
         "verified_at": snapshot.verified_at,
+        "rehearsed_at": snapshot.rehearsed.as_ref().map(|it| it.at),
+        "rehearsed_alive": snapshot.rehearsed.as_ref().map(|it| it.dead.is_none()),
+        "rehearsed_detail": snapshot.rehearsed.as_ref().and_then(|it| it.dead.as_ref()),
         "usable": snapshot.is_usable(),
         "unusable_reason": snapshot.unusable,
         "keep": !matches!(&row.keeping, Keeping::Judged(decision) if !decision.keeps()),

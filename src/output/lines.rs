@@ -90,6 +90,7 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
     };
     optional("jitter", declaration.cadence.jitter.map(format_human));
     optional("max pause", declaration.max_pause.map(format_human));
+    optional("expect", declaration.expect.as_deref().map(visible));
     optional(
         "time zone",
         declaration.timezone.map(|zone| zone.name().to_owned()),

@@ -7,6 +7,7 @@ mod declaration;
 mod json;
 mod lines;
 mod plan;
+mod rehearsed;
 mod restored;
 mod runs;
 mod table;
@@ -67,6 +68,7 @@ pub fn render(answer: &Answer, view: &View) -> String {
             Answer::Plan(planned) => plan::text(planned, view),
             Answer::Restored(restored) => restored::text(restored, view),
             Answer::Verified(rows) => verified::text(rows, view),
+            Answer::Rehearsed(rows) => rehearsed::text(rows, view),
             Answer::Taken(created) => lines::taken(created),
             Answer::Protections(rows) => lines::protections(rows, view),
             Answer::DeletedSnapshots(rows) => lines::deleted_snapshots(rows),

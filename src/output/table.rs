@@ -233,6 +233,15 @@ fn why(row: &SnapshotRow, view: &View) -> String {
             why.push_str(&format!(" ({})", visible(reason)));
         }
     }
+    if let Some(rehearsal) = &row.snapshot.rehearsed {
+        let at = units::age_or_time(rehearsal.at, view);
+        let outcome = if rehearsal.dead.is_none() {
+            "alive"
+        } else {
+            "dead"
+        };
+        why.push_str(&format!("; rehearsed: {outcome} ({at})"));
+    }
     if let Some(flaw) = &row.snapshot.unusable {
         why.push_str(&format!("; unusable: {}", visible(flaw)));
     }

@@ -146,6 +146,7 @@ fn expected(schedule: &Schedule, instance: &Instance, kind: Kind, attempt: &Atte
         disk_bytes: None,
         unusable: None,
         verified_at: None,
+        rehearsed: None,
     }
 }
 

@@ -33,6 +33,7 @@ fn schedule(max_count: u64, max_age: Option<Duration>) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };

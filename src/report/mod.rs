@@ -16,7 +16,7 @@ use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Protection;
-use crate::snapshot::{Snapshot, SnapshotId, Verified};
+use crate::snapshot::{Rehearsed, Snapshot, SnapshotId, Verified};
 
 /// What a command has to say.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub enum Answer {
     Restored(Box<Restored>),
     /// `verify`: one for each snapshot that was looked at.
     Verified(Vec<VerifiedRow>),
+    /// `rehearse`: one for each snapshot that was rehearsed.
+    Rehearsed(Vec<RehearsedRow>),
     /// `snapshot`: the one that was taken.
     Taken(Taken),
     /// `protect`, `unprotect`: one for each snapshot that was named.
@@ -63,6 +65,7 @@ impl Answer {
             Self::Run(report) => return run_exit(report),
             Self::Restored(restored) => restored.is_stopped,
             Self::Verified(rows) => rows.iter().any(VerifiedRow::has_failed),
+            Self::Rehearsed(rows) => rows.iter().any(RehearsedRow::has_failed),
             Self::DeletedSnapshots(rows) => rows.iter().any(|row| row.error.is_some()),
             Self::Findings(findings) => findings.iter().any(|it| it.status == Status::Broken),
             Self::Health(health) => return health_exit(health.level()),
@@ -228,6 +231,26 @@ pub struct VerifiedRow {
 impl VerifiedRow {
     fn has_failed(&self) -> bool {
         !matches!(self.verified, Ok(Verified::Sound { .. } | Verified::Gone))
+    }
+}
+
+/// A snapshot that was rehearsed.
+#[derive(Debug)]
+pub struct RehearsedRow {
+    pub snapshot: Snapshot,
+    /// What came of it; else what went wrong with the rehearsal.
+    pub rehearsed: Result<Rehearsed, String>,
+    /// Whether it was asked for by name, so that an obstacle is a failure.
+    pub is_named: bool,
+}
+
+impl RehearsedRow {
+    fn has_failed(&self) -> bool {
+        match &self.rehearsed {
+            Ok(Rehearsed::Alive) => false,
+            Ok(Rehearsed::Impossible(_)) => self.is_named,
+            Ok(Rehearsed::Dead(_)) | Err(_) => true,
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn scheduled(id: &str, age_minutes: i64) -> Snapshot {
         disk_bytes: None,
         unusable: None,
         verified_at: None,
+        rehearsed: None,
     }
 }
 
@@ -185,6 +186,7 @@ fn unusable(snapshot: Snapshot) -> Snapshot {
     Snapshot {
         unusable: Some("overlay.raw is missing".to_owned()),
         verified_at: None,
+        rehearsed: None,
         ..snapshot
     }
 }
@@ -313,6 +315,7 @@ fn floors_hold_until_the_instance_has_been_gone_for_the_grace() {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: crate::schedule::hooks::Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };

@@ -230,6 +230,7 @@ fn a_snapshot(id: &str, instance: &str, created_at: DateTime<Utc>) -> Snapshot {
         disk_bytes: None,
         unusable: None,
         verified_at: None,
+        rehearsed: None,
     }
 }
 
@@ -273,6 +274,7 @@ impl Host {
             name_prefix: None,
             metadata: BTreeMap::new(),
             max_pause: None,
+            expect: None,
             hooks: Hooks::default(),
             storing: crate::snapshot::storing::Storing::default(),
         };
@@ -540,6 +542,7 @@ fn the_last_ones_of_a_gone_instance_stay_until_the_grace_has_passed() {
     let cut = Snapshot {
         unusable: Some("memory is cut".to_owned()),
         verified_at: None,
+        rehearsed: None,
         ..a_snapshot("cut", "vm", ago(3 * HOUR))
     };
     for snapshot in [
@@ -647,6 +650,7 @@ fn a_snapshot_of_a_dead_run_that_lost_something_is_taken_anew_and_replaced() {
         name: attempt.snapshot_name.clone(),
         unusable: Some("memory is cut".to_owned()),
         verified_at: None,
+        rehearsed: None,
         ..a_snapshot("cut", "vm", attempt.run_at)
     });
     let report = host.run();

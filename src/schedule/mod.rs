@@ -25,6 +25,8 @@ pub struct Declaration {
     pub cadence: Cadence,
     /// The longest that a snapshot may be foreseen to pause the guest; `None` means no limit.
     pub max_pause: Option<Duration>,
+    /// What a line of the guest's console must say in a rehearsal, a regular expression; `None` means nothing.
+    pub expect: Option<String>,
     /// What becomes of old scheduled snapshots.
     pub retention: Retention,
     /// The time zone whose hours, days … the keep rules go by; `None` where nothing goes by any, and means UTC.

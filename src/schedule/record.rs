@@ -251,6 +251,7 @@ mod tests {
             name_prefix: None,
             metadata: BTreeMap::new(),
             max_pause: None,
+            expect: None,
             hooks: Hooks::default(),
             storing: crate::snapshot::storing::Storing::default(),
         };

@@ -22,6 +22,7 @@ fn declaration() -> Declaration {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     }
@@ -81,6 +82,7 @@ fn declaring_other_limits_keeps_cadence_and_record() {
         name_prefix: Some("nightly".to_owned()),
         metadata: BTreeMap::from([("team".to_owned(), "infra".to_owned())]),
         max_pause: None,
+        expect: None,
         hooks: Hooks {
             pre: vec!["/bin/freeze".to_owned(), "now".to_owned()],
             timeout: Some(Duration::from_secs(5)),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use regex::Regex;
 
 use super::hooks::{self, Hooks, InvalidHooks, Stage};
 use super::{Declaration, Retention, Schedule, duration};
@@ -43,6 +44,8 @@ pub struct Input {
     pub interval: Option<String>,
     /// `--max-pause`.
     pub max_pause: Option<String>,
+    /// `--expect`.
+    pub expect: Option<String>,
     /// `--max-count`.
     pub max_count: Option<i64>,
     /// `--max-age`.
@@ -156,6 +159,7 @@ pub fn declaration(input: Input) -> Result<Declaration, InvalidSetting> {
         cadence: cadence(&input, timezone.unwrap_or(Tz::UTC))?,
         timezone,
         max_pause: max_pause(input.max_pause.as_deref())?,
+        expect: expect(input.expect)?,
         retention,
         name_prefix: input.name_prefix.map(name_prefix).transpose()?,
         metadata: metadata(&input.metadata)?,
@@ -274,6 +278,20 @@ fn timezone(input: &Input, retention: &Retention) -> Result<Option<Tz>, InvalidS
 fn max_pause(text: Option<&str>) -> Result<Option<Duration>, InvalidSetting> {
     let limit = text.map(|text| parse_duration("--max-pause", text));
     Ok(limit.transpose()?.filter(|limit| !limit.is_zero()))
+}
+
+fn expect(pattern: Option<String>) -> Result<Option<String>, InvalidSetting> {
+    let Some(pattern) = pattern.filter(|pattern| !pattern.is_empty()) else {
+        return Ok(None);
+    };
+    match Regex::new(&pattern) {
+        Ok(_) => Ok(Some(pattern)),
+        Err(_) => Err(InvalidSetting::new(
+            "--expect",
+            &pattern,
+            "must be a regular expression (hypeman-snap-rehearse(1))".to_owned(),
+        )),
+    }
 }
 
 fn parse_duration(flag: &'static str, text: &str) -> Result<Duration, InvalidSetting> {

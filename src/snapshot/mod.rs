@@ -194,6 +194,8 @@ pub struct Snapshot {
     pub unusable: Option<String>,
     /// When every byte of it was last read and found to be what it was; `None` if never, or where that can't be told.
     pub verified_at: Option<DateTime<Utc>>,
+    /// How its last rehearsal ended; `None` if there was none, or where that can't be told.
+    pub rehearsed: Option<Rehearsal>,
 }
 
 impl Snapshot {
@@ -232,6 +234,27 @@ pub enum Verified {
     Unknown(Vec<String>),
     /// It was deleted meanwhile.
     Gone,
+}
+
+/// How a throw-away VM fared that was started from a snapshot. It says nothing of whether the snapshot is usable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// Why it did not live; `None` if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<String>,
+}
+
+/// What came of a rehearsal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rehearsed {
+    /// Its guest lived.
+    Alive,
+    /// It did not: why.
+    Dead(String),
+    /// There was none: why. That says nothing of the snapshot.
+    Impossible(String),
 }
 
 /// That a snapshot stays by the user's word.

@@ -1,6 +1,7 @@
 //! A schedule as a file holds it: the only place that knows its keys. Those that hypeman knows have its names
 //! (hypeman-snap(5)); those behind `updated_at` are this tool's own, and what neither knows survives.
 
+mod unknown;
 mod values;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_ignored::Path;
 use serde_json::{Map, Value};
 
 use crate::cadence::{Cadence, Calendar, Times, When};
@@ -123,6 +123,12 @@ struct Form {
         skip_serializing_if = "Option::is_none"
     )]
     max_pause: Option<Duration>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "empty_as_none"
+    )]
+    expect: Option<String>,
     #[serde(default, with = "HooksForm", skip_serializing_if = "is_default")]
     hooks: Hooks,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -285,6 +291,7 @@ impl From<&Schedule> for Form {
             missing_since: record.missing_since,
             retention_error: record.retention_error,
             max_pause: declaration.max_pause,
+            expect: declaration.expect,
             hooks: declaration.hooks,
             no_memory: declaration.storing.no_memory,
             compress: declaration.storing.compress,
@@ -317,6 +324,7 @@ impl Form {
                 name_prefix: self.name_prefix,
                 metadata: self.metadata,
                 max_pause: self.max_pause,
+                expect: self.expect,
                 hooks: self.hooks,
                 storing: Storing {
                     no_memory: self.no_memory,
@@ -353,22 +361,9 @@ impl Serialize for Schedule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut form = serde_json::to_value(Form::from(self)).map_err(serde::ser::Error::custom)?;
         if let Value::Object(form) = &mut form {
-            add_unknown(form, &self.unknown);
+            unknown::add(form, &self.unknown);
         }
         form.serialize(serializer)
-    }
-}
-
-/// Puts what is not known behind what is.
-fn add_unknown(known: &mut Map<String, Value>, unknown: &Map<String, Value>) {
-    for (key, value) in unknown {
-        match (known.get_mut(key), value) {
-            (Some(Value::Object(known)), Value::Object(unknown)) => add_unknown(known, unknown),
-            (Some(_), _) => {}
-            (None, value) => {
-                known.insert(key.clone(), value.clone());
-            }
-        }
     }
 }
 
@@ -390,48 +385,17 @@ pub(super) fn decode(bytes: &[u8], id: &InstanceId) -> Result<Schedule, Refusal>
     let mut ignored = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let form: Form =
-        serde_ignored::deserialize(&mut deserializer, |path| ignored.push(keys(&path)))?;
+        serde_ignored::deserialize(&mut deserializer, |path| ignored.push(unknown::keys(&path)))?;
     deserializer.end()?;
     let mut schedule = form.check(id)?;
     validate::calendar(&schedule).map_err(Refusal::Invalid)?;
     if !ignored.is_empty() {
         let all: Value = serde_json::from_slice(bytes)?;
         for keys in ignored {
-            copy(&keys, &all, &mut schedule.unknown);
+            unknown::copy(&keys, &all, &mut schedule.unknown);
         }
     }
     Ok(schedule)
-}
-
-/// The keys that lead to a value.
-fn keys(path: &Path<'_>) -> Vec<String> {
-    match path {
-        Path::Root => Vec::new(),
-        Path::Seq { parent, .. }
-        | Path::Some { parent }
-        | Path::NewtypeStruct { parent }
-        | Path::NewtypeVariant { parent } => keys(parent),
-        Path::Map { parent, key } => {
-            let mut keys = keys(parent);
-            keys.push(key.clone());
-            keys
-        }
-    }
-}
-
-/// Copies one value, with the objects around it.
-fn copy(keys: &[String], from: &Value, to: &mut Map<String, Value>) {
-    let Some((key, inner)) = keys.split_first() else {
-        return;
-    };
-    let Some(value) = from.get(key) else {
-        return;
-    };
-    if inner.is_empty() {
-        to.insert(key.clone(), value.clone());
-    } else if let Value::Object(to) = to.entry(key).or_insert_with(|| Map::new().into()) {
-        copy(inner, value, to);
-    }
 }
 
 /// The schedule as hypeman writes it: two spaces of indentation, its fields first and in its order.

@@ -103,7 +103,13 @@ impl TestVm {
         let observer = runtime.path().join("observer.sock");
         let stderr =
             File::create(runtime.path().join("stderr")).expect("a file for QEMU's messages");
-        let mut command = Command::new(qemu_binary());
+        let mut command = if options.own_network {
+            let mut command = Command::new("unshare");
+            command.args(["--net", "--"]).arg(qemu_binary());
+            command
+        } else {
+            Command::new(qemu_binary())
+        };
         command
             .args(arguments(options, disks))
             .args([

@@ -64,6 +64,10 @@ pub struct VmOptions {
     pub socket: Option<PathBuf>,
     /// What the guest does.
     pub guest: GuestOptions,
+    /// More arguments for QEMU.
+    pub more: Vec<String>,
+    /// Whether QEMU runs in a network of its own, where it may make taps.
+    pub own_network: bool,
     /// The real Linux guest instead of the counting one. It has one disk, on virtio.
     pub linux: Option<LinuxGuest>,
 }
@@ -82,6 +86,8 @@ impl VmOptions {
             disk_style: DiskStyle::Blockdev,
             socket: None,
             guest: GuestOptions::default(),
+            more: Vec::new(),
+            own_network: false,
             linux: None,
         }
     }
@@ -162,6 +168,7 @@ pub(crate) fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
             ),
         ]);
     }
+    all.extend(options.more.clone());
     if let Some(linux) = &options.linux {
         all.extend([
             "-initrd".to_owned(),
@@ -197,7 +204,7 @@ pub(crate) fn arguments(options: &VmOptions, disks: &[PathBuf]) -> Vec<String> {
 }
 
 /// The guest, built by the C compiler on first use by this process.
-fn guest_kernel() -> &'static Path {
+pub fn guest_kernel() -> &'static Path {
     static KERNEL: OnceLock<PathBuf> = OnceLock::new();
     KERNEL.get_or_init(|| {
         let test = std::env::current_exe().expect("path of the test");

@@ -178,6 +178,7 @@ impl WireSnapshot {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         })
     }
 }

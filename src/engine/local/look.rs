@@ -99,6 +99,7 @@ pub(super) fn at(store: &File, path: &Path, name: &OsStr) -> Seen {
     };
     let verdict = Verdict::read(&directory);
     snapshot.verified_at = verdict.verified_at;
+    snapshot.rehearsed = verdict.rehearsed;
     if let Some(flaw) = verdict.flaw {
         snapshot
             .unusable
@@ -192,6 +193,7 @@ fn without_record(directory: &OwnedFd, name: &OsStr, flaw: String) -> Option<Sna
         disk_bytes: None,
         unusable: Some(flaw),
         verified_at: None,
+        rehearsed: None,
     })
 }
 

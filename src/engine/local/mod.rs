@@ -355,6 +355,7 @@ impl Engine for Local {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         };
         let digests = self.digests(&metadata.name, &staging, &captured.manifest, timeouts)?;
         let _step = self.progress.begin(&metadata.name, "writing out", None);

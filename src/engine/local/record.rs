@@ -128,6 +128,7 @@ impl From<Record> for Snapshot {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         }
     }
 }

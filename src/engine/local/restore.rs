@@ -7,6 +7,7 @@ mod each;
 mod format;
 mod how;
 mod in_place;
+pub(super) mod rehearse;
 mod running;
 mod start;
 mod stored;
@@ -201,6 +202,7 @@ impl Local {
             directory: memory_beside(&metadata, first),
             disks: targets.iter().map(|it| it.path.clone()).collect(),
             monitor: Some(metadata.socket.clone()),
+            throw_away: None,
             log: self
                 .state_dir
                 .join(LOGS)
@@ -256,7 +258,7 @@ impl Local {
             has_memory,
         );
         let why = match launch {
-            Ok((launch, findings)) => {
+            Ok((launch, findings, _)) => {
                 preflight.findings.extend(findings);
                 preflight.launch = Some(launch);
                 return Ok(());

@@ -264,6 +264,7 @@ mod tests {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::journal::Journaled;
+use super::restore::rehearse;
 use super::store::SnapshotStore;
 use super::{Local, compress, examine, registration, second_scheduler, session};
 use crate::engine::registrar::{Places, Registered, Registrar, RegistrationError, Request};
@@ -42,6 +43,7 @@ impl Recovery for Local {
         lines.extend(cleared.map_err(|error| {
             EngineError::caused("can't clear up behind a compression that died", error)
         })?);
+        lines.extend(rehearse::sweep(&self.data_dir)?);
         Ok(lines)
     }
 }

@@ -1,4 +1,4 @@
-//! What verification found of a snapshot, `hypeman-snap-verified.json` beside its record.
+//! What verification and rehearsals found of a snapshot, `hypeman-snap-verified.json` beside its record.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use crate::fs::durable;
+use crate::snapshot::Rehearsal;
 
 /// The file's name in the snapshot's directory.
 pub(super) const FILE_NAME: &str = "hypeman-snap-verified.json";
@@ -27,15 +28,20 @@ pub(super) struct Verdict {
     /// When that was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) found_at: Option<DateTime<Utc>>,
+    /// How its last rehearsal ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rehearsed: Option<Rehearsal>,
 }
 
 impl Verdict {
     /// That all of it is as it was.
-    pub(super) fn sound(now: DateTime<Utc>) -> Self {
+    pub(super) fn sound(self, now: DateTime<Utc>) -> Self {
         Self {
             version: VERSION,
             verified_at: Some(now),
-            ..Self::default()
+            flaw: None,
+            found_at: None,
+            ..self
         }
     }
 
@@ -45,6 +51,15 @@ impl Verdict {
             version: VERSION,
             flaw: Some(flaw),
             found_at: Some(now),
+            ..self
+        }
+    }
+
+    /// That it was rehearsed.
+    pub(super) fn rehearsed(self, rehearsal: Rehearsal) -> Self {
+        Self {
+            version: VERSION,
+            rehearsed: Some(rehearsal),
             ..self
         }
     }

@@ -94,6 +94,7 @@ impl Verifier for Local {
         let mut found = Found::default();
         let digests = look_at(snapshot, &directory, &held, reads, watch, &step, &mut found);
         watch.check()?;
+        // It took a while: somebody else may have found something meanwhile.
         let verdict = Verdict::read(&held);
         let keep = |verdict: Verdict| {
             verdict.write(&directory).map_err(|error| {
@@ -124,7 +125,7 @@ impl Verifier for Local {
                 EngineError::caused(what, error)
             })?;
         }
-        keep(Verdict::sound(now))?;
+        keep(verdict.sound(now))?;
         Ok(Verified::Sound {
             is_read: true,
             first_read: found.first_read,

@@ -13,6 +13,8 @@
 //! - Where no RPO is declared, an instance whose next run is still to come, and for which nothing has failed, is never
 //!   late: that is so after a new or a changed interval.
 
+pub mod require;
+
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -112,6 +114,13 @@ pub enum Cause {
         /// When one last was; `None` if never.
         since: Option<DateTime<Utc>>,
     },
+    /// No snapshot was rehearsed with a guest that lived for too long, or the last one's did not live.
+    NotRehearsed {
+        /// When one last lived; `None` if never.
+        since: Option<DateTime<Utc>>,
+        /// When the last one did not; `None` if it did.
+        died_at: Option<DateTime<Utc>>,
+    },
     /// The last snapshot is in the store no more.
     Lost,
     /// The interval is longer than the RPO that was asked for.
@@ -137,6 +146,7 @@ impl Cause {
             Self::RetentionFailing => "retention_failing",
             Self::Unusable => "unusable",
             Self::NotVerified { .. } => "not_verified",
+            Self::NotRehearsed { .. } => "not_rehearsed",
             Self::Lost => "lost",
             Self::Sparse => "interval_longer_than_rpo",
             Self::Late => "late",
@@ -210,25 +220,6 @@ pub fn judge(facts: &Facts<'_>, rpo: Option<Duration>, now: DateTime<Utc>) -> As
     Assessment {
         level: Level::Warning,
         cause,
-        ..verdict
-    }
-}
-
-/// The same, with a warning when none of the instance's usable snapshots was verified `within` that time. Whatever is worse
-/// is said instead, and an instance without a snapshot has none to verify.
-pub fn require_verified(
-    verdict: Assessment,
-    verified_at: Option<DateTime<Utc>>,
-    within: Duration,
-    now: DateTime<Utc>,
-) -> Assessment {
-    let is_late = verified_at.is_none_or(|at| elapsed(at, now) > within);
-    if verdict.level > Level::Ok || verdict.newest.is_none() || !is_late {
-        return verdict;
-    }
-    Assessment {
-        level: Level::Warning,
-        cause: Cause::NotVerified { since: verified_at },
         ..verdict
     }
 }

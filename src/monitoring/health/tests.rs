@@ -35,6 +35,7 @@ fn new(interval: i64) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };

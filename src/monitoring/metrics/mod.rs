@@ -80,6 +80,8 @@ pub struct Snapshots {
     pub newest_at: Option<DateTime<Utc>>,
     /// When a usable one was last verified.
     pub verified_at: Option<DateTime<Utc>>,
+    /// When a usable one was last rehearsed, and whether its guest lived.
+    pub rehearsed: Option<(DateTime<Utc>, bool)>,
 }
 
 /// Both parts, made new.
@@ -207,7 +209,7 @@ struct Metric {
     value: fn(&Instance) -> Option<f64>,
 }
 
-const METRICS: [Metric; 15] = [
+const METRICS: [Metric; 17] = [
     Metric {
         name: NAME_BEARER,
         kind: "gauge",
@@ -305,6 +307,26 @@ const METRICS: [Metric; 15] = [
         kind: "gauge",
         help: "When a usable one of these snapshots was last read whole and found to be what it was; absent if never.",
         value: |it| it.snapshots.and_then(|all| all.verified_at).map(timestamp),
+    },
+    Metric {
+        name: "snapshot_rehearsed_timestamp_seconds",
+        kind: "gauge",
+        help: "When a usable one of these snapshots was last rehearsed; absent if never.",
+        value: |it| {
+            it.snapshots
+                .and_then(|all| all.rehearsed)
+                .map(|(at, _)| timestamp(at))
+        },
+    },
+    Metric {
+        name: "snapshot_rehearsed_alive",
+        kind: "gauge",
+        help: "Whether the guest lived then: 1 or 0.",
+        value: |it| {
+            it.snapshots
+                .and_then(|all| all.rehearsed)
+                .map(|(_, lived)| f64::from(u8::from(lived)))
+        },
     },
 ];
 

@@ -31,6 +31,7 @@ fn instance(id: &str, name: &str) -> Instance {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };
@@ -73,6 +74,7 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
         size_bytes: 3 << 40,
         newest_at: Some(at(3700)),
         verified_at: Some(at(3800)),
+        rehearsed: Some((at(3900), true)),
     });
     let text = render(&run_at(0), &stamp(), &stock(vec![web]));
     let labels = "{instance_id=\"vm-1\",name=\"web\"}";
@@ -88,6 +90,8 @@ fn values_are_in_base_units_and_absent_where_there_are_none() {
         format!("hypeman_snap_last_duration_seconds{labels} 1.25"),
         format!("hypeman_snap_snapshots{labels} 2"),
         format!("hypeman_snap_unusable_snapshots{labels} 1"),
+        format!("hypeman_snap_snapshot_rehearsed_timestamp_seconds{labels} 1800003900"),
+        format!("hypeman_snap_snapshot_rehearsed_alive{labels} 1"),
         format!("hypeman_snap_snapshots_size_bytes{labels} 3298534883328"),
     ] {
         assert!(text.lines().any(|it| it == line), "{line} in {text}");

@@ -27,6 +27,7 @@ fn schedule(interval: Duration, retention: Retention) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };
@@ -165,6 +166,7 @@ fn listed(id: &str, hours: i64) -> Snapshot {
         disk_bytes: Some(100),
         unusable: None,
         verified_at: None,
+        rehearsed: None,
     }
 }
 

@@ -43,6 +43,7 @@ impl Input {
             interval,
             jitter: duration(self.jitter, before.cadence.jitter),
             max_pause: duration(self.max_pause, before.max_pause),
+            expect: self.expect.or_else(|| before.expect.clone()),
             max_count: count(self.max_count, *max_count),
             max_age: duration(self.max_age, *max_age),
             keep_last: count(self.keep_last, keep.last),

@@ -110,6 +110,7 @@ fn weekly(retention: Retention) -> Schedule {
         name_prefix: None,
         metadata: BTreeMap::new(),
         max_pause: None,
+        expect: None,
         hooks: Hooks::default(),
         storing: crate::snapshot::storing::Storing::default(),
     };

@@ -130,6 +130,12 @@ options:
       - Not with a hypeman server.
     type: str
     version_added: "0.2.0"
+  expect:
+    description:
+      - Regular expression for a line that the guest's console must say in a rehearsal.
+      - Not with a hypeman server.
+    type: str
+    version_added: "0.2.0"
   pre_hook:
     description:
       - Command to run before each snapshot; if it fails, none is taken.
@@ -275,7 +281,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "name_prefix", "metadata", "retention", "hooks", "no_memory", "compress", "min_free")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "expect", "name_prefix", "metadata", "retention", "hooks", "no_memory", "compress", "min_free")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -289,7 +295,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("interval", "calendar", "jitter", "max_pause", "first", "min_keep", "timezone", "name_prefix", "no_memory", "compress", "min_free", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "max_pause", "expect", "first", "min_keep", "timezone", "name_prefix", "no_memory", "compress", "min_free", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -346,6 +352,7 @@ def main():
             "calendar": {"type": "str"},
             "jitter": {"type": "str"},
             "max_pause": {"type": "str"},
+            "expect": {"type": "str"},
             "first": {"type": "str"},
             "max_count": {"type": "int"},
             "max_age": {"type": "str"},

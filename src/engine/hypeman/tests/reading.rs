@@ -163,6 +163,7 @@ fn a_snapshot_is_read_with_all_that_the_contract_tells() {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         }]
     );
 }

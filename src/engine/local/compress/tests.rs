@@ -66,6 +66,7 @@ impl Scene {
             disk_bytes: None,
             unusable: None,
             verified_at: None,
+            rehearsed: None,
         };
         let manifest = json!({"version": 2, "state_dir": STATE, "disks": [], "files": []});
         let manifest = serde_json::from_value(manifest).unwrap();

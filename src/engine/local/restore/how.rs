@@ -9,6 +9,7 @@ use crate::engine::local::packed;
 use crate::finding::Finding;
 use crate::fs::frame::Format;
 use crate::snapshot::manifest::{Manifest, Vmm};
+use crate::vmm::launch::rehearsal::Tap;
 use crate::vmm::launch::{IsSame, Moved, Request, Unlaunchable};
 
 /// The VM's log, in its directory.
@@ -82,6 +83,17 @@ pub(super) struct Laid {
     pub(super) monitor: Option<PathBuf>,
     /// Where what it says goes.
     pub(super) log: PathBuf,
+    /// What a throw-away copy is given; `None` for a VM that stays.
+    pub(super) throw_away: Option<ThrowAway>,
+}
+
+/// What a throw-away copy is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ThrowAway {
+    /// The number of its vsock.
+    pub(super) cid: u32,
+    /// Whether its disks are images of what changes, over the snapshot's own.
+    pub(super) has_overlays: bool,
 }
 
 impl Laid {
@@ -96,6 +108,7 @@ impl Laid {
                 .collect(),
             monitor: None,
             log: directory.join(LOG),
+            throw_away: None,
         }
     }
 
@@ -143,6 +156,25 @@ pub(super) struct How {
     pub(super) sets_clock: bool,
     /// What is to be said of it.
     pub(super) findings: Vec<Finding>,
+    /// What a throw-away copy needs besides.
+    pub(super) alone: Alone,
+}
+
+/// What a throw-away copy needs besides.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    /// The files that its guest's words go to, besides its log.
+    pub(super) consoles: Vec<PathBuf>,
+    /// A file with what happens in it, a JSON object each (Cloud Hypervisor).
+    pub(super) events: Option<PathBuf>,
+    /// Taps that it expects.
+    pub(super) taps: Vec<Tap>,
+    /// Files that stand in the place of others as it sees them: where they are, and that place.
+    pub(super) in_place_of: Vec<(PathBuf, PathBuf)>,
+    /// How much memory its guest has, in bytes.
+    pub(super) memory_bytes: u64,
+    /// The stored file that it gets as standard input, below the snapshot's `guest/`.
+    pub(super) memory: Option<PathBuf>,
 }
 
 /// Requires the files of a saved state, of which memory may be compressed: it is unpacked when it is laid down.

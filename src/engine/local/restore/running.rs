@@ -1,7 +1,8 @@
 //! Starting a VM from what was laid down, and waiting until its guest runs.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::engine::restorer::Launch;
 use crate::error::in_words;
 use crate::fs::{bounded, dead_socket, space};
 use crate::interrupt::Deadline;
-use crate::vmm::{self, Timeouts, VmmError, VmmState};
+use crate::vmm::{self, Timeouts, Vmm, VmmError, VmmState};
 
 /// How long a VM may take until its guest runs, besides what reading its memory takes.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ pub(super) fn start(
         let program = launch.argv.first().map_or("", String::as_str);
         EngineError::caused(format!("can't start {program}"), error)
     };
-    let log = File::create(&launch.log).map_err(failed)?;
+    let log = new_log(&launch.log).map_err(failed)?;
     let Some((program, arguments)) = launch.argv.split_first() else {
         return Err(EngineError::instance("nothing to start"));
     };
@@ -55,37 +56,53 @@ pub(super) fn start(
         .current_dir(&launch.directory)
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(failed)?)
-        .stderr(log);
+        .stderr(log.try_clone().map_err(failed)?);
     let mut child = command.spawn().map_err(failed)?;
-    let runs = wait_until_it_runs(timeouts, &mut child, launch, has_memory);
+    let memory = launch.monitor.parent().map(space::disk_usage);
+    let awaited = Awaited {
+        launch,
+        waits: has_memory,
+        loads: false,
+        memory_bytes: memory.and_then(Result::ok).unwrap_or_default(),
+    };
+    let runs = wait_until_it_runs(timeouts, &mut child, &awaited, &mut false);
     if let Err(error) = runs {
         let _ = child.kill();
         let _ = child.wait();
         return Err(EngineError::instance(format!(
             "the VM does not run: {}{}",
             in_words(&error),
-            said(&launch.log)
+            said(&log)
         )));
     }
     Ok(child.id())
 }
 
-/// Waits until the guest's memory is loaded, and lets it go on.
-fn wait_until_it_runs(
+/// A VM that was started, and what is still to be done for its guest to run.
+pub(super) struct Awaited<'a> {
+    pub(super) launch: &'a Launch,
+    /// Whether it waits to be told to go on, as one does that is loaded.
+    pub(super) waits: bool,
+    /// Whether it is told to load.
+    pub(super) loads: bool,
+    /// What is read for that, in bytes.
+    pub(super) memory_bytes: u64,
+}
+
+/// Waits until the guest's memory is loaded, and lets it go on. Returns the connection by which it was told to. `has_begun`
+/// becomes true once the VMM was there and was told all that it has to know before that.
+pub(super) fn wait_until_it_runs(
     timeouts: Timeouts,
     child: &mut Child,
-    launch: &Launch,
-    has_memory: bool,
-) -> Result<(), EngineError> {
-    let memory = launch
-        .monitor
-        .parent()
-        .map(|dir| space::disk_usage(dir).unwrap_or_default());
-    let gib = u32::try_from(memory.unwrap_or_default() >> 30).unwrap_or(u32::MAX);
+    awaited: &Awaited<'_>,
+    has_begun: &mut bool,
+) -> Result<Box<dyn Vmm>, EngineError> {
+    let launch = awaited.launch;
+    let gib = u32::try_from(awaited.memory_bytes >> 30).unwrap_or(u32::MAX);
     let deadline = Deadline::after(STARTS_WITHIN.saturating_add(PER_GIB.saturating_mul(gib)));
-    let mut is_asked = launch.requests.is_empty();
     // It may have no guest yet, or be busy with reading its memory.
     let mut unready = None;
+    let mut held = None;
     loop {
         timeouts.watch.check()?;
         if let Some(status) = child
@@ -94,22 +111,30 @@ fn wait_until_it_runs(
         {
             return Err(EngineError::instance(format!("it ended: {status}")));
         }
-        let opened = vmm::open(launch.hypervisor, &launch.monitor, timeouts);
-        if let Ok(mut vmm) = opened {
-            if !is_asked {
+        let connected = match held.take() {
+            Some(vmm) => Ok(vmm),
+            None => vmm::open(launch.hypervisor, &launch.monitor, timeouts),
+        };
+        if let Ok(mut vmm) = connected {
+            if !*has_begun {
+                // What fails from here on is the guest's own fault.
+                *has_begun = true;
+                if awaited.loads {
+                    vmm.load().map_err(|error| of_vmm(&error))?;
+                }
                 for request in &launch.requests {
                     let left = deadline.remaining();
                     vmm::ask(&launch.monitor, request, timeouts, left)
                         .map_err(|error| of_vmm(&error))?;
                 }
-                is_asked = true;
             }
             match vmm.state() {
-                Ok(VmmState::Running) => return Ok(()),
-                Ok(VmmState::Paused | VmmState::Created) if has_memory => {
+                Ok(VmmState::Running) => return Ok(vmm),
+                Ok(VmmState::Paused | VmmState::Created) if awaited.waits => {
                     vmm.resume().map_err(|error| of_vmm(&error))?;
+                    held = Some(vmm);
                 }
-                Ok(VmmState::Other(word)) if word == "inmigrate" => {}
+                Ok(VmmState::Other(word)) if word == "inmigrate" => held = Some(vmm),
                 Ok(
                     other @ (VmmState::Paused
                     | VmmState::Created
@@ -143,9 +168,25 @@ fn of_vmm(error: &VmmError) -> EngineError {
     EngineError::instance(in_words(error))
 }
 
+/// A new file for what a VM says, in the place of any other. Its directory may be the VM's user's: no link of theirs is
+/// followed, and it is only known by its descriptor from then on.
+pub(super) fn new_log(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create_new(true).mode(0o600);
+    options.open(path)
+}
+
 /// The last lines that the VM said.
-fn said(log: &Path) -> String {
-    let text = File::open(log).and_then(|file| bounded::read(file, SAID_MAX_BYTES));
+pub(super) fn said(log: &File) -> String {
+    let text = log.try_clone().and_then(|mut file| {
+        // It is only appended to, wherever this is.
+        file.rewind()?;
+        bounded::read(file, SAID_MAX_BYTES)
+    });
     let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text
         .lines()

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::how::{Known, Laid, NotStartable};
+use super::how::{Alone, Known, Laid, NotStartable};
 use super::{checks, each, format};
 use crate::engine::restorer::Launch;
 use crate::finding::{Finding, Status};
@@ -27,7 +27,7 @@ pub(super) fn launch(
     laid: &Laid,
     hypervisor: &str,
     has_memory: bool,
-) -> Result<(Launch, Vec<Finding>), NotStartable> {
+) -> Result<(Launch, Vec<Finding>, Alone), NotStartable> {
     let Ok(hypervisor) = hypervisor.parse::<Hypervisor>() else {
         return Err(NotStartable::Hypervisor(hypervisor.to_owned()));
     };
@@ -96,16 +96,21 @@ pub(super) fn launch(
     if how.monitor.as_os_str().len() > SOCKET_MAX_BYTES {
         return Err(NotStartable::LongSocket(how.monitor));
     }
-    let mut argv = Vec::new();
-    if let Some((user, group)) = owner {
-        argv.extend(as_user(user, group, &vmm.groups));
+    let mut argv = match owner {
+        Some((user, group)) => as_user(user, group, &vmm.groups),
+        None => Vec::new(),
+    };
+    if laid.throw_away.is_some() {
+        argv = ending_with_this_thread(argv);
     }
     argv.extend(with_libraries(vmm));
     argv.push(binary.display().to_string());
     argv.extend(how.arguments);
     let mut findings = vec![of_program];
     findings.extend(checks::processor(manifest));
-    findings.extend(checks::taps(manifest));
+    if laid.throw_away.is_none() {
+        findings.extend(checks::taps(manifest));
+    }
     findings.extend(how.findings);
     let sockets = match (hypervisor, laid.own()) {
         (Hypervisor::Firecracker | Hypervisor::CloudHypervisor, None) => {
@@ -131,7 +136,7 @@ pub(super) fn launch(
         sets_clock: how.sets_clock,
         owner,
     };
-    Ok((launch, findings))
+    Ok((launch, findings, how.alone))
 }
 
 fn as_user(user: u32, group: u32, groups: &[u32]) -> Vec<String> {
@@ -149,6 +154,18 @@ fn as_user(user: u32, group: u32, groups: &[u32]) -> Vec<String> {
         "--".to_owned(),
     ]
     .into()
+}
+
+/// The same for a process that is killed when the thread ends that started it: its user is changed before, since that would
+/// undo it (PR_SET_PDEATHSIG(2const)).
+fn ending_with_this_thread(as_user: Vec<String>) -> Vec<String> {
+    let mut words = if as_user.is_empty() {
+        vec!["setpriv".to_owned(), "--".to_owned()]
+    } else {
+        as_user
+    };
+    words.splice(1..1, ["--pdeathsig", "KILL"].map(str::to_owned));
+    words
 }
 
 /// What gives a program the libraries that the VMM had; behind what makes it run as its user, which gets none of them.

@@ -101,6 +101,7 @@ pub(super) fn keep(
         disk_bytes: None,
         unusable: None,
         verified_at: None,
+        rehearsed: None,
     };
     let manifest = rest::manifest(entries, memory);
     let published = staging.publish(snapshot, &stored_metadata, manifest, Vec::new())?;
