@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use support::cli::Host;
 use support::skip::skipped;
 use support::started::{Started, check, ticks};
 use support::vm_host::{ID, VmHost};
@@ -130,6 +131,63 @@ fn memory_is_compressed_behind_the_snapshot_and_comes_back() {
         goes_on(&host, &id, taken, &place.path().join("back"));
         assert!(leftovers(&host).is_empty());
     }
+}
+
+#[test]
+fn the_standby_of_a_hypeman_instance_is_compressed_unless_it_is_already() {
+    const WEB_A: &str = "mk3v9t0xq2r7w5d8h1c6b4za";
+    let host = Host::with_two_instances(TOOL);
+    let guest = host.data_dir().join("guests").join(WEB_A);
+    let standby = guest.join("snapshots/snapshot-latest");
+    fs::create_dir_all(&standby).unwrap();
+    // As the server writes it: with zeros where nothing is.
+    let mut memory = b"QEVM".to_vec();
+    memory.resize(8 << 20, 0);
+    memory[3 << 20..4 << 20].fill(7);
+    fs::write(standby.join("memory"), &memory).unwrap();
+    let take = |method: &str| {
+        host.run(&[
+            "set",
+            WEB_A,
+            "--interval",
+            "1h",
+            "--max-count",
+            "9",
+            "--compress",
+            method,
+        ])
+        .exits(0);
+        let said = host.run(&["-o", "json", "run-due", "--force", "--instance", WEB_A]);
+        let result = said.exits(0).json()["results"][0].clone();
+        assert_eq!(result["kind"], "Standby", "{result}");
+        let id = id_of(&result);
+        let said = host.run(&["verify", "--read", &id]).exits(0);
+        assert!(said.stdout.contains(": verified"), "{}", said.stdout);
+        host.data_dir().join("snapshots").join(id)
+    };
+    let raw = take("none").join("guest/snapshots/snapshot-latest/memory");
+    assert!(fs::read(&raw).unwrap() == memory);
+    let blocks = raw.metadata().unwrap().blocks();
+    assert!(blocks * 512 < 2 << 20, "{blocks}");
+    let packed = take("lz4");
+    let state = packed.join("guest/snapshots/snapshot-latest");
+    assert!(state.join("memory.lz4").is_file() && !state.join("memory").exists());
+    let to = host.dir().join("back");
+    let to = to.to_str().unwrap();
+    host.run(&["restore", WEB_A, "latest", "--to", to]).exits(0);
+    let back = Path::new(to).join("snapshots/snapshot-latest/memory");
+    assert!(fs::read(back).unwrap() == memory);
+
+    // What the server had compressed stays so, and says it.
+    fs::remove_file(standby.join("memory")).unwrap();
+    fs::copy(state.join("memory.lz4"), standby.join("memory.lz4")).unwrap();
+    let copied = take("zstd");
+    let record = fs::read_to_string(copied.join("snapshot.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["snapshot"]["compression_state"], "compressed");
+    assert_eq!(record["snapshot"]["compression"]["algorithm"], "lz4");
+    let state = copied.join("guest/snapshots/snapshot-latest");
+    assert!(state.join("memory.lz4").is_file() && !state.join("memory.zst").exists());
 }
 
 /// The lengths of all files below a directory.

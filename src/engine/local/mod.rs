@@ -45,7 +45,7 @@ mod verdict;
 mod verify;
 mod writers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::engine::hypeman::ServerPresence;
@@ -237,9 +237,11 @@ impl Local {
         manifest: &Manifest,
         timeouts: Timeouts,
     ) -> Result<Vec<FileDigests>, EngineError> {
-        let Some(state_dir) = manifest.state_dir() else {
+        let of_hypeman = Path::new(payload::STATE_DIR);
+        let state_dir = manifest.state_dir().unwrap_or(of_hypeman);
+        if !staging.guest().join(state_dir).is_dir() {
             return Ok(Vec::new());
-        };
+        }
         let step = self.progress.begin(name, "reading memory back", None);
         match reading::of_state(staging.dir(), state_dir, timeouts.watch, &step) {
             Ok(digests) => Ok(digests),

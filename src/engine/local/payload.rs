@@ -19,8 +19,8 @@ use crate::fs::frame::Format;
 use crate::snapshot::manifest::{FILE_NAME, FileEntry, Manifest};
 use crate::snapshot::{Kind, SnapshotId};
 
-/// The saved state's directory where no manifest names one (contract, section 4).
-const STATE_DIR: &str = "snapshots/snapshot-latest";
+/// The saved state's directory where no manifest names one, as in the copy of a standby of hypeman's (contract, section 4).
+pub(super) const STATE_DIR: &str = "snapshots/snapshot-latest";
 /// What is in `guest/` and is no part of what a restore needs: it is written anew.
 const NOT_LISTED: [&str; 2] = ["metadata.json", FILE_NAME];
 /// A flaw names so many files at most.

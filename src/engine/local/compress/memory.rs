@@ -12,6 +12,7 @@ use crate::engine::EngineError;
 use crate::engine::local::digests::FileDigests;
 use crate::engine::local::manifest;
 use crate::engine::local::packed::{MEMORY, form_of, unfinished_form_of};
+use crate::engine::local::payload::STATE_DIR;
 use crate::fs::beneath::Beneath;
 use crate::fs::digest::Digester;
 use crate::fs::frame::{self, Format, FrameError};
@@ -82,11 +83,14 @@ impl Memory {
     /// When it can't be looked at.
     pub(super) fn find(directory: &Path, id: &SnapshotId) -> io::Result<Option<Self>> {
         let guest = Beneath::open(directory)?.open_dir("guest")?;
-        let manifest = manifest::read(&guest).ok().filter(|it| it.is_of(id));
-        let Some(state_dir) = manifest.as_ref().and_then(|it| it.state_dir()) else {
+        let Some(manifest) = manifest::read(&guest).ok().filter(|it| it.is_of(id)) else {
             return Ok(None);
         };
-        let state = guest.open_dir(state_dir)?;
+        let state_dir = manifest.state_dir().unwrap_or(Path::new(STATE_DIR));
+        let state = match guest.open_dir(state_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
         for name in MEMORY {
             let Some(file) = state.open_file(name)? else {
                 continue;
