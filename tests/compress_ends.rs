@@ -196,6 +196,13 @@ fn one_that_is_not_done_when_the_instance_is_due_again_is_given_up_for_good() {
     assert_eq!(names(&state_dir(&host, id)), ["memory"]);
     assert_eq!(marked(&host), Vec::<String>::new());
     all_verified(&host, "given up");
+    let findings = host.tool(&["-o", "json", "doctor"]).stdout;
+    let findings: Value = serde_json::from_slice(&findings).unwrap();
+    let found = findings.as_array().unwrap().iter();
+    let found: Vec<&Value> = found.filter(|it| it["check"] == "compression").collect();
+    assert_eq!(found.len(), 1, "{findings}");
+    assert_eq!(found[0]["status"], "warning", "{findings}");
+    assert!(found[0]["detail"].to_string().contains(why), "{findings}");
     // It is not tried again.
     let result = host.snapshot();
     assert_eq!(

@@ -1,10 +1,12 @@
 //! What `doctor` says of the snapshot store: which snapshots are not usable, and what is in it that is none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::compress::state;
 use super::store::SnapshotStore;
 use crate::error::in_words;
 use crate::finding::Finding;
+use crate::snapshot::{Kind, Snapshot};
 
 const CHECK: &str = "snapshot";
 /// So many are named; of the others it is said how many they are.
@@ -49,6 +51,7 @@ pub(super) fn examine(store: &SnapshotStore) -> Vec<Finding> {
             "hypeman-snap snapshots",
         ));
     }
+    bad.extend(uncompressed(store, &listing.snapshots));
     // A record that says nothing is a problem of the listing as well.
     let flaws: BTreeSet<&str> = listing
         .snapshots
@@ -69,4 +72,35 @@ pub(super) fn examine(store: &SnapshotStore) -> Vec<Finding> {
         bad.push(Finding::ok(CHECK, store.directory().display(), detail));
     }
     bad
+}
+
+/// Whose memory could not be compressed, by the newest snapshot of each instance that says so.
+fn uncompressed(store: &SnapshotStore, snapshots: &[Snapshot]) -> Vec<Finding> {
+    let mut newest: BTreeMap<&str, (&Snapshot, String, usize)> = BTreeMap::new();
+    for snapshot in snapshots.iter().filter(|it| it.kind == Kind::Standby) {
+        let Some(why) = state::error_of(&store.snapshot_dir(&snapshot.id)) else {
+            continue;
+        };
+        let id = snapshot.source_instance_id.as_str();
+        let known = newest.entry(id).or_insert((snapshot, why.clone(), 0));
+        known.2 += 1;
+        if known.0.created_at < snapshot.created_at {
+            (known.0, known.1) = (snapshot, why);
+        }
+    }
+    newest
+        .into_iter()
+        .map(|(id, (snapshot, why, count))| {
+            let more = match count {
+                0 | 1 => String::new(),
+                count => format!(", as that of {} more", count - 1),
+            };
+            Finding::warning(
+                "compression",
+                id,
+                format!("the memory of {} stays uncompressed{more}: {why}", snapshot.name),
+                "a faster method (zstd:1, lz4), a longer interval, or `hypeman-snap set --update --compress none`",
+            )
+        })
+        .collect()
 }

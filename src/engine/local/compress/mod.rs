@@ -7,7 +7,7 @@
 
 pub(super) mod marker;
 mod memory;
-mod state;
+pub(super) mod state;
 
 use std::fs::File;
 use std::io;

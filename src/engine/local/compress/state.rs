@@ -3,8 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json as value};
 
+use crate::engine::local::json;
+use crate::engine::local::record::RECORD;
 use crate::fs::durable;
 use crate::snapshot::storing::Method;
 
@@ -44,6 +46,25 @@ pub(super) fn is_given_up(record: &[u8]) -> bool {
     record.is_some_and(|record| record["snapshot"]["compression_state"] == ERROR)
 }
 
+/// Why the memory of the snapshot in `directory` stays uncompressed, where that was tried.
+pub(in crate::engine::local) fn error_of(directory: &Path) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        snapshot: Told,
+    }
+    #[derive(serde::Deserialize)]
+    struct Told {
+        compression_state: Option<String>,
+        compression_error: Option<String>,
+    }
+    let told = json::read_once::<Record>(&directory.join(RECORD)).ok()?;
+    let told = told.snapshot;
+    (told.compression_state.as_deref() == Some(ERROR)).then(|| {
+        let why = told.compression_error;
+        why.unwrap_or_else(|| "it is not said why".to_owned())
+    })
+}
+
 /// Writes the state into the record `path`, durably.
 ///
 /// # Errors
@@ -78,25 +99,25 @@ fn with(record: &[u8], state: &State) -> io::Result<Vec<u8>> {
 }
 
 fn words(state: &State) -> Map<String, Value> {
-    let method = |method: Method| json!({"enabled": true, "algorithm": method.algorithm(), "level": method.level()});
+    let method = |method: Method| value!({"enabled": true, "algorithm": method.algorithm(), "level": method.level()});
     let words = match state {
-        State::None => json!({"compression_state": "none"}),
+        State::None => value!({"compression_state": "none"}),
         State::Compressing(by) => {
-            json!({"compression_state": "compressing", "compression": method(*by)})
+            value!({"compression_state": "compressing", "compression": method(*by)})
         }
         State::Compressed {
             method: by,
             packed_bytes,
             raw_bytes,
             size_bytes,
-        } => json!({
+        } => value!({
             "compression_state": "compressed",
             "compression": method(*by),
             "compressed_size_bytes": packed_bytes,
             "uncompressed_size_bytes": raw_bytes,
             "size_bytes": size_bytes,
         }),
-        State::Failed(why) => json!({"compression_state": ERROR, "compression_error": why}),
+        State::Failed(why) => value!({"compression_state": ERROR, "compression_error": why}),
     };
     let words = words.as_object();
     words.cloned().unwrap_or_default()
@@ -116,7 +137,7 @@ mod tests {
         assert_eq!(json["snapshot"]["compression_state"], "compressing");
         assert_eq!(
             json["snapshot"]["compression"],
-            json!({"enabled": true, "algorithm": "zstd", "level": 3})
+            value!({"enabled": true, "algorithm": "zstd", "level": 3})
         );
         let compressed = State::Compressed {
             method,
