@@ -141,6 +141,7 @@ fn with_context<T>(
     let store = Store::new(settings.state_dir.clone());
     work(&commands::Context {
         settings: &settings,
+        format: cli.global.format(),
         store: &store,
         ports: &|| open_engine(&settings, &around, &cli.command, progress),
     })

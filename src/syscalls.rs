@@ -52,25 +52,95 @@ pub fn idle_processor() -> Result<(), Errno> {
     told(done.into())
 }
 
-/// Lets the calling thread read and write only when nobody else wants the disk (`IOPRIO_CLASS_IDLE`: ioprio_set(2)).
+/// What the disk's scheduler knows the calling thread by.
+const WHO_PROCESS: libc::c_long = 1;
+const CALLING_THREAD: libc::c_long = 0;
+
+/// The calling thread's priority at the disk, as ioprio_set(2) has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskPriority(libc::c_long);
+
+impl DiskPriority {
+    /// Only when nobody else wants the disk (`IOPRIO_CLASS_IDLE`).
+    pub const IDLE: Self = Self(3 << 13);
+
+    /// That of the calling thread.
+    ///
+    /// # Errors
+    /// `EPERM` where a sandbox does not allow it.
+    pub fn of_thread() -> Result<Self, Errno> {
+        // SAFETY: two numbers; no memory is involved.
+        let found = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, CALLING_THREAD) };
+        told(found).map(|()| Self(found))
+    }
+
+    /// Makes it that of the calling thread, and of the processes that it starts.
+    ///
+    /// # Errors
+    /// `EPERM` where a sandbox does not allow it.
+    pub fn apply(self) -> Result<(), Errno> {
+        // SAFETY: three numbers; no memory is involved.
+        told(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, CALLING_THREAD, self.0) })
+    }
+}
+
+/// A piece of a file, as the file system keeps it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extent {
+    /// Where in the file it begins, in bytes.
+    pub start: u64,
+    physical: u64,
+    /// How long it is, in bytes.
+    pub length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+impl Extent {
+    /// Whether another file, or another piece of this one, has the same blocks (`FIEMAP_EXTENT_SHARED`).
+    pub const fn is_shared(&self) -> bool {
+        self.flags & 0x2000 != 0
+    }
+}
+
+/// How many extents are asked for at once.
+const EXTENTS: usize = 512;
+
+/// The extents of a file from `start` on, some at a time; none when there are no more (`FS_IOC_FIEMAP`:
+/// Documentation/filesystems/fiemap.rst in Linux).
 ///
 /// # Errors
-/// `EPERM` where a sandbox does not allow it.
-pub fn idle_disk() -> Result<(), Errno> {
-    const WHO_PROCESS: libc::c_long = 1;
-    const CLASS_IDLE: libc::c_long = 3;
-    const CLASS_SHIFT: u32 = 13;
-    let own: libc::c_long = 0;
-    // SAFETY: three numbers, of which 0 is the calling thread; no memory is involved.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_ioprio_set,
-            WHO_PROCESS,
-            own,
-            CLASS_IDLE << CLASS_SHIFT,
-        )
-    };
-    told(done)
+/// `EOPNOTSUPP` or `ENOTTY` where the file system does not tell.
+pub fn extents(file: impl AsFd, start: u64) -> Result<Vec<Extent>, Errno> {
+    #[repr(C)]
+    struct Map {
+        start: u64,
+        length: u64,
+        flags: u32,
+        mapped: u32,
+        count: u32,
+        reserved: u32,
+        extents: [Extent; EXTENTS],
+    }
+    // _IOWR('f', 11, struct fiemap), which is 32 bytes without the extents.
+    const FS_IOC_FIEMAP: libc::Ioctl = 0xC020_660B_u32 as libc::Ioctl;
+    let mut map = Box::new(Map {
+        start,
+        length: u64::MAX - start,
+        flags: 0,
+        mapped: 0,
+        count: u32::try_from(EXTENTS).unwrap_or(0),
+        reserved: 0,
+        extents: [Extent::default(); EXTENTS],
+    });
+    // SAFETY: the structure is laid out as the kernel has it, lives until the call returns, and has room for as many extents
+    // as it says, which is the most that the kernel writes.
+    let done = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_FIEMAP, &raw mut *map) };
+    told(done.into())?;
+    let mapped = usize::try_from(map.mapped).unwrap_or(0);
+    Ok(map.extents.iter().take(mapped).copied().collect())
 }
 
 fn told(done: libc::c_long) -> Result<(), Errno> {
@@ -115,7 +185,10 @@ mod tests {
         let before = scheduler();
         let idle = std::thread::spawn(move || {
             idle_processor().unwrap();
-            idle_disk().unwrap();
+            let before = DiskPriority::of_thread().unwrap();
+            DiskPriority::IDLE.apply().unwrap();
+            assert_eq!(DiskPriority::of_thread().unwrap(), DiskPriority::IDLE);
+            before.apply().unwrap();
             scheduler()
         });
         assert_eq!(idle.join().unwrap(), libc::SCHED_IDLE.to_string());

@@ -32,7 +32,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
         | "syscalls" => {
             vec![]
         }
-        "fs" => vec!["interrupt"],
+        "fs" => vec!["interrupt", "syscalls"],
         "store" => vec![
             "instance",
             "schedule",

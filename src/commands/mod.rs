@@ -26,7 +26,7 @@ mod target;
 mod unregister;
 mod verify;
 
-use crate::cli::Command;
+use crate::cli::{Command, OutputFormat};
 use crate::engine::{EngineError, Ports};
 use crate::report::Answer;
 use crate::settings::Settings;
@@ -36,6 +36,8 @@ use crate::store::Store;
 pub struct Context<'a> {
     /// Flags and environment, validated.
     pub settings: &'a Settings,
+    /// How results are printed: what only one form shows is not looked at for the others.
+    pub format: OutputFormat,
     /// The schedule files.
     pub store: &'a Store,
     /// Opens the engine. Called at most once per command, and not at all by commands that can do without: opening

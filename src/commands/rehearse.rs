@@ -12,7 +12,7 @@ use super::restore::{is_for_default, newest_usable, source};
 use crate::cli::RehearseArgs;
 use crate::engine::rehearser::Terms;
 use crate::error::in_words;
-use crate::host::priority;
+use crate::host::priority::IdleDisk;
 use crate::instance::ResolveError;
 use crate::report::{Answer, RehearsedRow};
 use crate::snapshot::{self, Rehearsed, Snapshot};
@@ -45,7 +45,7 @@ pub fn run(context: &Context<'_>, args: &RehearseArgs) -> anyhow::Result<Answer>
         };
         wanted.retain(|it| !was_lately(it));
     }
-    priority::idle_io();
+    let _idle = IdleDisk::begin();
     let mut rows = Vec::new();
     for snapshot in wanted {
         let rehearsed = if interrupt::requested() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::Context;
-use crate::cli::SnapshotsArgs;
+use crate::cli::{OutputFormat, SnapshotsArgs};
 use crate::clock;
 use crate::engine::Inventory;
 use crate::error::in_words;
@@ -39,6 +39,12 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
             .disk_bytes
             .or_else(|| engine.disk_bytes(&snapshot.id));
     }
+    let is_asked = match context.format {
+        OutputFormat::Wide => true,
+        OutputFormat::Json => args.instance.is_some(),
+        OutputFormat::Table => false,
+    };
+    let occupied = |snapshot: &Snapshot| is_asked.then(|| engine.occupied(&snapshot.id));
     let now = clock::now();
     let protections = context.store.protections(now)?;
     let mut by_source: BTreeMap<String, Vec<Snapshot>> = BTreeMap::new();
@@ -57,6 +63,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
                 .zip(keepings)
                 .map(|(snapshot, keeping)| SnapshotRow {
                     protection: protections.get(&snapshot.id).cloned(),
+                    occupied: occupied(&snapshot),
                     snapshot,
                     keeping,
                 }),

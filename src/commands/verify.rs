@@ -7,7 +7,7 @@ use super::failure::Refused;
 use super::restore::source;
 use crate::cli::VerifyArgs;
 use crate::error::in_words;
-use crate::host::priority;
+use crate::host::priority::IdleDisk;
 use crate::instance::ResolveError;
 use crate::report::{Answer, VerifiedRow};
 use crate::snapshot::{self, Snapshot, Verified};
@@ -31,8 +31,8 @@ pub fn run(context: &Context<'_>, args: &VerifyArgs) -> anyhow::Result<Answer> {
         log::warn!("{problem}");
     }
     let wanted = select(&args.what, &listing.snapshots)?;
-    priority::idle_io();
     let one = |snapshot: &Snapshot| -> VerifiedRow {
+        let _idle = IdleDisk::begin();
         let verified = if interrupt::requested() {
             Err("interrupted by a signal".to_owned())
         } else {

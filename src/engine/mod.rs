@@ -20,7 +20,7 @@ use crate::finding::Finding;
 use crate::instance::{Instance, InstanceId, InstanceRef};
 use crate::interrupt::{Over, Watch};
 use crate::snapshot::storing::{Method, MinFree, Storing};
-use crate::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::snapshot::{Kind, Occupied, Snapshot, SnapshotId};
 use crate::vmm::VmmError;
 use registrar::Registrar;
 use rehearser::Rehearser;
@@ -261,6 +261,11 @@ pub trait Engine: Send + Sync {
     /// files, so that only who shows it asks.
     fn disk_bytes(&self, _id: &SnapshotId) -> Option<u64> {
         None
+    }
+
+    /// What of a listed snapshot's files is whose. Looks at each piece of each of them, so that only who shows it asks.
+    fn occupied(&self, _id: &SnapshotId) -> Occupied {
+        Occupied::default()
     }
 
     /// Deletes a snapshot so that it stops being listed first; one that is gone already is no error.

@@ -15,6 +15,7 @@ pub mod open_files;
 pub mod punch;
 pub mod remove;
 pub mod seal;
+pub mod shared;
 pub mod space;
 pub mod tree;
 pub mod trust;

@@ -12,7 +12,7 @@ use support::wait::wait_until;
 
 use super::beneath::Beneath;
 use super::copy;
-use super::{seal, space, tree};
+use super::{seal, shared, space, tree};
 
 fn never() -> bool {
     false
@@ -50,6 +50,28 @@ fn new_file(path: &Path) -> File {
 fn occupied(file: &File) -> u64 {
     file.sync_all().unwrap();
     file.metadata().unwrap().blocks() * 512
+}
+
+#[test]
+fn what_files_share_is_told_where_they_can() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let alone = disk(&elsewhere.path().join("alone"));
+    assert!(matches!(shared::bytes(&alone).unwrap(), None | Some(0)));
+    for (kind, size_mib) in [(Kind::Xfs, 300), (Kind::Btrfs, 128)] {
+        let Some(mount) = Mount::create(kind, size_mib) else {
+            continue;
+        };
+        let source = disk(&mount.path().join("source"));
+        assert_eq!(shared::bytes(&source).unwrap(), Some(0), "{kind:?}");
+        let target = new_file(&mount.path().join("target"));
+        copy::reflink(&source, &target).unwrap();
+        for file in [&source, &target] {
+            assert_eq!(shared::bytes(file).unwrap(), Some(5 << 20), "{kind:?}");
+        }
+        target.write_all_at(&vec![8; 1 << 20], 10 << 20).unwrap();
+        target.sync_all().unwrap();
+        assert_eq!(shared::bytes(&target).unwrap(), Some(4 << 20), "{kind:?}");
+    }
 }
 
 #[test]

@@ -75,49 +75,98 @@ pub fn snapshots(rows: &[SnapshotRow], view: &View) -> String {
     let header = [
         "ID", "NAME", "KIND", "INSTANCE", age, "ON DISK", "MADE", "STAYS",
     ];
+    if rows.iter().any(|row| row.occupied.is_some()) {
+        return in_full(rows, header, view);
+    }
     let mut table = Table::new(header);
+    let source = |row: &SnapshotRow| row.snapshot.source_instance_id.clone();
+    let first = rows.first().map(source);
+    table.dispensable = if rows.iter().all(|row| Some(source(row)) == first) {
+        &[6, 3, 0, 2, 5]
+    } else {
+        &[6, 0, 2, 5]
+    };
     for row in rows {
-        let snapshot = &row.snapshot;
-        let instance = if snapshot.source_instance_name.is_empty() {
-            &snapshot.source_instance_id
-        } else {
-            &snapshot.source_instance_name
-        };
-        let made = if snapshot.is_scheduled() {
-            "scheduled"
-        } else {
-            "manually"
-        };
-        table.push(
-            [
-                snapshot.id.to_string(),
-                visible(if snapshot.name.is_empty() {
-                    "-"
-                } else {
-                    &snapshot.name
-                }),
-                match snapshot.consistency {
-                    Consistency::Crash => {
-                        format!("{} ({})", snapshot.kind, Consistency::Crash.as_str())
-                    }
-                    Consistency::Memory | Consistency::Stopped => snapshot.kind.to_string(),
-                },
-                visible(instance),
-                units::age_or_time(snapshot.created_at, view),
-                snapshot
-                    .disk_bytes
-                    .map_or_else(|| "?".to_owned(), units::size),
-                made.to_owned(),
-                why(row, view),
-            ],
-            if snapshot.is_usable() {
-                is_going(&row.keeping).then_some(Tint::Notice)
-            } else {
-                Some(Tint::Failure)
-            },
-        );
+        table.push(cells(row, view), tint_of(row));
     }
     table.render(view)
+}
+
+/// With what of their files is whose.
+fn in_full(rows: &[SnapshotRow], header: [&str; 8], view: &View) -> String {
+    let [id, name, kind, instance, age, on_disk, made, stays] = header;
+    let mut table = Table::new([
+        id,
+        name,
+        kind,
+        instance,
+        age,
+        "LENGTH",
+        on_disk,
+        "SHARED",
+        "COMPRESSED",
+        made,
+        stays,
+    ]);
+    for row in rows {
+        let [id, name, kind, instance, age, on_disk, made, stays] = cells(row, view);
+        let occupied = row.occupied.unwrap_or_default();
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), units::size);
+        let compressed = match (occupied.compressed_bytes, occupied.uncompressed_bytes) {
+            (Some(to), Some(from)) => format!("{} of {}", units::size(to), units::size(from)),
+            (to, _) => size(to),
+        };
+        let length = units::size(row.snapshot.size_bytes);
+        let shared = size(occupied.shared_bytes);
+        let cells = [
+            id, name, kind, instance, age, length, on_disk, shared, compressed, made, stays,
+        ];
+        table.push(cells, tint_of(row));
+    }
+    table.render(view)
+}
+
+fn tint_of(row: &SnapshotRow) -> Option<Tint> {
+    if row.snapshot.is_usable() {
+        is_going(&row.keeping).then_some(Tint::Notice)
+    } else {
+        Some(Tint::Failure)
+    }
+}
+
+fn cells(row: &SnapshotRow, view: &View) -> [String; 8] {
+    let snapshot = &row.snapshot;
+    let instance = if snapshot.source_instance_name.is_empty() {
+        &snapshot.source_instance_id
+    } else {
+        &snapshot.source_instance_name
+    };
+    let made = if snapshot.is_scheduled() {
+        "scheduled"
+    } else {
+        "manually"
+    };
+    [
+        snapshot.id.to_string(),
+        visible(if snapshot.name.is_empty() {
+            "-"
+        } else {
+            &snapshot.name
+        }),
+        match snapshot.consistency {
+            Consistency::Crash => {
+                format!("{} ({})", snapshot.kind, Consistency::Crash.as_str())
+            }
+            Consistency::Memory | Consistency::Stopped => snapshot.kind.to_string(),
+        },
+        visible(instance),
+        units::age_or_time(snapshot.created_at, view),
+        snapshot
+            .disk_bytes
+            .map_or_else(|| "?".to_owned(), units::size),
+        made.to_owned(),
+        why(row, view),
+    ]
 }
 
 /// `plan`: what happens in each period.

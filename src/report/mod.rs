@@ -16,7 +16,7 @@ use crate::report::run::Report;
 use crate::retention::Decision;
 use crate::schedule::{Declaration, Schedule};
 use crate::snapshot::Protection;
-use crate::snapshot::{Rehearsed, Snapshot, SnapshotId, Verified};
+use crate::snapshot::{Occupied, Rehearsed, Snapshot, SnapshotId, Verified};
 
 /// What a command has to say.
 #[derive(Debug)]
@@ -160,6 +160,8 @@ pub struct Deleted {
 #[derive(Debug)]
 pub struct SnapshotRow {
     pub snapshot: Snapshot,
+    /// What of its files is whose; `None` where nobody asked.
+    pub occupied: Option<Occupied>,
     /// What becomes of it.
     pub keeping: Keeping,
     /// That the user has protected it.

@@ -236,6 +236,17 @@ pub enum Verified {
     Gone,
 }
 
+/// What of a snapshot's files is whose, as far as that can be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Occupied {
+    /// How many bytes of their blocks other files have as well.
+    pub shared_bytes: Option<u64>,
+    /// How long its compressed memory is; `None` where it has none.
+    pub compressed_bytes: Option<u64>,
+    /// How long that memory was.
+    pub uncompressed_bytes: Option<u64>,
+}
+
 /// How a throw-away VM fared that was started from a snapshot. It says nothing of whether the snapshot is usable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rehearsal {

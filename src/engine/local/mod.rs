@@ -52,13 +52,13 @@ use crate::engine::hypeman::ServerPresence;
 use crate::engine::{
     Compress, Compressed, CreateRequest, Created, Engine, EngineError, Listing, Presence,
 };
-use crate::host::priority;
+use crate::host::priority::{self, IdleDisk};
 use crate::instance::{Instance, InstanceId, InstanceRef, State};
 use crate::interrupt::Watch;
 use crate::progress::Progress;
 use crate::snapshot::manifest::Manifest;
 use crate::snapshot::storing::MinFree;
-use crate::snapshot::{Consistency, Kind, Snapshot, SnapshotId};
+use crate::snapshot::{Consistency, Kind, Occupied, Snapshot, SnapshotId};
 use crate::vmm::Timeouts;
 
 use capture::{Captured, Surroundings};
@@ -243,6 +243,8 @@ impl Local {
             return Ok(Vec::new());
         }
         let step = self.progress.begin(name, "reading memory back", None);
+        // The guest runs, and nobody waits for this.
+        let _idle = IdleDisk::begin();
         match reading::of_state(staging.dir(), state_dir, timeouts.watch, &step) {
             Ok(digests) => Ok(digests),
             Err(_) if timeouts.watch.is_over() => Ok(Vec::new()),
@@ -389,7 +391,8 @@ impl Engine for Local {
     }
 
     fn compress(&self, wanted: &Compress<'_>) -> Result<Compressed, EngineError> {
-        priority::idle_thread();
+        priority::idle_processor();
+        let _idle = IdleDisk::begin();
         let room = Room {
             state_dir: &self.state_dir,
             min_free: wanted.min_free.or(self.min_free),
@@ -409,6 +412,14 @@ impl Engine for Local {
 
     fn list(&self) -> Result<Listing, EngineError> {
         self.instances.store()?.list()
+    }
+
+    fn occupied(&self, id: &SnapshotId) -> Occupied {
+        let store = self.instances.store();
+        let looked = store.and_then(|store| restore::occupied(&store, id));
+        looked
+            .inspect_err(|error| log::warn!("{}", crate::error::in_words(error)))
+            .unwrap_or_default()
     }
 
     fn disk_bytes(&self, id: &SnapshotId) -> Option<u64> {

@@ -10,6 +10,7 @@ use crate::engine::local::registration::RestoredMemory;
 use crate::engine::local::staging::Staging;
 use crate::fs::beneath::Beneath;
 use crate::fs::{copy, space};
+use crate::host::priority::IdleDisk;
 use crate::snapshot::Kind;
 use crate::snapshot::manifest::{DiskEntry, Manifest};
 
@@ -22,6 +23,8 @@ pub(super) fn at_rest(
     kind: Kind,
     staging: &Staging,
 ) -> Result<Captured, EngineError> {
+    // Others run.
+    let _idle = IdleDisk::begin();
     let guest = staging.dir();
     let guest_dir = guest_dir.or(restored.map(|it| it.directory.as_path()));
     let disks = guest_files::registered_disks(&metadata.disks_at_rest())?;

@@ -29,7 +29,7 @@ use crate::finding::Finding;
 use crate::fs::durable;
 use crate::instance::{InstanceId, State};
 use crate::snapshot::manifest::Manifest;
-use crate::snapshot::{Consistency, Kind, Snapshot};
+use crate::snapshot::{Consistency, Kind, Occupied, Snapshot, SnapshotId};
 
 use directory::Content;
 use how::Laid;
@@ -38,6 +38,15 @@ use stored::Stored;
 
 /// Where it is kept what the VMs said that were started in place, in the state directory.
 const LOGS: &str = "vm-logs";
+
+/// What of a snapshot's files is whose.
+///
+/// # Errors
+/// When they can't be looked at.
+pub(super) fn occupied(store: &SnapshotStore, id: &SnapshotId) -> Result<Occupied, EngineError> {
+    let failed = |error| EngineError::caused(format!("can't look at the extents of {id}"), error);
+    Stored::hold(store, id)?.occupied().map_err(failed)
+}
 
 impl Restorer for Local {
     fn preflight(&self, wanted: &Wanted<'_>) -> Result<Preflight, EngineError> {

@@ -12,9 +12,9 @@ use crate::engine::local::packed::{self, Packed};
 use crate::engine::local::store::SnapshotStore;
 use crate::engine::local::{manifest, payload};
 use crate::fs::beneath::Beneath;
-use crate::fs::{bounded, frame, lock};
-use crate::snapshot::SnapshotId;
+use crate::fs::{bounded, frame, lock, shared};
 use crate::snapshot::manifest::Manifest;
+use crate::snapshot::{Occupied, SnapshotId};
 
 /// The largest configuration that is read; 46 kB were seen for a guest with two disks.
 const CONFIG_MAX_BYTES: u64 = 8 << 20;
@@ -86,6 +86,33 @@ impl Stored {
         let packed = self.packed().unwrap_or_default();
         let more = |it: &Packed| Some(self.unpacked_bytes(it)?.saturating_sub(it.size_bytes));
         packed.iter().filter_map(more).sum()
+    }
+
+    /// What of its files is whose.
+    ///
+    /// # Errors
+    /// When one can't be looked at.
+    pub(super) fn occupied(&self) -> io::Result<Occupied> {
+        let mut shared_bytes = Some(0_u64);
+        for entry in payload::list(&self.guest)? {
+            let Some(file) = self.guest.open_file(&entry.path)? else {
+                continue;
+            };
+            let of_file = shared::bytes(&file)?;
+            shared_bytes = shared_bytes
+                .zip(of_file)
+                .map(|(sum, more)| sum.saturating_add(more));
+        }
+        let packed = self.packed()?;
+        let sum = |bytes: &dyn Fn(&Packed) -> Option<u64>| {
+            let all: Option<u64> = packed.iter().map(bytes).sum();
+            all.filter(|_| !packed.is_empty())
+        };
+        Ok(Occupied {
+            shared_bytes,
+            compressed_bytes: sum(&|it| Some(it.size_bytes)),
+            uncompressed_bytes: sum(&|it| self.unpacked_bytes(it)),
+        })
     }
 
     /// The configuration that Cloud Hypervisor saved, as `manifest` says where that is; `None` where there is none that
