@@ -84,6 +84,31 @@ impl DiskPriority {
     }
 }
 
+/// Makes the first `length` bytes of `target` share the blocks of those of `source` (`FICLONERANGE`: ioctl_ficlonerange(2)).
+///
+/// # Errors
+/// As `FICLONE`; `EINVAL` also where `length` is no whole number of blocks.
+pub fn clone_beginning(source: impl AsFd, target: impl AsFd, length: u64) -> Result<(), Errno> {
+    #[repr(C)]
+    struct Range {
+        source: i64,
+        source_offset: u64,
+        length: u64,
+        target_offset: u64,
+    }
+    // _IOW(0x94, 13, struct file_clone_range)
+    const FICLONERANGE: libc::Ioctl = 0x4020_940D;
+    let range = Range {
+        source: source.as_fd().as_raw_fd().into(),
+        source_offset: 0,
+        length,
+        target_offset: 0,
+    };
+    // SAFETY: the structure is laid out as the kernel has it and lives until the call returns; the kernel only reads it.
+    let done = unsafe { libc::ioctl(target.as_fd().as_raw_fd(), FICLONERANGE, &raw const range) };
+    told(done.into())
+}
+
 /// A piece of a file, as the file system keeps it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]

@@ -108,11 +108,7 @@ fn snapshots(context: &Context<'_>, instance: &InstanceRef) -> Vec<crate::snapsh
         Ok(listing) => {
             let mut snapshots = listing.snapshots;
             snapshots.retain(|it| it.is_scheduled_for(&instance.id));
-            for snapshot in &mut snapshots {
-                snapshot.disk_bytes = snapshot
-                    .disk_bytes
-                    .or_else(|| engine.disk_bytes(&snapshot.id));
-            }
+            crate::engine::measure(engine.as_ref(), &mut snapshots);
             snapshots
         }
         Err(error) => {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::Context;
 use crate::cli::{OutputFormat, SnapshotsArgs};
 use crate::clock;
-use crate::engine::Inventory;
+use crate::engine::{Inventory, measure};
 use crate::error::in_words;
 use crate::instance::{InstanceId, InstanceRef, resolve};
 use crate::report::{Answer, Keeping, SnapshotRow};
@@ -34,11 +34,7 @@ pub fn run(context: &Context<'_>, args: &SnapshotsArgs) -> anyhow::Result<Answer
         let wanted = resolve(reference, &candidates)?.id.clone();
         snapshots.retain(|snapshot| snapshot.source_instance_id == wanted.as_str());
     }
-    for snapshot in &mut snapshots {
-        snapshot.disk_bytes = snapshot
-            .disk_bytes
-            .or_else(|| engine.disk_bytes(&snapshot.id));
-    }
+    measure(engine.as_ref(), &mut snapshots);
     let is_asked = match context.format {
         OutputFormat::Wide => true,
         OutputFormat::Json => args.instance.is_some(),

@@ -257,10 +257,10 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`] when the store can't be read.
     fn list(&self) -> Result<Listing, EngineError>;
 
-    /// What a listed snapshot occupies on disk, in bytes; `None` where the engine can't tell. Looks at each of its
-    /// files, so that only who shows it asks.
-    fn disk_bytes(&self, _id: &SnapshotId) -> Option<u64> {
-        None
+    /// What each of these listed snapshots occupies on disk, in bytes; `None` where the engine can't tell. Looks at each
+    /// of their files, so that only who shows it asks.
+    fn disk_bytes(&self, ids: &[&SnapshotId]) -> Vec<Option<u64>> {
+        vec![None; ids.len()]
     }
 
     /// What of a listed snapshot's files is whose. Looks at each piece of each of them, so that only who shows it asks.
@@ -273,6 +273,15 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When it may still be there.
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError>;
+}
+
+/// Finds out what snapshots occupy on disk, where that is not known.
+pub fn measure(engine: &dyn Engine, snapshots: &mut [Snapshot]) {
+    let ids: Vec<&SnapshotId> = snapshots.iter().map(|it| &it.id).collect();
+    let measured = engine.disk_bytes(&ids);
+    for (snapshot, bytes) in snapshots.iter_mut().zip(measured) {
+        snapshot.disk_bytes = snapshot.disk_bytes.or(bytes);
+    }
 }
 
 /// Puts right what runs that died left behind. An engine that keeps nothing on this host has nothing to do.

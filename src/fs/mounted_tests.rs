@@ -62,6 +62,9 @@ fn what_files_share_is_told_where_they_can() {
             continue;
         };
         let source = disk(&mount.path().join("source"));
+        let directory = held(&mount.path());
+        assert!(copy::can_share(&source, &directory).unwrap(), "{kind:?}");
+        assert!(!copy::can_share(&alone, &directory).unwrap(), "{kind:?}");
         assert_eq!(shared::bytes(&source).unwrap(), Some(0), "{kind:?}");
         let target = new_file(&mount.path().join("target"));
         copy::reflink(&source, &target).unwrap();

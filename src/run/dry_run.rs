@@ -101,7 +101,8 @@ fn foresee_room(
     };
     let dispensable = dispensable(context, schedule, expected)?;
     // Blocks that they share with others do not become free: at worst it is foreseen that too much fits.
-    let sizes = dispensable.iter().filter_map(|id| engine.disk_bytes(id));
+    let sizes = engine.disk_bytes(&dispensable.iter().collect::<Vec<_>>());
+    let sizes = sizes.into_iter().flatten();
     if sizes.fold(0, u64::saturating_add) < missing_bytes {
         return Err(Failure::Engine(EngineError::NoRoom {
             message,

@@ -84,9 +84,9 @@ pub(super) fn registered_disks(
 pub(super) fn needed_bytes(disks: &[RegisteredDisk], staged: &Beneath) -> Result<u64, EngineError> {
     let mut needed: u64 = 0;
     for disk in disks {
-        let bytes = match copy::try_reflink(&disk.file, staged) {
-            Ok(Some(_)) => 0,
-            Ok(None) => space::data_bytes(&disk.file).map_err(|error| {
+        let bytes = match copy::can_share(&disk.file, staged) {
+            Ok(true) => 0,
+            Ok(false) => space::data_bytes(&disk.file).map_err(|error| {
                 let source = disk.source.display();
                 EngineError::caused(format!("can't tell the size of disk {source}"), error)
             })?,

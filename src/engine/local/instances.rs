@@ -123,7 +123,7 @@ impl Instances {
     pub(super) fn store(&self) -> Result<SnapshotStore, EngineError> {
         let store = SnapshotStore::of(&self.data_dir()?);
         if let Err(error) = DataDir::open(&self.data_dir) {
-            if store.names()?.is_empty() && !self.registry.is_in_use()? {
+            if store.is_empty()? && !self.registry.is_in_use()? {
                 return Err(error);
             }
         }

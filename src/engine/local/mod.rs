@@ -422,14 +422,13 @@ impl Engine for Local {
             .unwrap_or_default()
     }
 
-    fn disk_bytes(&self, id: &SnapshotId) -> Option<u64> {
-        let measured = self
-            .instances
-            .store()
-            .and_then(|store| store.disk_usage(id));
-        measured
-            .inspect_err(|error| log::warn!("{}", crate::error::in_words(error)))
-            .ok()
+    fn disk_bytes(&self, ids: &[&SnapshotId]) -> Vec<Option<u64>> {
+        let told = |error: &EngineError| log::warn!("{}", crate::error::in_words(error));
+        let Ok(store) = self.instances.store().inspect_err(told) else {
+            return vec![None; ids.len()];
+        };
+        let of_one = |id: &&SnapshotId| store.disk_usage(id).inspect_err(told).ok();
+        ids.iter().map(of_one).collect()
     }
 
     fn delete(&self, id: &SnapshotId) -> Result<(), EngineError> {

@@ -70,5 +70,5 @@ fn can_share_blocks(guest_dir: &Path, staged: &Beneath) -> bool {
         .and_then(|guest_dir| guest_dir.open_file("metadata.json"))
         .ok()
         .flatten()
-        .is_some_and(|file| copy::try_reflink(&file, staged).is_ok_and(|took| took.is_some()))
+        .is_some_and(|file| copy::can_share(&file, staged).unwrap_or(false))
 }

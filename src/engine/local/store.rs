@@ -141,6 +141,15 @@ impl SnapshotStore {
             .collect()
     }
 
+    /// Whether there is no name in the store. Costs the same however many there are.
+    pub(super) fn is_empty(&self) -> Result<bool, EngineError> {
+        match std::fs::read_dir(&self.directory) {
+            Ok(mut entries) => Ok(entries.next().is_none()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(self.unreadable(error)),
+        }
+    }
+
     /// Its directory, opened; `None` when there is none yet.
     fn open(&self) -> Result<Option<File>, EngineError> {
         match File::open(&self.directory) {
