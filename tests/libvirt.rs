@@ -108,6 +108,11 @@ example suspend
 is_counting
 cat /run/events
 
+# A copy of it lives beside it, with what libvirt gave its QEMU and hands to nobody else.
+hypeman-snap rehearse web-1 --timeout 1m --expect '^tick [0-9]' | sed 's/.*: //'
+[ ! -e /var/lib/hypeman/rehearsals ]
+is_counting
+
 # With memory: the guest goes on from where the snapshot was taken, behind where it is now.
 example dumpxml
 saved=$(od --address-radix=n --format=u8 --skip-bytes=1M --read-bytes=8 "/var/lib/hypeman/snapshots/$(newest)/guest/disks/0-web-1.raw")
@@ -231,6 +236,7 @@ fn libvirt_domain_is_snapshotted_and_comes_back_as_the_page_says() {
             &suspended,
             &resumed,
             // Back with memory, back by its disks.
+            "alive",
             "1 running (unpaused)",
             "running (booted)",
             "Stopped",

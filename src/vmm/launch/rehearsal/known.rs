@@ -60,9 +60,10 @@ pub(super) const KEPT: [&str; 34] = [
     "watchdog",
     "watchdog-action",
 ];
-/// Options that go with their value: who watched it, and what it loaded.
-pub(super) const DROPPED: [&str; 16] = [
+/// Options that go with their value: who watched it, what it loaded, and descriptors, which nothing that stays refers to.
+pub(super) const DROPPED: [&str; 17] = [
     "D",
+    "add-fd",
     "d",
     "dfilter",
     "display",
@@ -311,7 +312,7 @@ const DEVICES: [&str; 122] = [
     "x3130-upstream",
 ];
 /// USB devices of the guest alone, after `usb-`.
-const USB: [&str; 13] = [
+const USB: [&str; 14] = [
     "audio",
     "bot",
     "braille",
@@ -320,6 +321,7 @@ const USB: [&str; 13] = [
     "kbd",
     "mouse",
     "net",
+    "redir",
     "serial",
     "storage",
     "tablet",

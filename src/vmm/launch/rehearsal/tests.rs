@@ -137,6 +137,10 @@ fn what_makes_up_the_guest_stays_and_what_reaches_others_becomes_nothing() {
             "-audiodev none,id=a -spice unix=on,addr=/r/spice.sock,disable-ticketing=on",
         ),
         (
+            "-add-fd set=0,fd=30,opaque=s -chardev file,id=c,path=/dev/fdset/0,append=on",
+            "-chardev file,id=c,path=/r/console-0.log",
+        ),
+        (
             "-display gtk -cdrom /iso -sandbox on",
             "-cdrom /iso -sandbox on",
         ),
@@ -220,7 +224,7 @@ fn what_may_do_harm_or_is_not_known_is_refused_by_its_name() {
         "-device virtio-blk-pci,fd=3",
         "-netdev vhost-user,id=n,chardev=c",
         "-netdev vhost-vdpa,id=n,vhostdev=/dev/v",
-        "-add-fd fd=3,set=1",
+        "-drive file=/dev/fdset/1,readonly=on",
         "-object cryptodev-vhost-user,id=c",
         "-drive file=/srv/b.raw,if=virtio",
         "-drive file=nbd:host:10809,readonly=on",
@@ -326,4 +330,66 @@ fn a_raw_disk_under_an_image_of_its_changes_is_told_as_that() {
             "{error}"
         );
     }
+}
+
+/// As libvirt 9 starts what virt-install makes of a Linux guest.
+const LIBVIRT: &str = r#"-name guest=web-1,debug-threads=on -S
+ -object '{"qom-type":"secret","id":"masterKey0","format":"raw","file":"/var/lib/libvirt/qemu/domain-1-web-1/master-key.aes"}'
+ -blockdev '{"driver":"file","filename":"/usr/share/OVMF/CODE.fd","node-name":"pflash0-storage","auto-read-only":true}'
+ -blockdev '{"node-name":"pflash0-format","read-only":true,"driver":"raw","file":"pflash0-storage"}'
+ -blockdev '{"driver":"file","filename":"/srv/a.raw","node-name":"pflash1-storage","auto-read-only":true}'
+ -blockdev '{"node-name":"pflash1-format","read-only":false,"driver":"raw","file":"pflash1-storage"}'
+ -machine pc-q35-7.2,usb=off,smm=on,memory-backend=pc.ram,pflash0=pflash0-format,pflash1=pflash1-format -accel kvm
+ -cpu host,migratable=on -global driver=cfi.pflash01,property=secure,value=on -m size=2097152k
+ -object '{"qom-type":"memory-backend-ram","id":"pc.ram","size":2147483648}' -overcommit mem-lock=off
+ -smp 2,sockets=2,cores=1,threads=1 -uuid 6cf54ec1-7762-4348-86e2-649831a8e0ba -no-user-config -nodefaults
+ -chardev socket,id=charmonitor,fd=35,server=on,wait=off -mon chardev=charmonitor,id=monitor,mode=control
+ -rtc base=utc,driftfix=slew -no-shutdown -boot strict=on
+ -device '{"driver":"pcie-root-port","port":16,"chassis":1,"id":"pci.1","bus":"pcie.0","multifunction":true}'
+ -device '{"driver":"qemu-xhci","id":"usb"}' -device '{"driver":"virtio-serial-pci","id":"virtio-serial0"}'
+ -device '{"driver":"ide-cd","bus":"ide.0","id":"sata0-0-0"}'
+ -netdev '{"type":"tap","fds":"36:37","vhost":true,"vhostfds":"38:39","id":"hostnet0"}'
+ -device '{"driver":"virtio-net-pci","mq":true,"vectors":6,"netdev":"hostnet0","mac":"52:54:00:00:00:01"}'
+ -add-fd set=0,fd=34,opaque=serial0-source -chardev pty,id=charserial0,logfile=/dev/fdset/0,logappend=on
+ -device '{"driver":"isa-serial","chardev":"charserial0","id":"serial0","index":0}'
+ -chardev socket,id=charchannel0,fd=33,server=on,wait=off
+ -device '{"driver":"virtserialport","chardev":"charchannel0","name":"org.qemu.guest_agent.0"}'
+ -chardev spicevmc,id=charchannel1,name=vdagent -device '{"driver":"usb-tablet","id":"input0"}'
+ -audiodev '{"id":"audio1","driver":"spice"}' -spice port=5900,addr=127.0.0.1,seamless-migration=on
+ -device '{"driver":"virtio-vga","id":"video0","max_outputs":1}' -device '{"driver":"ich9-intel-hda","id":"sound0"}'
+ -device '{"driver":"hda-duplex","audiodev":"audio1"}' -chardev spicevmc,id=charredir0,name=usbredir
+ -device '{"driver":"usb-redir","chardev":"charredir0","id":"redir0"}' -device '{"driver":"virtio-balloon-pci"}'
+ -object '{"qom-type":"rng-random","id":"objrng0","filename":"/dev/urandom"}'
+ -device '{"driver":"virtio-rng-pci","rng":"objrng0"}' -msg timestamp=on
+ -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"#;
+
+#[test]
+fn what_libvirt_starts_can_be_rehearsed_and_keeps_nothing_of_the_hosts() {
+    let started = made(&LIBVIRT.replace('\n', ""), true).unwrap();
+    let line = started.arguments.join(" ");
+    for gone in [
+        "fd=3",
+        "fds",
+        "masterKey0",
+        "5900",
+        "charmonitor",
+        "fdset",
+        "/dev/",
+        "secret",
+        "\"spice\"",
+    ] {
+        assert!(!line.contains(gone), "{gone}: {line}");
+    }
+    let netdev = r#"{"type":"tap","id":"hostnet0","ifname":"rehearsal0","script":"no","downscript":"no","queues":2}"#;
+    assert!(line.contains(netdev), "{line}");
+    assert!(line.contains(
+        r#""filename":"/usr/share/OVMF/CODE.fd","node-name":"pflash0-storage","read-only":true"#
+    ));
+    assert_eq!(started.memory_bytes, 2 << 30);
+    assert_eq!(started.consoles.len(), 4);
+    let tap = Tap {
+        name: "rehearsal0".to_owned(),
+        is_multi_queue: true,
+    };
+    assert_eq!(started.taps, [tap]);
 }
