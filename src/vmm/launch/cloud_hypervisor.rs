@@ -17,8 +17,34 @@ const CONSOLES: [&str; 3] = ["serial", "console", "debug_console"];
 /// Devices that live in another process whatever they say.
 const ELSEWHERE: [&str; 3] = ["fs", "generic_vhost_user", "user_devices"];
 
-/// Devices of the host.
-const BEYOND: [&str; 2] = ["devices", "vdpa"];
+/// What of a configuration is the guest's alone, or is made so for a copy beside it.
+const HARMLESS: [&str; 25] = [
+    "balloon",
+    "console",
+    "cpus",
+    "debug_console",
+    "disks",
+    "gdb",
+    "iommu",
+    "landlock_enable",
+    "landlock_rules",
+    "memory",
+    "net",
+    "numa",
+    "payload",
+    "pci_segments",
+    "platform",
+    "pmem",
+    "pvmemcontrol",
+    "pvpanic",
+    "rate_limit_groups",
+    "rng",
+    "rtc",
+    "serial",
+    "tpm",
+    "vsock",
+    "watchdog",
+];
 
 /// The saved configuration with the disks where they are now. For a copy, `own` is its directory: what the first VM goes
 /// on using gets a place there. Nothing else is changed: Cloud Hypervisor does not hold it against the saved state.
@@ -102,9 +128,14 @@ pub struct Quiet {
 /// When it has what reaches beyond the guest.
 pub fn quieten(config: &mut Value, disks: &[Moved], own: &Path) -> Result<Quiet, Unlaunchable> {
     let entries = |list: &str| config[list].as_array().cloned().unwrap_or_default();
-    let mut refused: Vec<String> = (BEYOND.iter().filter(|list| !entries(list).is_empty()))
-        .map(|list| (*list).to_owned())
-        .collect();
+    let is_there = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::String(_) | Value::Object(_) => true,
+    };
+    let all = config.as_object().into_iter().flatten();
+    let beyond = all.filter(|(key, value)| !HARMLESS.contains(&key.as_str()) && is_there(value));
+    let mut refused: Vec<String> = beyond.map(|(key, _)| key.clone()).collect();
     for (list, key) in [("disks", "readonly"), ("pmem", "discard_writes")] {
         for entry in entries(list) {
             let path = entry["path"].as_str().or_else(|| entry["file"].as_str());
@@ -141,6 +172,11 @@ pub fn quieten(config: &mut Value, disks: &[Moved], own: &Path) -> Result<Quiet,
         .iter()
         .map(sizes)
         .fold(sizes(memory), u64::saturating_add);
+    if let Some(memory) = config.get_mut("memory").filter(|it| it.is_object()) {
+        anonymous(memory);
+        let zones = memory.get_mut("zones").and_then(Value::as_array_mut);
+        zones.into_iter().flatten().for_each(anonymous);
+    }
     let mut consoles = Vec::new();
     for console in CONSOLES {
         let Some(it) = config.get_mut(console) else {
@@ -159,6 +195,19 @@ pub fn quieten(config: &mut Value, disks: &[Moved], own: &Path) -> Result<Quiet,
         taps,
         memory_bytes,
     })
+}
+
+/// Makes memory its own: no file of the host, which the first VM may go on writing to, and none of its huge pages.
+fn anonymous(memory: &mut Value) {
+    for (key, value) in [
+        ("file", Value::Null),
+        ("hugepages", false.into()),
+        ("hugepage_size", Value::Null),
+    ] {
+        if let Some(it) = memory.get_mut(key) {
+            *it = value;
+        }
+    }
 }
 
 /// What makes it write what happens to a file.
@@ -264,6 +313,55 @@ mod tests {
         }];
         let now = configuration(&saved(), &in_place, &is_same, None).unwrap();
         assert_eq!(now, saved());
+    }
+
+    #[test]
+    fn a_throw_away_copy_has_nothing_of_the_hosts_and_writes_to_copies_alone() {
+        let own = Path::new("/r");
+        let mut config = saved();
+        config["memory"] = json!({"size": 1 << 30, "hugepages": true, "shared": true, "zones": [
+            {"id": "m0", "size": 1 << 29, "file": "/dev/hugepages", "hugepages": true, "hugepage_size": 1 << 30},
+        ]});
+        config["net"][0]["num_queues"] = json!(4);
+        config["devices"] = json!([]);
+        config["disks"][1]["readonly"] = json!(true);
+        let mut config = configuration(&config, &disk(), &is_same, Some(own)).unwrap();
+        let quiet = quieten(&mut config, &disk(), own).unwrap();
+        assert_eq!(
+            quiet.consoles,
+            ["/r/serial.log", "/r/console.log"].map(PathBuf::from)
+        );
+        assert_eq!(quiet.memory_bytes, (1 << 30) + (1 << 29));
+        assert_eq!(
+            (quiet.taps[0].name.as_str(), quiet.taps[0].is_multi_queue),
+            ("tap0", true)
+        );
+        assert_eq!(config["console"]["mode"], "File");
+        let zone = &config["memory"]["zones"][0];
+        assert_eq!(
+            (&zone["file"], &zone["hugepages"]),
+            (&Value::Null, &json!(false))
+        );
+        for (key, value) in [
+            ("ivshmem", json!({"path": "/dev/shm/x", "size": 1})),
+            (
+                "devices",
+                json!([{"path": "/sys/bus/pci/devices/0000:01:00.0"}]),
+            ),
+            ("vdpa", json!([{"path": "/dev/vhost-vdpa-0"}])),
+            ("made_up", json!(true)),
+        ] {
+            let mut config = config.clone();
+            config[key] = value;
+            let error = quieten(&mut config, &disk(), own).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        config["disks"][1]["readonly"] = json!(false);
+        let error = quieten(&mut config, &disk(), own).unwrap_err().to_string();
+        assert!(
+            error.contains("/srv/ro.raw (it is not in the snapshot)"),
+            "{error}"
+        );
     }
 
     #[test]
