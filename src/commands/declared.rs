@@ -26,6 +26,7 @@ pub fn input(args: &DeclarationArgs) -> Input {
         name_prefix: args.name_prefix.clone(),
         metadata: args.metadata.clone(),
         no_memory: args.no_memory,
+        method: args.method.clone(),
         compress: args.compress.clone(),
         min_free: args.min_free.clone(),
         pre_hook: args.pre_hook.clone(),

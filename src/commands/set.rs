@@ -76,6 +76,11 @@ fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<
                 .to_owned(),
         ));
     }
+    if declaration.storing.saving.is_some() && !ports.engine.stores_on_this_host() {
+        return Err(Refused::Usage(
+            "--method diff: a hypeman server saves memory as it does; leave it out, or use --engine local".to_owned(),
+        ));
+    }
     if declaration.storing.no_memory && !ports.engine.stores_on_this_host() {
         return Err(Refused::Usage(
             "--no-memory: a hypeman server takes no disks of a guest that runs; leave it out, or use --engine local"

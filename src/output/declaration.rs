@@ -115,6 +115,7 @@ pub fn differences(before: &Declaration, after: &Declaration) -> Vec<String> {
         ("name-prefix", prefix(before), prefix(after)),
         ("metadata", metadata(before), metadata(after)),
         ("memory", memory(before), memory(after)),
+        ("method", saving(before), saving(after)),
         ("compress", compress(before), compress(after)),
         ("min-free", min_free(before), min_free(after)),
         (
@@ -170,6 +171,11 @@ pub fn memory(declaration: &Declaration) -> String {
         "with it"
     }
     .to_owned()
+}
+
+fn saving(declaration: &Declaration) -> String {
+    let method = declaration.storing.saving;
+    method.map_or_else(|| "full".to_owned(), |it| it.to_string())
 }
 
 fn compress(declaration: &Declaration) -> String {

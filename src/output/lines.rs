@@ -104,6 +104,10 @@ pub fn schedule(schedule: &Schedule, view: &View) -> String {
         declaration.storing.no_memory.then(|| memory(declaration)),
     );
     optional(
+        "method",
+        declaration.storing.saving.map(|it| it.to_string()),
+    );
+    optional(
         "compress",
         declaration.storing.compress.map(|it| it.to_string()),
     );

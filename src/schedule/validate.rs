@@ -76,6 +76,8 @@ pub struct Input {
     pub metadata: Vec<String>,
     /// `--no-memory`.
     pub no_memory: Option<bool>,
+    /// `--method`.
+    pub method: Option<String>,
     /// `--compress`.
     pub compress: Option<String>,
     /// `--min-free`.

@@ -13,6 +13,8 @@ use crate::instance::State;
 pub struct Storing {
     /// Whether the memory of a guest that runs is left out.
     pub no_memory: bool,
+    /// How memory is saved; `None` for the VMM's own way, all of it.
+    pub saving: Option<Saving>,
     /// How memory is compressed, once the guest runs again; `None` for not at all.
     pub compress: Option<Method>,
     /// What stays free on the file system of the snapshots; `None` for what holds for the host.
@@ -32,6 +34,37 @@ impl Storing {
             Kind::Standby => !self.no_memory,
             Kind::Stopped => true,
         }
+    }
+}
+
+/// How memory is saved where that is not the VMM's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saving {
+    /// What was written since the last snapshot, onto that one's memory; all of it where that is not surely possible.
+    Difference,
+}
+
+/// What a method of saving must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be full or diff")]
+pub struct InvalidSaving;
+
+impl FromStr for Saving {
+    type Err = InvalidSaving;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "diff" => Ok(Self::Difference),
+            _ => Err(InvalidSaving),
+        }
+    }
+}
+
+impl fmt::Display for Saving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Difference => "diff",
+        })
     }
 }
 

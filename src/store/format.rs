@@ -17,7 +17,7 @@ use crate::instance::InstanceId;
 use crate::schedule::hooks::Hooks;
 use crate::schedule::validate::InvalidSchedule;
 use crate::schedule::{Attempt, Declaration, Keep, Record, Retention, Schedule, validate};
-use crate::snapshot::storing::{Method, MinFree, Storing};
+use crate::snapshot::storing::{Method, MinFree, Saving, Storing};
 use values::{
     empty_as_none, go, go_optional, go_or_absent, null_as_default, text_or_absent,
     zero_time_as_none,
@@ -133,6 +133,12 @@ struct Form {
     hooks: Hooks,
     #[serde(default, skip_serializing_if = "is_default")]
     no_memory: bool,
+    #[serde(
+        default,
+        with = "text_or_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    method: Option<Saving>,
     #[serde(
         default,
         with = "text_or_absent",
@@ -294,6 +300,7 @@ impl From<&Schedule> for Form {
             expect: declaration.expect,
             hooks: declaration.hooks,
             no_memory: declaration.storing.no_memory,
+            method: declaration.storing.saving,
             compress: declaration.storing.compress,
             min_free: declaration.storing.min_free,
         }
@@ -328,6 +335,7 @@ impl Form {
                 hooks: self.hooks,
                 storing: Storing {
                     no_memory: self.no_memory,
+                    saving: self.method,
                     compress: self.compress,
                     min_free: self.min_free,
                 },

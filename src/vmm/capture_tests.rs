@@ -70,6 +70,7 @@ impl Scene {
     fn plan(&self) -> SavePlan {
         SavePlan {
             state_dir: Some(Beneath::open(&self.state_dir()).unwrap()),
+            base: None,
             disks: Vec::new(),
         }
     }

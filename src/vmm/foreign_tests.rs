@@ -242,6 +242,7 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
     let directory = Beneath::open(state_dir).unwrap();
     let copied = disks.into_iter().filter(|disk| !disk.is_read_only).take(3);
     let plan = SavePlan {
+        base: None,
         disks: copied
             .enumerate()
             .map(|(index, disk)| DiskCopy {

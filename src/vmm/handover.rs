@@ -7,7 +7,8 @@
 //! what is not surely of this tool's making is neither given away nor removed. What a VMM leaves there is not trusted
 //! either: it may be a symlink, a link to somebody else's file, or nothing.
 
-use std::ffi::CString;
+mod place;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,27 +16,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use log::debug;
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use crate::fs::beneath::Beneath;
-use crate::fs::{copy, given, space};
+use crate::fs::{copy, space};
 use crate::interrupt;
 use crate::vmm::VmmError;
-use crate::vmm::peer::{Peer, RootKind};
+use crate::vmm::peer::Peer;
 
-/// The name of this tool's directory. Always the same, so that the next run finds what a killed one left; a VMM has one
-/// capture at a time.
-const NAME: &str = ".hypeman-snap";
-/// The VMM's own directory in it.
-const INNER: &str = "saved-state";
-/// More files than this no VMM leaves.
-const FILES_MAX: usize = 64;
-/// For everything that is opened here.
-const OPEN: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
+use place::{INNER, NAME, OPEN, Place, file_error, place_of};
 
 /// Where the VMM writes, and where that has to go.
 #[derive(Debug)]
@@ -52,15 +42,6 @@ struct OwnDir {
     dir: OwnedFd,
     /// The VMM's user.
     uid: u32,
-}
-
-/// A directory where both sides can write.
-#[derive(Debug)]
-struct Place {
-    dir: OwnedFd,
-    /// For messages.
-    path: PathBuf,
-    seen_as: PathBuf,
 }
 
 impl Handover {
@@ -121,6 +102,37 @@ impl Handover {
                 Path::new(&path).display()
             ))
         })
+    }
+
+    /// Puts a file `name` there that shares all blocks with `content`; `false` where that is not possible.
+    ///
+    /// # Errors
+    /// When it can't be made, or given to the VMM.
+    pub fn lay(&self, name: &str, content: &File) -> Result<bool, VmmError> {
+        let (dir, path) = self.directory();
+        let path = path.join(name);
+        let lay = || -> io::Result<bool> {
+            let flags =
+                OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = File::from(rustix::fs::openat(dir, name, flags, mode)?);
+            match copy::reflink(content, &file) {
+                Ok(()) => {}
+                Err(error) if copy::is_unsupported(&error) => {
+                    rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            if let Some(own) = &self.own {
+                rustix::fs::fchown(&file, Some(Uid::from_raw(own.uid)), None)?;
+            }
+            Ok(true)
+        };
+        lay().map_err(file_error(
+            "can't lay down the memory of the last snapshot as",
+            &path,
+        ))
     }
 
     /// Brings the files `names` into the state directory, 0600 and ours, and removes what was made for the VMM.
@@ -196,54 +208,6 @@ impl Handover {
     }
 }
 
-impl Place {
-    fn own_path(&self) -> PathBuf {
-        self.path.join(NAME)
-    }
-
-    /// Makes this tool's directory here and the VMM's in it, which belongs to `owner`.
-    fn make(&self, (uid, gid): (u32, u32)) -> io::Result<OwnedFd> {
-        let outer = make_dir(&self.dir, NAME)?;
-        // The VMM passes through, and sees nothing of it.
-        rustix::fs::fchmod(&outer, Mode::from_raw_mode(0o711))?;
-        let inner = make_dir(&outer, INNER)?;
-        rustix::fs::fchown(&inner, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        Ok(inner)
-    }
-
-    /// Removes this tool's directory, if it is there and this tool's.
-    fn clear(&self) -> Result<(), VmmError> {
-        let path = self.own_path();
-        self.remove().map_err(file_error("can't remove", &path))
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        let outer =
-            match rustix::fs::openat(&self.dir, NAME, OPEN | OFlags::DIRECTORY, Mode::empty()) {
-                Ok(outer) => outer,
-                Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_ours("it is no directory")),
-                Err(error) => return Err(error.into()),
-            };
-        check_ours(&outer)?;
-        match rustix::fs::openat(&outer, INNER, OPEN | OFlags::DIRECTORY, Mode::empty()) {
-            // Only this user can have made it there: what is in it is the VMM's, which may remove it itself.
-            Ok(inner) => {
-                unlink_all(&inner)?;
-                rustix::fs::unlinkat(&outer, INNER, AtFlags::REMOVEDIR)?;
-            }
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Nothing but an empty directory goes, whatever has that name by now.
-        match rustix::fs::unlinkat(&self.dir, NAME, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(()),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(not_ours("it holds something else")),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
 impl OwnDir {
     /// Makes a directory in `place` and gives it to `owner`.
     fn create(place: Place, owner: (u32, u32)) -> Result<Self, VmmError> {
@@ -287,112 +251,6 @@ impl OwnDir {
             moved => Ok(moved?),
         }
     }
-}
-
-/// Creates the directory `name` in `parent`, 0700, and opens it: that very one, and nobody else's.
-fn make_dir(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-    let made = rustix::fs::openat(parent, name, OPEN | OFlags::DIRECTORY, Mode::empty())?;
-    check_ours(&made)?;
-    if entries(&made)?.next().is_some() {
-        return Err(not_ours("it is not empty"));
-    }
-    Ok(made)
-}
-
-/// # Errors
-/// When the directory is not one that only this user can write to.
-fn check_ours(dir: &OwnedFd) -> io::Result<()> {
-    let stat = rustix::fs::fstat(dir)?;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err(not_ours(&format!("it belongs to user {}", stat.st_uid)));
-    }
-    if stat.st_mode & 0o022 != 0 {
-        return Err(not_ours("others can write to it"));
-    }
-    Ok(())
-}
-
-fn not_ours(why: &str) -> io::Error {
-    io::Error::other(format!(
-        "it is not this tool's: {why}; see what it is, and remove or rename it"
-    ))
-}
-
-/// The names in a directory.
-fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<CString>> + use<>> {
-    Ok(Dir::read_from(dir)?.filter_map(|entry| match entry {
-        Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
-        Ok(entry) => Some(Ok(entry.file_name().to_owned())),
-        Err(error) => Some(Err(error.into())),
-    }))
-}
-
-/// Removes the files in `dir`, and directories that are empty. Never looks into one.
-fn unlink_all(dir: &OwnedFd) -> io::Result<()> {
-    for (count, name) in entries(dir)?.enumerate() {
-        let name = name?;
-        if count >= FILES_MAX {
-            return Err(io::Error::other(format!(
-                "the VMM left more than {FILES_MAX} files there; remove them"
-            )));
-        }
-        match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ISDIR) => rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Where a VMM that cannot write to our directories gets one of its own: in its jail, or beside its socket, where it
-/// could create that. `None` for one that can write where we can.
-fn place_of(peer: &Peer, socket: &Path) -> Result<Option<Place>, VmmError> {
-    let root = peer.root()?;
-    if root.kind == RootKind::Jail {
-        let path = root.path();
-        return Ok(Some(Place {
-            dir: open_again(&root.dir).map_err(file_error("can't open the jail", &path))?,
-            path,
-            seen_as: PathBuf::from("/"),
-        }));
-    }
-    let (uid, _) = peer.owner;
-    if uid == 0 || uid == rustix::process::geteuid().as_raw() {
-        return Ok(None);
-    }
-    beside(socket)
-        .map(Some)
-        .map_err(file_error("can't find a place beside", socket))
-}
-
-/// The directory of `socket`, which no symlink of another user leads to, and which holds a socket of that name.
-fn beside(socket: &Path) -> io::Result<Place> {
-    let socket = std::path::absolute(socket)?;
-    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let dir = open_again(&given::trusted_directory(parent)?)?;
-    let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(io::Error::other("it is no socket any more"));
-    }
-    Ok(Place {
-        dir,
-        path: parent.to_owned(),
-        seen_as: parent.to_owned(),
-    })
-}
-
-/// The directory that is held as `dir`, opened for reading.
-fn open_again(dir: &OwnedFd) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(
-        dir,
-        ".",
-        OPEN | OFlags::DIRECTORY,
-        Mode::empty(),
-    )?)
 }
 
 /// Refuses, before anything is paused, a VMM to which `path` is not the directory `dir`.
@@ -440,11 +298,6 @@ fn check_plain(file: &File) -> io::Result<()> {
         return Ok(());
     };
     Err(io::Error::other(wrong))
-}
-
-fn file_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
-    let what = format!("{what} {}", path.display());
-    move |source| VmmError::File { what, source }
 }
 
 #[cfg(test)]

@@ -105,6 +105,9 @@ pub enum DisksSettle {
 pub struct SavePlan {
     /// The directory for memory and device state: empty, 0700; `None` for disks alone.
     pub state_dir: Option<Beneath>,
+    /// The memory of the last snapshot, onto which the VMM may write what has changed since: [`Vmm::saves_differences`];
+    /// `None` for all of it.
+    pub base: Option<Arc<File>>,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
 }
@@ -242,6 +245,15 @@ pub trait Vmm: Send {
     /// When the VMM can't be asked.
     fn tracks_writes(&mut self) -> Result<bool, VmmError> {
         Ok(false)
+    }
+
+    /// Whether the VMM can save what was written since its last save alone, onto the memory of that one
+    /// ([`SavePlan::base`]); else why not.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn saves_differences(&mut self) -> Result<Result<(), &'static str>, VmmError> {
+        Ok(Err("only Firecracker saves differences"))
     }
 
     /// What memory and device state take in files at most, in bytes.

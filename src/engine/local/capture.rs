@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::local::detach;
+use crate::engine::local::differences::{self, Chain, Next};
 use crate::engine::local::disks::DiskPlan;
 use crate::engine::local::foresight::PauseLimit;
 use crate::engine::local::guest_files;
@@ -18,6 +19,7 @@ use crate::engine::local::processes;
 use crate::engine::local::room::Room;
 use crate::engine::local::session::{Session, Terms};
 use crate::engine::local::staging::Staging;
+use crate::engine::local::store::SnapshotStore;
 use crate::engine::local::turns::Turns;
 use crate::engine::{CreateRequest, EngineError};
 use crate::error::in_words;
@@ -43,10 +45,14 @@ pub(super) struct Captured {
     pub(super) pause: Option<Duration>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
+    /// What the next difference is saved onto, once this is published.
+    pub(super) next: Option<Next>,
 }
 
 /// What the captures of one engine share.
 pub(super) struct Surroundings<'a> {
+    /// Where snapshots are.
+    pub(super) store: &'a SnapshotStore,
     /// Where journals go.
     pub(super) journal: &'a Journal,
     /// Whose turn it is to pause a guest.
@@ -133,6 +139,21 @@ pub(super) fn running(
         all.disks = learnt;
         all.restored = None;
     })?;
+    let chain = if with_memory {
+        let memory = Path::new(STATE_DIR).join(differences::MEMORY);
+        let wanted = request.storing.saving;
+        Chain::begin(
+            around.room.state_dir,
+            around.store,
+            metadata,
+            wanted,
+            vmm.as_mut(),
+            &memory,
+        )?
+    } else {
+        Chain::default()
+    };
+    let base = chain.base();
     let disk_bytes = plan.needed_bytes()?;
     let limit = PauseLimit {
         longest: request.max_pause,
@@ -140,7 +161,7 @@ pub(super) fn running(
         by_vmm: disk_bytes,
     };
     if limit.longest.is_some() {
-        limit.check(&if with_memory {
+        limit.check(&if with_memory && base.is_none() {
             vmm.outlook()?
         } else {
             Outlook::DISKS
@@ -190,6 +211,7 @@ pub(super) fn running(
     session.set_watch(watch);
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
+        base,
         disks: plan.by_vmm(),
     };
     let terms = Terms {
@@ -218,7 +240,11 @@ pub(super) fn running(
             saved.pause,
         ),
         pause: Some(saved.pause),
-        warnings: warnings(&plan, foreseen, saved),
+        warnings: warnings(&plan, foreseen, saved)
+            .into_iter()
+            .chain(chain.warning())
+            .collect(),
+        next: chain.next(),
     })
 }
 

@@ -4,6 +4,7 @@ mod capture;
 mod compress;
 pub mod data_dir;
 mod detach;
+mod differences;
 mod digests;
 mod disks;
 mod examine;
@@ -183,6 +184,7 @@ impl Local {
         let guest_dir = self.instances.guest_dir(metadata)?;
         let guest_dir = guest_dir.as_deref();
         let around = Surroundings {
+            store: &self.instances.store()?,
             room: &self.room(request),
             disk_roots: &self.disk_roots,
             journal: &self.journal,
@@ -365,6 +367,13 @@ impl Engine for Local {
         let _step = self.progress.begin(&metadata.name, "writing out", None);
         let snapshot = staging.publish(snapshot, &stored_metadata, captured.manifest, digests)?;
         let mut warnings = captured.warnings;
+        if let Some(next) = captured.next {
+            if let Err(error) = next.keep(&self.state_dir, &metadata.id, &snapshot.id) {
+                warnings.push(format!(
+                    "the next snapshot saves all of the memory: {error}"
+                ));
+            }
+        }
         warnings.extend(self.remember_store(&metadata.id));
         Ok(Created {
             snapshot,

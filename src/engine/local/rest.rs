@@ -52,6 +52,7 @@ pub(super) fn at_rest(
         manifest: manifest(disks, restored),
         pause: None,
         warnings: Vec::new(),
+        next: None,
     })
 }
 

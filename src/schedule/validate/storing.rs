@@ -1,7 +1,7 @@
 //! What a snapshot holds and how it is stored, as it was typed.
 
 use super::{Input, InvalidSetting};
-use crate::snapshot::storing::{Method, Storing};
+use crate::snapshot::storing::{InvalidSaving, Method, Saving, Storing};
 
 /// What was typed about that.
 ///
@@ -17,6 +17,17 @@ pub(super) fn typed(input: &Input) -> Result<Storing, InvalidSetting> {
             "compresses memory, and --no-memory leaves that out: leave one of them out",
         ));
     }
+    let saving = saving(input.method.as_deref())?;
+    let against = match (no_memory, compress) {
+        (true, _) => Some("saves memory, and --no-memory leaves that out: leave one of them out"),
+        (false, Some(_)) => Some(
+            "shares unchanged memory between snapshots, and --compress can't: leave one of them out",
+        ),
+        (false, None) => None,
+    };
+    if let Some((saving, why)) = saving.zip(against) {
+        return Err(InvalidSetting::new("--method", saving.to_string(), why));
+    }
     let min_free = input.min_free.as_deref().filter(|text| !text.is_empty());
     let min_free = min_free.map(|text| {
         text.parse()
@@ -24,9 +35,20 @@ pub(super) fn typed(input: &Input) -> Result<Storing, InvalidSetting> {
     });
     Ok(Storing {
         no_memory,
+        saving,
         compress,
         min_free: min_free.transpose()?,
     })
+}
+
+fn saving(typed: Option<&str>) -> Result<Option<Saving>, InvalidSetting> {
+    match typed {
+        None | Some("full" | "") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|rule: InvalidSaving| InvalidSetting::new("--method", text, rule.to_string())),
+    }
 }
 
 fn method(typed: Option<&str>) -> Result<Option<Method>, InvalidSetting> {

@@ -71,6 +71,13 @@ impl Input {
                 self.metadata
             },
             no_memory: self.no_memory.or(Some(before.storing.no_memory)),
+            method: self.method.or_else(|| {
+                let kept = before
+                    .storing
+                    .saving
+                    .filter(|_| self.no_memory != Some(true));
+                kept.map(|it| it.to_string())
+            }),
             compress: self.compress.or_else(|| {
                 // Memory that is left out now needs no method.
                 let kept = before

@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use super::place::{FILES_MAX, beside};
 use super::*;
 
 fn me() -> (u32, u32) {

@@ -120,6 +120,10 @@ options:
       - Not with a hypeman server.
     type: bool
     version_added: "0.2.0"
+  method:
+    description: How memory is saved, V(full) or V(diff), which is for a registered Firecracker that tracks dirty pages.
+    type: str
+    version_added: "0.2.0"
   compress:
     description: How memory is compressed once the VM runs again, V(zstd) or V(zstd:1) to V(zstd:19), V(lz4) or V(lz4:0) to V(lz4:9), or V(none).
     type: str
@@ -281,7 +285,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hypeman.snap.plugins.module_utils.program import Program
 
 # What a user declares: the part of a schedule that a diff shows.
-SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "expect", "name_prefix", "metadata", "retention", "hooks", "no_memory", "compress", "min_free")
+SETTINGS = ("interval", "calendar", "jitter", "timezone", "max_pause", "expect", "name_prefix", "metadata", "retention", "hooks", "no_memory", "method", "compress", "min_free")
 
 # What limits a schedule; one of them is required.
 LIMITS = (
@@ -295,7 +299,7 @@ LIMITS = (
     "keep_yearly",
     "keep_within",
 )
-OTHERS = ("interval", "calendar", "jitter", "max_pause", "expect", "first", "min_keep", "timezone", "name_prefix", "no_memory", "compress", "min_free", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
+OTHERS = ("interval", "calendar", "jitter", "max_pause", "expect", "first", "min_keep", "timezone", "name_prefix", "no_memory", "method", "compress", "min_free", "pre_hook", "post_hook", "failure_hook", "hook_timeout")
 
 
 def settings(schedule):
@@ -368,6 +372,7 @@ def main():
             "name_prefix": {"type": "str"},
             "metadata": {"type": "dict"},
             "no_memory": {"type": "bool"},
+            "method": {"type": "str"},
             "compress": {"type": "str"},
             "min_free": {"type": "str"},
             "pre_hook": {"type": "str"},

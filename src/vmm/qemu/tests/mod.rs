@@ -60,6 +60,7 @@ pub(super) fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     let disks = qemu.disks().unwrap();
     SavePlan {
         state_dir: Some(Beneath::open(directory).unwrap()),
+        base: None,
         disks: disks
             .into_iter()
             .filter(|disk| !disk.is_read_only)

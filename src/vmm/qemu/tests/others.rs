@@ -128,6 +128,7 @@ fn capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
     // After a capture that is given up, too.
     let given_up = SavePlan {
         state_dir: Some(Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap()),
+        base: None,
         disks: Vec::new(),
     };
     let prepared = qemu.prepare(&given_up).unwrap();
