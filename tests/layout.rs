@@ -151,6 +151,7 @@ const CONFINED: [(&str, &[&str]); 12] = [
             "vmm/http.rs",
             "vmm/firecracker.rs",
             "vmm/cloud_hypervisor.rs",
+            "vmm/cloud_hypervisor/migration.rs",
         ],
     ),
     ("hyper_util", &["vmm/http.rs"]),

@@ -122,7 +122,10 @@ fn where_there_are_no_differences_everything_is_saved_and_that_is_said() {
     );
     assert!(!host.state_dir().join("differences").exists());
     for (flags, parts) in [
-        (&["--method", "migrate"][..], ["--method", "full or diff"]),
+        (
+            &["--method", "vanish"][..],
+            ["--method", "full, diff or migrate"],
+        ),
         (
             &["--method", "diff", "--compress", "zstd"],
             ["--method", "--compress"],

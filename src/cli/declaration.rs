@@ -127,8 +127,9 @@ pub struct DeclarationArgs {
     )]
     pub no_memory: Option<bool>,
 
-    /// Save memory in full, or only what was written since the last snapshot (diff: Firecracker that tracks dirty pages)
-    #[arg(long, value_name = "full|diff", allow_hyphen_values = true)]
+    /// Save memory in full; only what was written since the last snapshot (diff: Firecracker that tracks dirty pages); or
+    /// while the guest runs (migrate: Cloud Hypervisor)
+    #[arg(long, value_name = "full|diff|migrate", allow_hyphen_values = true)]
     pub method: Option<String>,
 
     /// Compress memory once the guest runs again: zstd or zstd:1 to zstd:19, lz4 or lz4:0 to lz4:9, or none

@@ -20,6 +20,7 @@ use crate::schedule::duration::format_human;
 use crate::schedule::hooks::{Hooks, Stage};
 use crate::schedule::validate::{self, Input};
 use crate::schedule::{Declaration, Schedule};
+use crate::snapshot::storing::Saving;
 use crate::store::{Lock, LockError};
 
 /// How many of the next runs are told.
@@ -78,7 +79,7 @@ fn refuse_what_engine_lacks(ports: &Ports, declaration: &Declaration) -> Result<
     }
     if declaration.storing.saving.is_some() && !ports.engine.stores_on_this_host() {
         return Err(Refused::Usage(
-            "--method diff: a hypeman server saves memory as it does; leave it out, or use --engine local".to_owned(),
+            "--method: a hypeman server saves memory as it does; leave it out, or use --engine local".to_owned(),
         ));
     }
     if declaration.storing.no_memory && !ports.engine.stores_on_this_host() {
@@ -164,6 +165,17 @@ fn declare(
 fn warn_of(declaration: &Declaration) {
     warn_of_short_age(declaration);
     warn_of_missing_programs(&declaration.hooks);
+    match declaration.storing.saving {
+        Some(Saving::Difference) => warn!(
+            "--method diff: nobody else may have this VM's Firecracker save a snapshot, or the next difference lacks what was \
+             written before that"
+        ),
+        Some(Saving::Migration) => warn!(
+            "--method migrate: Cloud Hypervisor gives up the locks on its disks with the first snapshot, so that a second VM \
+             could open them"
+        ),
+        None => {}
+    }
     for (_, refusal) in run::refused_hooks(&declaration.hooks) {
         warn!("{refusal}");
     }

@@ -42,11 +42,13 @@ impl Storing {
 pub enum Saving {
     /// What was written since the last snapshot, onto that one's memory; all of it where that is not surely possible.
     Difference,
+    /// Streamed out while the guest runs, as for a migration, which is refused at its end (Cloud Hypervisor).
+    Migration,
 }
 
 /// What a method of saving must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be full or diff")]
+#[error("must be full, diff or migrate")]
 pub struct InvalidSaving;
 
 impl FromStr for Saving {
@@ -55,6 +57,7 @@ impl FromStr for Saving {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "diff" => Ok(Self::Difference),
+            "migrate" => Ok(Self::Migration),
             _ => Err(InvalidSaving),
         }
     }
@@ -64,6 +67,7 @@ impl fmt::Display for Saving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Difference => "diff",
+            Self::Migration => "migrate",
         })
     }
 }

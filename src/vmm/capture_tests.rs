@@ -71,6 +71,7 @@ impl Scene {
         SavePlan {
             state_dir: Some(Beneath::open(&self.state_dir()).unwrap()),
             base: None,
+            socket_dir: None,
             disks: Vec::new(),
         }
     }

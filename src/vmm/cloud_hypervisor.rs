@@ -1,25 +1,31 @@
 //! Cloud Hypervisor over the HTTP API of its control socket.
 
-use std::path::{Path, PathBuf};
+mod migration;
+mod wire;
+
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
+use crate::fs::beneath::Beneath;
 use crate::interrupt::Watch;
 use crate::snapshot::manifest::{Devices, Vsock};
-use crate::vmm::bounded::AtMost;
 use crate::vmm::handover::Handover;
 use crate::vmm::http::HttpSocket;
 use crate::vmm::pause::PauseClock;
 use crate::vmm::stages::{Prepared, Saved, Stages};
 use crate::vmm::{
-    Deadline, Disk, DisksSettle, MAX_DISKS, Method as SaveMethod, Outlook, Process, SavePlan,
-    Timeouts, Vmm, VmmError, VmmState,
+    Deadline, Disk, DisksSettle, Method as SaveMethod, Outlook, Process, SavePlan, Timeouts, Vmm,
+    VmmError, VmmState,
 };
+use migration::Migration;
+use wire::{Config, DiskConfig, GuestState, Info, Ping};
 
+/// The version whose migrations were tried.
+const MIGRATES: &str = "54";
 /// Names of the saved state's files, which Cloud Hypervisor gives them and hypeman expects (contract, section 4).
 const STATE_FILES: [&str; 3] = ["config.json", "state.json", "memory-ranges"];
 
@@ -37,83 +43,7 @@ const SNAPSHOT: &str = "/api/v1/vm.snapshot";
 pub struct CloudHypervisor {
     http: HttpSocket,
     pause_clock: PauseClock,
-}
-
-/// The answer to `vmm.ping`.
-#[derive(Deserialize)]
-struct Ping {
-    version: String,
-}
-
-/// The state in the answer to `vm.info`.
-#[derive(Deserialize)]
-struct GuestState {
-    state: String,
-}
-
-/// The part of `vm.info` that a capture needs.
-#[derive(Deserialize)]
-struct Info {
-    config: Config,
-    #[serde(default)]
-    memory_actual_size: u64,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    // All lists are left out, or null, when they are empty.
-    disks: Option<AtMost<MAX_DISKS, DiskConfig>>,
-    pmem: Option<AtMost<MAX_DISKS, Pmem>>,
-    memory: Option<Memory>,
-    net: Option<AtMost<MAX_DISKS, Net>>,
-    vsock: Option<VsockConfig>,
-    devices: Option<Vec<IgnoredAny>>,
-    user_devices: Option<Vec<IgnoredAny>>,
-    vdpa: Option<Vec<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct DiskConfig {
-    id: Option<String>,
-    // Null for a disk that another process serves.
-    path: Option<PathBuf>,
-    #[serde(default)]
-    readonly: bool,
-    // `Raw`, `Qcow2`, `FixedVhd`, `Vhdx`, `FlatVmdk`, `Unknown`; older versions don't tell.
-    image_type: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Pmem {
-    id: Option<String>,
-    file: PathBuf,
-    #[serde(default)]
-    discard_writes: bool,
-}
-
-#[derive(Deserialize)]
-struct Net {
-    // Null for one whose descriptors were passed.
-    tap: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct VsockConfig {
-    cid: u64,
-    socket: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Memory {
-    zones: Option<AtMost<MAX_DISKS, Zone>>,
-}
-
-#[derive(Deserialize)]
-struct Zone {
-    id: String,
-    file: Option<PathBuf>,
-    #[serde(default)]
-    shared: bool,
+    timeouts: Timeouts,
 }
 
 impl CloudHypervisor {
@@ -125,6 +55,7 @@ impl CloudHypervisor {
         Ok(Self {
             http: HttpSocket::connect(socket, timeouts)?,
             pause_clock: PauseClock::new(timeouts.request),
+            timeouts,
         })
     }
 
@@ -188,6 +119,7 @@ impl CloudHypervisor {
 
 impl Vmm for CloudHypervisor {
     fn set_watch(&mut self, watch: Watch) {
+        self.timeouts.watch = watch;
         self.http.set_watch(watch);
     }
 
@@ -252,6 +184,27 @@ impl Vmm for CloudHypervisor {
         })
     }
 
+    fn migrates(&mut self) -> Result<Result<(), String>, VmmError> {
+        let version = self.version()?;
+        let major = version.trim_start_matches('v').split('.').next();
+        if major != Some(MIGRATES) {
+            return Ok(Err(format!(
+                "it was tried with version {MIGRATES} alone, and this is {version}"
+            )));
+        }
+        let config = self.info()?.config;
+        let is_there =
+            |list: &Option<Vec<IgnoredAny>>| list.as_ref().is_some_and(|it| !it.is_empty());
+        let nets = config.net.as_deref().unwrap_or_default();
+        let is_served = nets.iter().any(|net| net.vhost_user);
+        if is_served || is_there(&config.fs) || is_there(&config.generic_vhost_user) {
+            return Ok(Err(
+                "it was not tried with devices that other processes serve (vhost-user)".to_owned(),
+            ));
+        }
+        Ok(Ok(()))
+    }
+
     fn outlook(&mut self) -> Result<Outlook, VmmError> {
         Ok(Outlook {
             method: SaveMethod::InPause { is_synced: false },
@@ -288,9 +241,24 @@ impl Vmm for CloudHypervisor {
                 )?)
             }
         };
+        let by_migration = match (&handover, &plan.socket_dir) {
+            (Some(handover), Some(socket_dir)) => {
+                if handover.direct().is_none() || !migration::fits(socket_dir) {
+                    return Err(VmmError::Unsupported(
+                        "--method migrate: its VMM can't connect to a socket where the snapshot is staged: it runs in a jail or \
+                         as another user, or the path is too long; use --method full"
+                            .to_owned(),
+                    ));
+                }
+                Some((socket_dir.clone(), saved_bytes(&self.info()?)))
+            }
+            (Some(_) | None, _) => None,
+        };
         Ok(Prepared::new(Capture {
             vmm: self,
             handover,
+            by_migration,
+            migration: None,
         }))
     }
 
@@ -320,6 +288,9 @@ struct Capture<'v> {
     vmm: &'v mut CloudHypervisor,
     /// `None` for disks alone.
     handover: Option<Handover>,
+    /// Where a migration's socket is, and how much memory comes by it at most, in bytes; `None` where the VMM saves it.
+    by_migration: Option<(Beneath, u64)>,
+    migration: Option<Migration>,
 }
 
 impl Stages for Capture<'_> {
@@ -335,6 +306,16 @@ impl Stages for Capture<'_> {
     }
 
     fn pause(&mut self) -> Result<(), VmmError> {
+        let directory = self.handover.as_ref().and_then(Handover::direct);
+        if let (Some((socket_dir, memory_bytes)), Some(directory)) = (&self.by_migration, directory)
+        {
+            let CloudHypervisor { http, timeouts, .. } = &*self.vmm;
+            let places = (socket_dir, directory);
+            let migration = Migration::receive(http, *timeouts, places, *memory_bytes)?;
+            self.vmm.pause_clock.began(migration.paused_at());
+            self.migration = Some(migration);
+            return Ok(());
+        }
         self.vmm.pause_clock.begin();
         let refused = match self.vmm.put(PAUSE, self.vmm.http.limit()) {
             Err(refused @ VmmError::Refused { .. }) => refused,
@@ -354,6 +335,10 @@ impl Stages for Capture<'_> {
     }
 
     fn save(&mut self, deadline: Deadline) -> Result<(), VmmError> {
+        if self.migration.is_some() {
+            // What was to come is here.
+            return Ok(());
+        }
         let Some(handover) = &self.handover else {
             return Ok(());
         };
@@ -367,11 +352,19 @@ impl Stages for Capture<'_> {
     }
 
     fn resume(&mut self) -> Result<(), VmmError> {
+        if let Some(migration) = &mut self.migration {
+            migration.refuse()?;
+        }
         self.vmm.resume()
     }
 
     fn finish(&mut self) -> Result<Saved, VmmError> {
-        if let Some(handover) = &mut self.handover {
+        if let (Some(migration), Some(directory)) = (
+            self.migration.take(),
+            self.handover.as_ref().and_then(Handover::direct),
+        ) {
+            migration.write(directory)?;
+        } else if let Some(handover) = &mut self.handover {
             handover.collect(&STATE_FILES)?;
         }
         Ok(Saved {

@@ -243,6 +243,7 @@ fn capture(hypervisor: Hypervisor, socket: &Path, state_dir: &Path, source: &Arc
     let copied = disks.into_iter().filter(|disk| !disk.is_read_only).take(3);
     let plan = SavePlan {
         base: None,
+        socket_dir: None,
         disks: copied
             .enumerate()
             .map(|(index, disk)| DiskCopy {

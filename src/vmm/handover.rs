@@ -104,6 +104,11 @@ impl Handover {
         })
     }
 
+    /// The state directory, if that is where the VMM writes.
+    pub fn direct(&self) -> Option<&Beneath> {
+        self.own.is_none().then_some(&self.state_dir)
+    }
+
     /// Puts a file `name` there that shares all blocks with `content`; `false` where that is not possible.
     ///
     /// # Errors

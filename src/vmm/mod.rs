@@ -108,6 +108,9 @@ pub struct SavePlan {
     /// The memory of the last snapshot, onto which the VMM may write what has changed since: [`Vmm::saves_differences`];
     /// `None` for all of it.
     pub base: Option<Arc<File>>,
+    /// A directory with a short path, for the socket by which memory is streamed out while the guest runs, if it is to be:
+    /// [`Vmm::migrates`].
+    pub socket_dir: Option<Beneath>,
     /// The disks that the VMM copies itself; empty unless [`Vmm::copies_disks`].
     pub disks: Vec<DiskCopy>,
 }
@@ -254,6 +257,14 @@ pub trait Vmm: Send {
     /// When the VMM can't be asked.
     fn saves_differences(&mut self) -> Result<Result<(), &'static str>, VmmError> {
         Ok(Err("only Firecracker saves differences"))
+    }
+
+    /// Whether the VMM can stream its guest's memory out while the guest runs, as for a migration; else why not.
+    ///
+    /// # Errors
+    /// When the VMM can't be asked.
+    fn migrates(&mut self) -> Result<Result<(), String>, VmmError> {
+        Ok(Err("only Cloud Hypervisor does that".to_owned()))
     }
 
     /// What memory and device state take in files at most, in bytes.

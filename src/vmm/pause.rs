@@ -27,6 +27,11 @@ impl PauseClock {
         self.since = Some(Instant::now());
     }
 
+    /// The pause began then.
+    pub fn began(&mut self, at: Instant) {
+        self.since = Some(at);
+    }
+
     /// The guest runs again.
     pub fn end(&mut self) {
         if let Some(since) = self.since.take() {

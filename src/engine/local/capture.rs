@@ -30,6 +30,7 @@ use crate::interrupt::Watch;
 use crate::progress::Progress;
 use crate::snapshot::Kind;
 use crate::snapshot::manifest::{Manifest, Running};
+use crate::snapshot::storing::Saving;
 use crate::vmm::disk_files::DiskFiles;
 use crate::vmm::{self, Outlook, SavePlan, Saved, Timeouts, VmmState};
 
@@ -154,6 +155,11 @@ pub(super) fn running(
         Chain::default()
     };
     let base = chain.base();
+    let migrates = match request.storing.saving {
+        Some(Saving::Migration) if with_memory => Some(vmm.migrates()?),
+        _ => None,
+    };
+    let by_migration = matches!(migrates, Some(Ok(())));
     let disk_bytes = plan.needed_bytes()?;
     let limit = PauseLimit {
         longest: request.max_pause,
@@ -161,7 +167,7 @@ pub(super) fn running(
         by_vmm: disk_bytes,
     };
     if limit.longest.is_some() {
-        limit.check(&if with_memory && base.is_none() {
+        limit.check(&if with_memory && base.is_none() && !by_migration {
             vmm.outlook()?
         } else {
             Outlook::DISKS
@@ -212,6 +218,11 @@ pub(super) fn running(
     let save_plan = SavePlan {
         state_dir: state_dir.clone(),
         base,
+        socket_dir: if by_migration {
+            Some(hold(staging.path())?)
+        } else {
+            None
+        },
         disks: plan.by_vmm(),
     };
     let terms = Terms {
@@ -243,6 +254,9 @@ pub(super) fn running(
         warnings: warnings(&plan, foreseen, saved)
             .into_iter()
             .chain(chain.warning())
+            .chain(migrates.and_then(Result::err).map(|why| {
+                format!("memory was saved in the pause, although --method is migrate: {why}")
+            }))
             .collect(),
         next: chain.next(),
     })
@@ -262,6 +276,12 @@ fn make_state_dir(
         guest_files::complete_state(guest_dir, &state_dir, watch)?;
     }
     Ok(state_dir)
+}
+
+fn hold(directory: &Path) -> Result<Beneath, EngineError> {
+    std::path::absolute(directory)
+        .and_then(|directory| Beneath::open(&directory))
+        .map_err(|error| EngineError::caused(format!("can't open {}", directory.display()), error))
 }
 
 /// The file system of a directory, by its device number.

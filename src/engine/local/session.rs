@@ -120,7 +120,6 @@ impl<'a> Session<'a> {
         disks.write_out()?;
         watch.check()?;
 
-        let deadline = Deadline::after(terms.timeout);
         self.entry.phase = Phase::Pausing;
         self.journal.write(&self.entry)?;
         self.owns_pause = true;
@@ -135,6 +134,8 @@ impl<'a> Session<'a> {
                 return Err(error.into());
             }
         };
+        // What a driver does before it stops the guest in there does not count.
+        let deadline = Deadline::after(terms.timeout);
         let secured = match settle {
             DisksSettle::ByPause => {
                 disks.copy(deadline, watch, step)?;

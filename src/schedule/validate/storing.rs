@@ -18,12 +18,14 @@ pub(super) fn typed(input: &Input) -> Result<Storing, InvalidSetting> {
         ));
     }
     let saving = saving(input.method.as_deref())?;
-    let against = match (no_memory, compress) {
-        (true, _) => Some("saves memory, and --no-memory leaves that out: leave one of them out"),
-        (false, Some(_)) => Some(
+    let against = match (saving, compress) {
+        (Some(_), _) if no_memory => {
+            Some("saves memory, and --no-memory leaves that out: leave one of them out")
+        }
+        (Some(Saving::Difference), Some(_)) => Some(
             "shares unchanged memory between snapshots, and --compress can't: leave one of them out",
         ),
-        (false, None) => None,
+        (Some(Saving::Difference | Saving::Migration) | None, _) => None,
     };
     if let Some((saving, why)) = saving.zip(against) {
         return Err(InvalidSetting::new("--method", saving.to_string(), why));

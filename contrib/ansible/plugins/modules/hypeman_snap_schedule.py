@@ -121,7 +121,7 @@ options:
     type: bool
     version_added: "0.2.0"
   method:
-    description: How memory is saved, V(full) or V(diff), which is for a registered Firecracker that tracks dirty pages.
+    description: How memory is saved, V(full), V(diff) for a registered Firecracker that tracks dirty pages, or V(migrate) for Cloud Hypervisor.
     type: str
     version_added: "0.2.0"
   compress:

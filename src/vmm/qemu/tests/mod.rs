@@ -61,6 +61,7 @@ pub(super) fn plan(qemu: &mut Qemu, directory: &Path) -> SavePlan {
     SavePlan {
         state_dir: Some(Beneath::open(directory).unwrap()),
         base: None,
+        socket_dir: None,
         disks: disks
             .into_iter()
             .filter(|disk| !disk.is_read_only)

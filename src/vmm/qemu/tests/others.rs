@@ -129,6 +129,7 @@ fn capabilities_that_somebody_left_on_spoil_no_snapshot_and_are_on_again() {
     let given_up = SavePlan {
         state_dir: Some(Beneath::open(&state_dir(scratch.path(), "given-up")).unwrap()),
         base: None,
+        socket_dir: None,
         disks: Vec::new(),
     };
     let prepared = qemu.prepare(&given_up).unwrap();
