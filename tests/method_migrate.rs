@@ -134,6 +134,58 @@ fn the_guest_goes_on_when_the_tool_is_killed_stopped_or_told_to_end_at_any_momen
     assert!(fs::read_dir(host.state_dir().join("journal")).map_or(0, Iterator::count) == 0);
 }
 
+/// Runs the tool until its nth call of one of these, at which it is killed; whether it came that far.
+fn killed_at(host: &Host, calls: &str, nth: u32) -> bool {
+    let tool = host.std_command();
+    let mut strace = std::process::Command::new("strace");
+    for (name, value) in tool.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    let status = strace
+        .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+        .arg(format!("inject={calls}:signal=KILL:when={nth}"))
+        .args(["-e", &format!("trace={calls}")])
+        .arg(tool.get_program())
+        .args(tool.get_args())
+        .args(["-q", "run-due", "--force"])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    !status.success()
+}
+
+/// It answers each command of the migration with one `write`, and takes each in with `read` or `recvfrom`.
+#[test]
+fn the_guest_goes_on_when_the_tool_dies_at_any_command_of_the_migration() {
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    if std::process::Command::new("strace")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        support::skip::skipped("a death at each command: install strace");
+        return;
+    }
+    let Some((host, vm)) = scene(place.path()) else {
+        return;
+    };
+    let mut deaths = 0;
+    for nth in 1..200 {
+        if !killed_at(&host, "write,sendto", nth) {
+            break;
+        }
+        deaths += 1;
+        assert_counts(&vm);
+    }
+    assert!(deaths >= 8, "only {deaths}");
+    host.run(&["run-due", "--force"]).exits(0);
+    assert_counts(&vm);
+    host.run(&["verify", "--read"]).exits(0);
+}
+
 #[test]
 fn a_full_disk_fails_and_the_guest_goes_on() {
     let Some(mount) = Mount::create(Kind::Tmpfs, 40) else {
