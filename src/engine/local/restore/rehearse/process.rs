@@ -78,7 +78,11 @@ pub(super) fn begin(
         move |error: std::io::Error| EngineError::caused(what.clone(), error)
     };
     let is_root = geteuid().is_root();
-    let mut namespaces = vec!["--net", "--mount"];
+    let mut namespaces = vec!["--net"];
+    if !alone.in_place_of.is_empty() {
+        // What is mounted there is seen by nobody else: that is so by default, and has to be.
+        namespaces.extend(["--mount", "--propagation", "private"]);
+    }
     if !is_root {
         namespaces.extend(["--user", "--map-root-user"]);
     }
